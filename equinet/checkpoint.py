@@ -1,0 +1,132 @@
+"""Model files: weights as safetensors, everything else as JSON in its header. Never a pickle: reading runs no code."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import e3nn
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from equinet.models import MACE, MACEConfig
+from equinet.nn import EnergyScale
+from equinet.potential import SYMBOLS, Potential
+
+FORMAT = 1
+UNITS = {"length": "Å", "energy": "eV", "forces": "eV/Å", "stress": "eV/Å^3, tension positive"}
+
+
+def save_tensors(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
+    """Write tensors and a JSON header to one file, all or nothing: a crash leaves the old file whole."""
+    path = Path(path)
+    flat = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    partial = path.with_name(path.name + ".partial")
+    partial.write_bytes(save(flat, metadata={"equinet": json.dumps(dict(header))}))
+    partial.replace(path)
+
+
+def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and header of a file that :func:`save_tensors` wrote.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is not such a file, or is truncated.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            if "equinet" not in metadata:
+                raise ValueError(f"{path} is a safetensors file, but equinet did not write it")
+            return {name: file.get_tensor(name) for name in file.keys()}, json.loads(metadata["equinet"])  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(
+            f"{path} cannot be read: {error}. It is not an equinet file, or it was cut short while being copied; "
+            f"it has {path.stat().st_size} bytes. Fetch it again or go back to another copy"
+        ) from error
+
+
+def save_potential(
+    potential: Potential, path: str | os.PathLike[str], *, training: Mapping[str, Any] | None = None
+) -> None:
+    """Save a potential as one file.
+
+    Args:
+        potential: What to save.
+        path: Usually ``*.eqn``.
+        training: Anything JSON can hold that says where the model comes from: resolved config, hash of the data, errors.
+    """
+    header = {
+        "kind": "potential",
+        "format": FORMAT,
+        "elements": [SYMBOLS[z] for z in potential.elements],
+        "model": potential.model.config.model_dump(mode="json"),
+        "avg_num_neighbors": potential.model.avg_num_neighbors,
+        "exact_isolated_atoms": potential.scale.exact_isolated_atoms,
+        "dtype": str(potential.dtype).removeprefix("torch."),
+        "units": UNITS,
+        "versions": versions(),
+        "training": dict(training or {}),
+    }
+    save_tensors(path, potential.state_dict(), header)
+
+
+def load_potential(
+    path: str | os.PathLike[str], *, device: str | torch.device = "cpu", dtype: torch.dtype | None = None
+) -> Potential:
+    """Load a potential, ready for inference (``eval`` mode).
+
+    Args:
+        path: A file that :func:`save_potential` wrote.
+        device: Where to put it.
+        dtype: ``torch.float32`` or ``torch.float64``; by default as it was saved.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is damaged, of another kind, from a newer equinet, or does not fit its own description.
+    """
+    tensors, header = read_tensors(path)
+    if header.get("kind") != "potential":
+        raise ValueError(f"{path} holds a {header.get('kind', 'thing of unknown kind')}, not a potential")
+    if header["format"] > FORMAT:
+        raise ValueError(f"{path} has format {header['format']}, this equinet reads up to {FORMAT}; upgrade equinet")
+    elements = [SYMBOLS.index(symbol) for symbol in header["elements"]]
+    config = MACEConfig.model_validate(header["model"])
+    with torch.random.fork_rng(
+        devices=[]
+    ):  # the weights are drawn and then replaced; the caller's stream stays as it was
+        model = MACE(config, len(elements), header["avg_num_neighbors"])
+    zeros = [0.0] * len(elements)
+    scale = EnergyScale(zeros, zeros, zeros, exact_isolated_atoms=header["exact_isolated_atoms"])
+    potential = Potential(model, scale, elements).to(getattr(torch, header["dtype"]))
+    try:
+        potential.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise ValueError(f"the weights in {path} do not fit the architecture it states: {error}") from error
+    return potential.to(device=device, dtype=dtype).eval()
+
+
+def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What a model file says of itself: architecture, elements, units, versions, training."""
+    return read_tensors(path)[1]
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a result depends on."""
+    from equinet import __version__
+
+    return {
+        "equinet": __version__,
+        "torch": torch.__version__,
+        "e3nn": e3nn.__version__,
+        "python": platform.python_version(),
+    }

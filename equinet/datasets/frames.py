@@ -1,0 +1,201 @@
+"""Reading frames: positions, cells and labels, each label checked once, each complaint naming file and frame."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import ase.io
+import numpy as np
+from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
+from numpy.typing import NDArray
+
+SOURCE = "equinet_source"  # where a frame came from, kept in atoms.info for error messages
+ISOLATED = "IsolatedAtom"
+
+
+@dataclass(frozen=True)
+class LabelKeys:
+    """Names under which a file holds its labels.
+
+    Args:
+        energy: Total energy in eV.
+        forces: Forces in eV/Å.
+        stress: Stress in eV/Å³, tension positive; six numbers in Voigt order xx yy zz yz xz xy, or 3 x 3.
+        weight: Weight of the frame in the loss; 1 where a frame does not have it.
+    """
+
+    energy: str = "energy"
+    forces: str = "forces"
+    stress: str = "stress"
+    weight: str = "weight"
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Labels of one frame; None where it has none.
+
+    Attributes:
+        energy: eV.
+        forces: ``(atoms, 3)`` eV/Å, raw: constraints of the frame have not zeroed anything.
+        stress: ``(3, 3)`` eV/Å³, tension positive.
+        weight: Weight in the loss.
+    """
+
+    energy: float | None
+    forces: NDArray[np.float64] | None
+    stress: NDArray[np.float64] | None
+    weight: float = 1.0
+
+
+def read_frames(
+    paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    keys: LabelKeys = LabelKeys(),
+) -> list[Atoms]:
+    """Read every frame of one or several files (extended XYZ, also gzipped, or anything ASE reads).
+
+    The labels end up, checked, as raw results of a ``SinglePointCalculator`` under ASE's own names, whatever they are
+    called in the file; :func:`labels` gives them back.
+
+    Args:
+        paths: File or files.
+        keys: Names of the labels in the file.
+
+    Raises:
+        FileNotFoundError: If a file is not there.
+        ValueError: If a file cannot be read or is empty, or a label has the wrong shape or is not finite; names the file,
+            the frame (counted from 0) and the remedy.
+    """
+    frames = []
+    for path in [paths] if isinstance(paths, (str, os.PathLike)) else paths:
+        for n, atoms in enumerate(_read(Path(path))):
+            atoms.info[SOURCE] = f"{path}, frame {n}"
+            frames.append(with_labels(atoms, find_labels(atoms, keys)))
+    return frames
+
+
+def _read(path: Path) -> list[Atoms]:
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    try:
+        if path.suffix == ".gz":  # ASE seeks in the compressed stream, which is tens of times slower than this
+            text = io.StringIO(gzip.decompress(path.read_bytes()).decode())
+            frames = ase.io.read(text, index=":", format=_format(path.with_suffix("")))
+        else:
+            frames = ase.io.read(path, index=":", format=_format(path))
+    except Exception as error:  # ASE's readers raise almost anything; the user needs the file's name
+        raise ValueError(f"{path} cannot be read: {type(error).__name__}: {error}") from error
+    if not frames:
+        raise ValueError(f"{path} holds no frames")
+    return frames if isinstance(frames, list) else [frames]
+
+
+def _format(path: Path) -> str | None:
+    return "extxyz" if path.suffix in (".xyz", ".extxyz") else None
+
+
+def source(atoms: Atoms) -> str:
+    """Where a frame came from, for messages."""
+    return str(atoms.info.get(SOURCE, "a frame"))
+
+
+def find_labels(atoms: Atoms, keys: LabelKeys = LabelKeys()) -> Labels:
+    """The labels a frame carries, whether ASE has moved them into a calculator or left them in ``info`` and ``arrays``.
+
+    Forces are taken raw: ``atoms.get_forces()`` would set those of constrained atoms to zero.
+
+    Raises:
+        ValueError: If a label has the wrong shape or is not finite.
+    """
+    results = getattr(atoms.calc, "results", {})
+    found = {**atoms.arrays, **atoms.info, **results}
+    weight = _checked(atoms, keys.weight, found.get(keys.weight, 1.0), [()])
+    if weight < 0:
+        raise ValueError(f"{source(atoms)}: `{keys.weight}` must not be negative, got {float(weight)}")
+    energy = _checked(atoms, keys.energy, found[keys.energy], [()]) if keys.energy in found else None
+    forces = _checked(atoms, keys.forces, found[keys.forces], [(len(atoms), 3)]) if keys.forces in found else None
+    stress = _checked(atoms, keys.stress, found[keys.stress], [(6,), (9,), (3, 3)]) if keys.stress in found else None
+    return Labels(
+        None if energy is None else float(energy), forces, None if stress is None else _full(stress), float(weight)
+    )
+
+
+def _full(stress: NDArray[np.float64]) -> NDArray[np.float64]:
+    if stress.shape == (6,):
+        xx, yy, zz, yz, xz, xy = stress
+        return np.array([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]])
+    return stress.reshape(3, 3)
+
+
+def _checked(atoms: Atoms, name: str, value: object, shapes: list[tuple[int, ...]]) -> NDArray[np.float64]:
+    try:
+        array = np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{source(atoms)}: `{name}` is not a number: {value!r}; correct the frame") from error
+    if array.shape not in shapes:
+        wanted = " or ".join(map(str, shapes))
+        raise ValueError(f"{source(atoms)}: `{name}` has shape {array.shape}, must be {wanted}; correct the frame")
+    if not np.isfinite(array).all():
+        count = int((~np.isfinite(array)).sum())
+        raise ValueError(
+            f"{source(atoms)}: `{name}` has {count} value(s) that are not finite; remove the frame or compute it again"
+        )
+    return array
+
+
+def with_labels(atoms: Atoms, found: Labels) -> Atoms:
+    """The same frame with its labels as raw results of a calculator, under ASE's names."""
+    result = atoms.copy()
+    calculator = SinglePointCalculator(result)
+    # Set directly: the constructor would refuse or reshape what ASE does not expect, and constraints stay out of it.
+    values = {"energy": found.energy, "forces": found.forces, "stress": found.stress}
+    calculator.results = {name: value for name, value in values.items() if value is not None}
+    if found.stress is not None:
+        calculator.results["stress"] = found.stress.ravel()[[0, 4, 8, 5, 2, 1]]
+    result.info["weight"] = found.weight
+    result.calc = calculator
+    return result
+
+
+def is_isolated_atom(atoms: Atoms) -> bool:
+    """Whether a frame is a single atom in empty space: marked as such, or one atom without periodic directions."""
+    marked = atoms.info.get("config_type") == ISOLATED
+    if marked and len(atoms) != 1:
+        raise ValueError(f"{source(atoms)}: marked as {ISOLATED}, but it has {len(atoms)} atoms; correct the frame")
+    return marked or (len(atoms) == 1 and not atoms.pbc.any())
+
+
+def require_labels(frames: Sequence[Atoms], wanted: Iterable[str], *, allow_missing: bool) -> None:
+    """Refuse frames that lack a label which the loss weighs.
+
+    Args:
+        frames: Frames without the isolated atoms.
+        wanted: ``energy``, ``forces``, ``stress``: what has a weight above zero.
+        allow_missing: Accept frames without a label as long as some frame has it; they then count only in the other terms.
+
+    Raises:
+        ValueError: Names the label, the number of frames without it, the first of them, and what to do.
+    """
+    for name in wanted:
+        if name == "stress":
+            open_frames = [atoms for atoms in frames if name in atoms.calc.results and not atoms.pbc.any()]
+            if open_frames:
+                raise ValueError(
+                    f"{source(open_frames[0])}: has a stress but no periodic direction, so a stress means nothing there; set its "
+                    f"`pbc` or remove the label ({len(open_frames)} such frames)"
+                )
+        without = [atoms for atoms in frames if name not in atoms.calc.results]
+        if not without or (allow_missing and len(without) < len(frames)):
+            continue
+        present = sorted(set(without[0].info) | set(without[0].arrays) - {"numbers", "positions"})
+        offered = ", ".join(key for key in present if key not in (SOURCE, "weight", "config_type")) or "nothing else"
+        remedy = f"set `train.{name}_weight = 0`" if len(without) == len(frames) else "set `data.allow_missing = true`"
+        raise ValueError(
+            f"{len(without)} of {len(frames)} frames have no label `{name}`, first {source(without[0])}; the loss gives it a "
+            f"weight. The frame holds: {offered}. If the label has another name there, set `data.{name}_key`; otherwise {remedy}"
+        )

@@ -1,0 +1,140 @@
+"""Structures as graphs: atoms are nodes, pairs within the cutoff are directed edges."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch_geometric.data import Batch, Data
+
+from .neighbors import neighbor_list
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+
+class AtomicGraph(Data):
+    """One structure, or several side by side after :func:`collate`.
+
+    Geometry is kept in float64 whatever the model's precision, so that a displacement of a small distance between large
+    coordinates loses nothing. Every edge is there in both directions; edges are sorted by receiver.
+
+    Attributes:
+        positions: ``(nodes, 3)`` float64, Å.
+        atomic_numbers: ``(nodes,)`` int64.
+        edge_index: ``(2, edges)`` int64, rows sender and receiver.
+        unit_shifts: ``(edges, 3)`` float64, integer cell offsets of the receiver.
+        cell: ``(graphs, 3, 3)`` float64, lattice vectors in rows, Å; zero for an open structure.
+        pbc: ``(graphs, 3)`` bool.
+        batch: ``(nodes,)`` int64, the graph of each node; None for a single structure.
+        energy, forces, stress: Labels, ``(graphs,)`` eV, ``(nodes, 3)`` eV/Å, ``(graphs, 3, 3)`` eV/Å³ (tension
+            positive), float64; NaN where a frame has none. Absent in graphs made for inference.
+        weight: ``(graphs,)`` float64, weight of each frame in the loss. Absent likewise.
+    """
+
+    positions: Tensor
+    atomic_numbers: Tensor
+    edge_index: Tensor
+    unit_shifts: Tensor
+    cell: Tensor
+    pbc: Tensor
+
+    def __init__(self, **fields: Any) -> None:
+        super().__init__(**fields)
+        if "positions" in self:
+            self.num_nodes = len(self.positions)
+
+    def __cat_dim__(self, key: str, value: Any, *args: Any, **kwargs: Any) -> Any:
+        return 1 if key == "edge_index" else 0
+
+    def __inc__(self, key: str, value: Any, *args: Any, **kwargs: Any) -> Any:
+        return self.num_nodes if key == "edge_index" else 0
+
+    @property
+    def graph_count(self) -> int:
+        """Number of structures."""
+        return len(self.cell)
+
+    @property
+    def graph_of_node(self) -> Int[Tensor, " nodes"]:
+        """The structure each node belongs to."""
+        batch = self.batch
+        return torch.zeros_like(self.atomic_numbers) if batch is None else batch
+
+    @property
+    def receiver_pointers(self) -> Int[Tensor, " nodes+1"]:
+        """CSR pointers: the edges into node i are ``receiver_pointers[i]`` to ``receiver_pointers[i + 1]``."""
+        counts = torch.bincount(self.edge_index[1], minlength=self.num_nodes)
+        return torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+
+
+def from_atoms(atoms: Atoms, cutoff: float) -> AtomicGraph:
+    """The graph of an ASE structure, without labels.
+
+    Args:
+        atoms: Positions and cell in Å.
+        cutoff: Longest edge, in Å.
+
+    Raises:
+        ValueError: If two atoms are on one spot, a number is not finite, or a periodic cell has no volume.
+        MemoryError: If so long a cutoff would not fit into memory.
+    """
+    positions = np.ascontiguousarray(atoms.positions, dtype=np.float64)
+    cell = np.ascontiguousarray(atoms.cell[:], dtype=np.float64)
+    pbc = np.asarray(atoms.pbc, dtype=bool)
+    edge_index, unit_shifts = neighbor_list(positions, cell, pbc, cutoff)
+    return AtomicGraph(
+        positions=torch.from_numpy(positions.copy()),
+        atomic_numbers=torch.from_numpy(np.asarray(atoms.numbers, dtype=np.int64).copy()),
+        edge_index=torch.from_numpy(edge_index),
+        unit_shifts=torch.from_numpy(unit_shifts.astype(np.float64)),
+        cell=torch.from_numpy(cell.copy())[None],
+        pbc=torch.from_numpy(pbc.copy())[None],
+    )
+
+
+def collate(graphs: Sequence[AtomicGraph]) -> AtomicGraph:
+    """Several structures as one graph without edges between them.
+
+    Raises:
+        ValueError: If ``graphs`` is empty.
+    """
+    if not graphs:
+        raise ValueError("there is nothing to collate: `graphs` is empty")
+    return Batch.from_data_list(list(graphs))
+
+
+def edge_vectors(
+    positions: Float[Tensor, "nodes 3"], edge_index: Int[Tensor, "2 edges"], shifts: Float[Tensor, "edges 3"]
+) -> Float[Tensor, "edges 3"]:
+    r"""Displacement of each edge, from sender to receiver.
+
+    .. math:: \mathbf r_{e} = \mathbf x_{\mathrm{receiver}(e)} + \mathbf s_e - \mathbf x_{\mathrm{sender}(e)}
+
+    Args:
+        positions: Cartesian positions of the atoms, in Å.
+        edge_index: Sender (row 0) and receiver (row 1) of each directed edge.
+        shifts: Cartesian offset of the periodic image the receiver lies in, in Å.
+
+    Returns:
+        Displacements in Å.
+
+    Source:
+        ASE ``neighbor_list``: D = positions[j] - positions[i] + S @ cell, with i the sender and j the receiver.
+
+    >>> edge_vectors(torch.eye(3)[:2], torch.tensor([[0], [1]]), torch.zeros(1, 3))
+    tensor([[-1.,  1.,  0.]])
+    """
+    sender, receiver = edge_index
+    return positions[receiver] - positions[sender] + shifts
+
+
+def displacements(graph: AtomicGraph) -> Float[Tensor, "edges 3"]:
+    """The edge vectors of a graph in Å, float64: the input from which a potential computes everything."""
+    cell_of_edge = graph.cell[graph.graph_of_node[graph.edge_index[0]]]
+    shifts = torch.einsum("ei,eij->ej", graph.unit_shifts, cell_of_edge)
+    return edge_vectors(graph.positions, graph.edge_index, shifts)

@@ -1,0 +1,149 @@
+"""A potential as an ASE calculator."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from ase import Atoms
+from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
+from ase.stress import full_3x3_to_voigt_6_stress
+from torch import Tensor
+
+from equinet.checkpoint import load_potential
+from equinet.graph import from_atoms
+from equinet.potential import Potential
+
+DTYPES = {"float64": torch.float64, "float32": torch.float32}
+
+
+class EquinetCalculator(Calculator):
+    """Energies, forces and stress of a potential, for everything in ASE that asks a calculator.
+
+    Energy and forces are computed together. The stress is computed when it is asked for; once it has been, it comes
+    with every further periodic structure, as a barostat or a cell filter will ask again and a second pass costs twice.
+
+    Args:
+        model_or_path: A model file (``*.eqn``) or a potential. A potential is copied: the caller's keeps its precision,
+            its device and its training mode.
+        device: ``"auto"`` (a GPU if there is one), ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ...
+        dtype: Precision of weights and arithmetic, ``"float64"`` or ``"float32"``. Forces in float32 are good to about
+            1e-5 eV/Å: enough for dynamics, too little for phonons and tight relaxations.
+
+    Raises:
+        FileNotFoundError: If ``model_or_path`` is a path and there is no such file.
+        TypeError: If it is neither a path nor a potential.
+        ValueError: If the file is no potential, or ``device`` or ``dtype`` is unknown or not there.
+
+    >>> atoms.calc = EquinetCalculator("model.eqn")  # doctest: +SKIP
+    >>> atoms.get_potential_energy()  # doctest: +SKIP
+    -4209.93
+    """
+
+    name = "equinet"
+    implemented_properties = ["energy", "free_energy", "energies", "forces", "stress"]  # noqa: RUF012, as in ASE
+    ignored_changes = {"initial_charges", "initial_magmoms"}  # noqa: RUF012
+
+    def __init__(
+        self, model_or_path: Potential | str | os.PathLike[str], device: str = "auto", dtype: str = "float64"
+    ) -> None:
+        super().__init__()
+        if dtype not in DTYPES:
+            raise ValueError(f'`dtype` must be "float64" or "float32", got {dtype!r}')
+        self.device = _find_device(device)
+        self.potential = _own_copy(model_or_path, self.device, DTYPES[dtype])
+        self._stress_wanted = False
+
+    def calculate(
+        self,
+        atoms: Atoms | None = None,
+        properties: Sequence[str] = ("energy",),
+        system_changes: Sequence[str] = tuple(all_changes),
+    ) -> None:
+        """Fill ``results``: energies in eV, forces in eV/Å, stress in eV/Å³ (tension positive; xx yy zz yz xz xy).
+
+        Raises:
+            PropertyNotImplementedError: If the stress is asked for and the structure has no volume.
+            ValueError: If the model does not know an element, or no neighbour list can be made.
+            FloatingPointError: If energy or forces are not finite.
+        """
+        super().calculate(atoms, properties, system_changes)
+        self.results = {}
+        stress = self._decide_on_stress("stress" in properties)
+        graph = from_atoms(self.atoms, self.potential.cutoff)
+        if self.device.type != "cpu":
+            graph = graph.to(self.device)
+        results = _to_numpy(self.potential(graph, stress=stress))
+        _refuse_if_not_finite(results, self.atoms)
+        self.results = results
+
+    def _decide_on_stress(self, asked: bool) -> bool:
+        periodic = bool(self.atoms.pbc.any())
+        has_volume = periodic and self.atoms.cell.rank == 3
+        if asked and not has_volume:
+            why = "its cell has no volume" if periodic else "it has no periodic direction"
+            raise PropertyNotImplementedError(
+                f"{self.atoms.get_chemical_formula()} has no stress: {why}. If it is meant to be periodic, "
+                "set `atoms.cell` and `atoms.pbc`"
+            )
+        self._stress_wanted = self._stress_wanted or asked
+        return self._stress_wanted and has_volume
+
+
+def _find_device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = torch.device("meta")
+    if device.type not in ("cpu", "cuda"):
+        raise ValueError(f'`device` must be "auto", "cpu", "cuda" or "cuda:N", got {name!r}')
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        count = torch.cuda.device_count()
+        raise ValueError(f'`device` is {name!r}, but torch sees {count} GPUs; "auto" takes what is there')
+    return device
+
+
+def _own_copy(model_or_path: Potential | str | os.PathLike[str], device: torch.device, dtype: torch.dtype) -> Potential:
+    if isinstance(model_or_path, Potential):
+        potential = copy.deepcopy(model_or_path).to(device=device, dtype=dtype).eval()
+    elif isinstance(model_or_path, (str, os.PathLike)):
+        potential = load_potential(model_or_path, device=device, dtype=dtype)
+    else:
+        raise TypeError(f"`model_or_path` must be a model file or a Potential, got {type(model_or_path).__name__}")
+    return potential.requires_grad_(False)  # else every pass would also build the gradients of the weights
+
+
+def _to_numpy(output: dict[str, Tensor]) -> dict[str, Any]:
+    """Results under ASE's names, with one copy from the device instead of four that each wait for it."""
+    names = [name for name in ("energy", "node_energy", "forces", "stress") if name in output]
+    numbers = torch.cat([output[name].double().flatten() for name in names]).cpu().numpy()
+    atoms = len(output["node_energy"])
+    energy = float(numbers[0])
+    results: dict[str, Any] = {
+        "energy": energy,
+        "free_energy": energy,
+        "energies": numbers[1 : 1 + atoms],
+        "forces": numbers[1 + atoms : 1 + 4 * atoms].reshape(atoms, 3),
+    }
+    if "stress" in output:
+        results["stress"] = full_3x3_to_voigt_6_stress(numbers[1 + 4 * atoms :].reshape(3, 3))
+    return results
+
+
+def _refuse_if_not_finite(results: dict[str, Any], atoms: Atoms) -> None:
+    finite = np.isfinite(results["energies"]) & np.isfinite(results["forces"]).all(axis=1)
+    if finite.all():
+        return
+    atom = int(np.argmin(finite))
+    raise FloatingPointError(
+        f"energy or forces of {np.count_nonzero(~finite)} of {len(atoms)} atoms are not finite, first of atom {atom} "
+        f"({atoms.symbols[atom]}): {results['energies'][atom]} eV, {results['forces'][atom]} eV/Å. Usually two "
+        "atoms are far closer than in any training structure (too long a timestep, a bad start), or training diverged "
+        "and the weights are not finite"
+    )

@@ -1,0 +1,214 @@
+"""What a run leaves on disk, trajectory, log and restart file, and how it is found again."""
+
+from __future__ import annotations
+
+import csv
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import ase.io
+import numpy as np
+import torch
+from ase import Atoms
+from ase.io.trajectory import Trajectory
+from numpy.typing import NDArray
+
+from equinet.checkpoint import read_tensors, save_tensors
+
+from .ensembles import Settings
+from .record import Observation, Summary
+
+KIND = "state of a simulation"
+FORMAT = 1
+SUFFIXES = (".traj", ".xyz", ".extxyz")
+COLUMNS = {
+    "step": "step",
+    "time_fs": "time_fs",
+    "potential_energy": "potential_energy_eV",
+    "kinetic_energy": "kinetic_energy_eV",
+    "temperature": "temperature_K",
+    "volume": "volume_A3",
+    "pressure": "pressure_GPa",
+}
+
+
+@dataclass(frozen=True)
+class State:
+    """Everything a run needs to go on as if it had never stopped.
+
+    Attributes:
+        settings: Of the run.
+        fingerprint: Of the structure it began with.
+        step: Steps done.
+        positions, momenta, cell: ``(atoms, 3)`` Å, ``(atoms, 3)`` in ASE's unit, ``(3, 3)`` Å.
+        energy, forces: What the calculator says here, eV and ``(atoms, 3)`` eV/Å: to notice another one.
+        rng: State of the random numbers.
+        barostat: Its variables.
+        degrees_of_freedom: That share the kinetic energy.
+        wall_seconds: Spent so far.
+        frames, trajectory_bytes, log_bytes: Length of trajectory and log at this step.
+        notes: What the user should know.
+    """
+
+    settings: Settings
+    fingerprint: str
+    step: int
+    positions: NDArray[np.float64]
+    momenta: NDArray[np.float64]
+    cell: NDArray[np.float64]
+    energy: float
+    forces: NDArray[np.float64]
+    rng: dict[str, Any]
+    barostat: dict[str, float]
+    degrees_of_freedom: int
+    wall_seconds: float
+    frames: int
+    trajectory_bytes: int
+    log_bytes: int
+    notes: tuple[str, ...]
+
+
+class RunFiles:
+    """Trajectory OUT, log OUT.log.csv and restart file OUT.restart.
+
+    A frame is appended first, then its line in the log, then the restart file is replaced, which says how long the
+    other two are. Whenever the process dies, :meth:`cut_back` can therefore make the three agree.
+
+    Args:
+        out: Trajectory, ``.traj`` or extended XYZ (``.xyz``, ``.extxyz``).
+
+    Raises:
+        ValueError: If ``out`` ends in something else.
+        FileNotFoundError: If its folder is not there.
+    """
+
+    def __init__(self, out: str | os.PathLike[str]) -> None:
+        self.trajectory = Path(out)
+        self.log = self.trajectory.with_name(self.trajectory.name + ".log.csv")
+        self.restart = self.trajectory.with_name(self.trajectory.name + ".restart")
+        if self.trajectory.suffix not in SUFFIXES:
+            raise ValueError(f"`out` must end in {', '.join(SUFFIXES)}, got {self.trajectory}")
+        if not self.trajectory.parent.is_dir():
+            raise FileNotFoundError(f"there is no folder {self.trajectory.parent} for `out`; make it first")
+        self.frames = 0
+
+    def refuse_existing(self) -> None:
+        """Raise FileExistsError if any of the three files is there."""
+        there = [path.name for path in (self.trajectory, self.log, self.restart) if path.exists()]
+        if there:
+            raise FileExistsError(
+                f"{', '.join(there)} in {self.trajectory.parent} would be overwritten; continue that run with "
+                "resume=True, or give `out` another name"
+            )
+
+    def append(self, frame: Atoms, observation: Observation) -> None:
+        """Add a frame to the trajectory and a line to the log."""
+        if self.trajectory.suffix == ".traj":
+            with Trajectory(self.trajectory, "a") as trajectory:
+                trajectory.write(frame)
+        else:
+            ase.io.write(self.trajectory, frame, format="extxyz", append=True)
+        self.frames += 1
+        values = {COLUMNS[name]: value for name, value in asdict(observation).items() if value is not None}
+        with self.log.open("a", newline="") as file:
+            writer = csv.DictWriter(file, values)
+            if file.tell() == 0:
+                writer.writeheader()
+            writer.writerow(values)
+
+    def lengths(self) -> dict[str, int]:
+        """Length of trajectory and log now, as the fields of :class:`State`."""
+        return {
+            "frames": self.frames,
+            "trajectory_bytes": self.trajectory.stat().st_size,
+            "log_bytes": self.log.stat().st_size,
+        }
+
+    def cut_back(self, state: State) -> None:
+        """Drop from trajectory and log what was written after ``state``.
+
+        Raises:
+            ValueError: If they end before it.
+        """
+        if self.trajectory.suffix == ".traj":
+            _cut_frames(self.trajectory, state.frames)
+        else:
+            _cut_bytes(self.trajectory, state.trajectory_bytes)
+        _cut_bytes(self.log, state.log_bytes)
+        self.frames = state.frames
+
+    def save_state(self, state: State) -> None:
+        """Replace the restart file, all or nothing."""
+        values = {name: getattr(state, name) for name in State.__dataclass_fields__}
+        arrays = {name: values.pop(name) for name in ("positions", "momenta", "cell", "forces")}
+        header = {"kind": KIND, "format": FORMAT, **values, "settings": asdict(state.settings)}
+        save_tensors(self.restart, {name: torch.tensor(array) for name, array in arrays.items()}, header)
+
+    def read_state(self) -> State:
+        """The state in the restart file.
+
+        Raises:
+            FileNotFoundError: If there is none.
+            ValueError: If it is damaged, something else, or from another version of equinet.
+        """
+        if not self.restart.exists():
+            raise FileNotFoundError(f"there is no {self.restart}, so nothing to resume; start with resume=False")
+        tensors, header = read_tensors(self.restart)
+        if header.pop("kind", None) != KIND:
+            raise ValueError(f"{self.restart} is an equinet file, but no restart file of a simulation")
+        if header.pop("format") != FORMAT:
+            raise ValueError(f"{self.restart} is from another version of equinet; finish the run with that version")
+        header["settings"] = Settings(**header["settings"])
+        header["notes"] = tuple(header["notes"])
+        arrays: dict[str, Any] = {name: tensor.numpy() for name, tensor in tensors.items()}
+        return State(**header, **arrays)
+
+
+def read_run(out: str | os.PathLike[str]) -> Summary:
+    """What :func:`simulate` returned for the trajectory ``out``; of a run that is not finished, as far as it is saved.
+
+    Raises:
+        FileNotFoundError: If log or restart file is missing.
+        ValueError: If the restart file is damaged.
+    """
+    files = RunFiles(out)
+    state = files.read_state()
+    table = np.loadtxt(files.log, delimiter=",", skiprows=1, ndmin=2, max_rows=state.frames)
+    with files.log.open() as file:
+        names = file.readline().strip().split(",")
+    columns: dict[str, Any] = {
+        name: table[:, names.index(title)] if title in names else None for name, title in COLUMNS.items()
+    }
+    columns["step"] = columns["step"].astype(np.int64)
+    return Summary(
+        settings=state.settings,
+        atoms=len(state.positions),
+        seconds_per_step=state.wall_seconds / state.step if state.step else float("nan"),
+        notes=state.notes,
+        **columns,
+    )
+
+
+def _cut_bytes(path: Path, length: int) -> None:
+    found = path.stat().st_size if path.exists() else 0
+    if found < length:
+        raise ValueError(f"{path} has {found} bytes, but the restart file expects {length}; put back the right file")
+    os.truncate(path, length)
+
+
+def _cut_frames(path: Path, frames: int) -> None:
+    found = 0
+    if path.exists():
+        with Trajectory(path) as trajectory:
+            found = len(trajectory)
+    if found < frames:
+        raise ValueError(f"{path} has {found} frames, but the restart file expects {frames}; put back the right file")
+    if found == frames:
+        return
+    partial = path.with_name(path.name + ".partial")
+    with Trajectory(path) as old, Trajectory(partial, "w") as new:
+        for n in range(frames):
+            new.write(old[n])
+    partial.replace(path)

@@ -1,0 +1,20 @@
+"""Building blocks of potentials: each a room of its own, none knows which model it serves."""
+
+from .interaction import Interaction
+from .linear import EquivariantLinear, SpeciesLinear
+from .product import ManyBodyBlock
+from .radial import BesselBasis, PolynomialEnvelope, RadialMLP
+from .readout import Readout
+from .scale import EnergyScale
+
+__all__ = [
+    "BesselBasis",
+    "EnergyScale",
+    "EquivariantLinear",
+    "Interaction",
+    "ManyBodyBlock",
+    "PolynomialEnvelope",
+    "RadialMLP",
+    "Readout",
+    "SpeciesLinear",
+]

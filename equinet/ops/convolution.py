@@ -1,0 +1,112 @@
+"""The edge convolution: gather the sender's features, multiply by the edge, sum on the receiver."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from .constants import ConstantModule
+from .coupling import clebsch_gordan
+from .spec import TensorProductSpec
+
+
+def sum_on_nodes(
+    values: Float[Tensor, "edges *rest"], nodes: Int[Tensor, " edges"], num_nodes: int
+) -> Float[Tensor, "nodes *rest"]:
+    """Sum of the rows of ``values`` that belong to each node; zero for a node without any."""
+    return values.new_zeros((num_nodes, *values.shape[1:])).index_add(0, nodes, values)
+
+
+class NaiveConvolution(ConstantModule):
+    """The formula of :class:`TensorProductSpec` path by path, summed on receivers. The oracle of tests."""
+
+    def __init__(self, spec: TensorProductSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        for n, path in enumerate(spec.paths):
+            l1, l2 = spec.irreps_in1[path.i1].ir.l, spec.irreps_in2[path.i2].ir.l
+            coupling = math.sqrt(path.out.dim) * clebsch_gordan(l1, l2, path.out.l)
+            self.register_constant(f"coupling_{n}", coupling)
+            self.register_constant(f"rows_{n}", torch.tensor(spec.row_of(n)))
+
+    @property
+    def weight_numel(self) -> int:
+        """Weights per edge and channel: one per path."""
+        return len(self.spec.paths)
+
+    def forward(
+        self,
+        node_feats: Float[Tensor, "nodes dim channels"],
+        edge_attrs: Float[Tensor, "edges harmonics"],
+        weight: Float[Tensor, "edges paths channels"],
+        edge_index: Int[Tensor, "2 edges"],
+    ) -> Float[Tensor, "nodes rows channels"]:
+        sender, receiver = edge_index
+        x = node_feats[sender].split([ir.dim for _, ir in self.spec.irreps_in1], dim=1)
+        y = edge_attrs.split([ir.dim for _, ir in self.spec.irreps_in2], dim=1)
+        messages = weight.new_zeros(weight.shape[0], self.spec.rows, self.spec.channels)
+        for n, path in enumerate(self.spec.paths):
+            z = torch.einsum("ijk,eic,ej->ekc", getattr(self, f"coupling_{n}"), x[path.i1], y[path.i2])
+            messages = messages.index_copy(1, getattr(self, f"rows_{n}"), z * weight[:, n : n + 1])
+        return sum_on_nodes(messages, receiver, node_feats.shape[0])
+
+    def extra_repr(self) -> str:
+        return str(self.spec)
+
+
+class EdgeMatrixConvolution(ConstantModule):
+    r"""The same convolution with the couplings contracted with the harmonics first.
+
+    For each edge and output degree the small matrix
+
+    .. math:: M^{e}_{k p, i} = \sqrt{2 l_3 + 1} \sum_j C^p_{ijk} \, y^{e}_j
+
+    is shared by all channels; one batched matrix product with the sender's features gives every path into that degree,
+    and the radial weights multiply it by broadcasting. Two to three times fewer operations than path by path.
+    """
+
+    def __init__(self, spec: TensorProductSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        dim1 = spec.irreps_in1.dim // spec.channels
+        starts1 = [part.start // spec.channels for part in spec.irreps_in1.slices()]
+        starts2 = [part.start for part in spec.irreps_in2.slices()]
+        self._columns: list[tuple[int, int]] = []  # of each output: its components and its paths
+        for k, (out, paths) in enumerate(spec.paths_per_output.items()):
+            table = torch.zeros(spec.irreps_in2.dim, out.dim, paths, dim1, dtype=torch.float64)
+            for p, path in enumerate(path for path in spec.paths if path.out == out):
+                ir1, ir2 = spec.irreps_in1[path.i1].ir, spec.irreps_in2[path.i2].ir
+                block = math.sqrt(out.dim) * clebsch_gordan(ir1.l, ir2.l, out.l).permute(1, 2, 0)
+                s1, s2 = starts1[path.i1], starts2[path.i2]
+                table[s2 : s2 + ir2.dim, :, p, s1 : s1 + ir1.dim] = block
+            self.register_constant(f"table_{k}", table.flatten(1))
+            self._columns.append((out.dim, paths))
+
+    @property
+    def weight_numel(self) -> int:
+        """Weights per edge and channel: one per path."""
+        return len(self.spec.paths)
+
+    def forward(
+        self,
+        node_feats: Float[Tensor, "nodes dim channels"],
+        edge_attrs: Float[Tensor, "edges harmonics"],
+        weight: Float[Tensor, "edges paths channels"],
+        edge_index: Int[Tensor, "2 edges"],
+    ) -> Float[Tensor, "nodes rows channels"]:
+        sender, receiver = edge_index
+        num_nodes, dim1, _ = node_feats.shape
+        x = node_feats[sender]
+        weights = weight.split([paths for _, paths in self._columns], dim=1)
+        outputs = []
+        for k, (components, paths) in enumerate(self._columns):
+            matrix = (edge_attrs @ getattr(self, f"table_{k}")).unflatten(1, (components * paths, dim1))
+            message = torch.bmm(matrix, x).unflatten(1, (components, paths)) * weights[k].unsqueeze(1)
+            outputs.append(sum_on_nodes(message, receiver, num_nodes).flatten(1, 2))
+        return torch.cat(outputs, dim=1)
+
+    def extra_repr(self) -> str:
+        return str(self.spec)

@@ -1,0 +1,142 @@
+"""What is computed: plain, checked, printable descriptions of products. How is in :mod:`equinet.ops.methods`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from e3nn import o3
+
+from .layout import channels_of
+
+
+class Path(NamedTuple):
+    """One coupling: irrep ``i1`` of the first input with irrep ``i2`` of the second, into degree and parity ``out``."""
+
+    i1: int
+    i2: int
+    out: o3.Irrep
+
+
+@dataclass(frozen=True)
+class TensorProductSpec:
+    r"""Channel-wise product of features with one copy of another input, each path kept apart.
+
+    .. math:: z^{p}_{k c} = w_{p c} \sqrt{2 l_3 + 1} \sum_{ij} C^{l_1 l_2 l_3}_{ijk} \, x_{i c} \, y_j,
+              \qquad p = (l_1, l_2 \to l_3)
+
+    This is what MACE and NequIP compute on an edge (e3nn's ``uvu`` with one copy of the harmonics). The paths are all
+    couplings whose output is one of ``outputs``, ordered by output irrep, then by ``i1``, then by ``i2`` (MACE's order).
+
+    The result has shape ``(batch, rows, channels)``. Its rows are grouped by output irrep; within one, the component is
+    the slow index and the path the fast one, so that ``rows x channels`` of a degree reads as a matrix
+    ``(2l + 1, paths * channels)``, ready for the linear map that follows.
+
+    Args:
+        irreps_in1: Features, equal multiplicities, e.g. ``64x0e+64x1o``.
+        irreps_in2: One copy of each irrep, e.g. ``0e+1o+2e+3o``.
+        outputs: Irreps to keep; multiplicities are ignored.
+
+    Raises:
+        ValueError: If multiplicities differ, ``irreps_in2`` has more than one copy, or no path reaches an output.
+    """
+
+    irreps_in1: o3.Irreps
+    irreps_in2: o3.Irreps
+    outputs: o3.Irreps
+    paths: tuple[Path, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        for name in ("irreps_in1", "irreps_in2", "outputs"):
+            object.__setattr__(self, name, o3.Irreps(getattr(self, name)))
+        channels_of(self.irreps_in1)
+        if channels_of(self.irreps_in2) != 1:
+            raise ValueError(f"`irreps_in2` must hold one copy of each irrep, got {self.irreps_in2}")
+        wanted = sorted({ir for _, ir in self.outputs})
+        paths = [
+            Path(i1, i2, out)
+            for out in wanted
+            for i1, (_, ir1) in enumerate(self.irreps_in1)
+            for i2, (_, ir2) in enumerate(self.irreps_in2)
+            if out in ir1 * ir2
+        ]
+        if not paths:
+            raise ValueError(f"no coupling of {self.irreps_in1} with {self.irreps_in2} reaches {self.outputs}")
+        object.__setattr__(self, "paths", tuple(paths))
+
+    @property
+    def channels(self) -> int:
+        """Channels of the first input and of the result."""
+        return channels_of(self.irreps_in1)
+
+    @property
+    def paths_per_output(self) -> dict[o3.Irrep, int]:
+        """Number of paths into each output irrep, in the order of the result's rows."""
+        return dict(Counter(path.out for path in self.paths))
+
+    @property
+    def rows(self) -> int:
+        """Rows of the result: the sum of 2 l + 1 over the paths."""
+        return sum(path.out.dim for path in self.paths)
+
+    def row_of(self, path_index: int) -> list[int]:
+        """Rows of the result that hold the components of one path."""
+        path = self.paths[path_index]
+        counts = self.paths_per_output
+        before = sum(out.dim * n for out, n in counts.items() if out < path.out)
+        within = sum(1 for other in self.paths[:path_index] if other.out == path.out)
+        return [before + component * counts[path.out] + within for component in range(path.out.dim)]
+
+    def __str__(self) -> str:
+        reached = " + ".join(f"{n} paths to {out}" for out, n in self.paths_per_output.items())
+        return f"{self.irreps_in1} x {self.irreps_in2} -> {reached}"
+
+
+@dataclass(frozen=True)
+class ManyBodySpec:
+    r"""All products of up to ``correlation`` copies of one node's features, weighted per species and channel.
+
+    .. math:: B_{k c} = \sum_{\nu=1}^{\text{correlation}} \sum_{\eta} w^{z}_{\nu \eta c} \, P^{\nu\eta}_k(A_{\cdot c})
+
+    where the :math:`P^{\nu\eta}` span every equivariant homogeneous polynomial of degree :math:`\nu`
+    (:mod:`equinet.ops.polynomials`).
+
+    Args:
+        irreps_in: Features, equal multiplicities, at most one entry per irrep.
+        irreps_out: Irreps of the result, with the same multiplicity.
+        correlation: Highest number of factors, 1 to 4.
+        species: Number of chemical elements that have weights of their own.
+
+    Raises:
+        ValueError: If multiplicities differ, an irrep appears twice, or ``correlation`` or ``species`` is out of range.
+
+    Source:
+        MACE, arXiv 2206.07697, eq. 10 (there with U matrices, an overcomplete set of the same polynomials).
+    """
+
+    irreps_in: o3.Irreps
+    irreps_out: o3.Irreps
+    correlation: int
+    species: int
+
+    def __post_init__(self) -> None:
+        for name in ("irreps_in", "irreps_out"):
+            irreps = o3.Irreps(getattr(self, name))
+            object.__setattr__(self, name, irreps)
+            if len({ir for _, ir in irreps}) != len(irreps):
+                raise ValueError(f"`{name}` must name each irrep once, got {irreps}")
+        if channels_of(self.irreps_in) != channels_of(self.irreps_out):
+            raise ValueError(f"channels must agree, got {self.irreps_in} -> {self.irreps_out}")
+        if not 1 <= self.correlation <= 4:
+            raise ValueError(f"`correlation` must be 1 to 4, got {self.correlation}")
+        if self.species < 1:
+            raise ValueError(f"`species` must be 1 or more, got {self.species}")
+
+    @property
+    def channels(self) -> int:
+        """Channels of features and result."""
+        return channels_of(self.irreps_in)
+
+    def __str__(self) -> str:
+        return f"{self.irreps_in} ^ 1..{self.correlation} -> {self.irreps_out}, {self.species} species"

@@ -1,0 +1,305 @@
+"""A potential: model plus energy scale; energies, forces and stress from edge vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from e3nn import o3
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from equinet.models import MACE
+from equinet.nn import EnergyScale
+from equinet.ops import natural_irreps, to_mul_ir
+from equinet.ops.convolution import sum_on_nodes
+
+if TYPE_CHECKING:
+    from equinet.graph import AtomicGraph
+
+SYMBOLS = [
+    "X",
+    "H",
+    "He",
+    "Li",
+    "Be",
+    "B",
+    "C",
+    "N",
+    "O",
+    "F",
+    "Ne",
+    "Na",
+    "Mg",
+    "Al",
+    "Si",
+    "P",
+    "S",
+    "Cl",
+    "Ar",
+    "K",
+    "Ca",
+    "Sc",
+    "Ti",
+    "V",
+    "Cr",
+    "Mn",
+    "Fe",
+    "Co",
+    "Ni",
+    "Cu",
+    "Zn",
+    "Ga",
+    "Ge",
+    "As",
+    "Se",
+    "Br",
+    "Kr",
+    "Rb",
+    "Sr",
+    "Y",
+    "Zr",
+    "Nb",
+    "Mo",
+    "Tc",
+    "Ru",
+    "Rh",
+    "Pd",
+    "Ag",
+    "Cd",
+    "In",
+    "Sn",
+    "Sb",
+    "Te",
+    "I",
+    "Xe",
+    "Cs",
+    "Ba",
+    "La",
+    "Ce",
+    "Pr",
+    "Nd",
+    "Pm",
+    "Sm",
+    "Eu",
+    "Gd",
+    "Tb",
+    "Dy",
+    "Ho",
+    "Er",
+    "Tm",
+    "Yb",
+    "Lu",
+    "Hf",
+    "Ta",
+    "W",
+    "Re",
+    "Os",
+    "Ir",
+    "Pt",
+    "Au",
+    "Hg",
+    "Tl",
+    "Pb",
+    "Bi",
+    "Po",
+    "At",
+    "Rn",
+    "Fr",
+    "Ra",
+    "Ac",
+    "Th",
+    "Pa",
+    "U",
+    "Np",
+    "Pu",
+    "Am",
+    "Cm",
+    "Bk",
+    "Cf",
+    "Es",
+    "Fm",
+    "Md",
+    "No",
+    "Lr",
+    "Rf",
+    "Db",
+    "Sg",
+    "Bh",
+    "Hs",
+    "Mt",
+    "Ds",
+    "Rg",
+    "Cn",
+    "Nh",
+    "Fl",
+    "Mc",
+    "Lv",
+    "Ts",
+    "Og",
+]
+
+
+class Potential(nn.Module):
+    r"""Energy of structures and its derivatives.
+
+    The energy is a function of the edge vectors alone. With the pair forces :math:`\mathbf f_e = \partial E / \partial
+    \mathbf r_e`, everything else follows by summation:
+
+    .. math:: \mathbf F_i = \sum_{e:\,\mathrm{sender}=i} \mathbf f_e - \sum_{e:\,\mathrm{receiver}=i} \mathbf f_e,
+              \qquad \sigma = \frac{1}{2V} \sum_e (\mathbf f_e \mathbf r_e^T + \mathbf r_e \mathbf f_e^T)
+
+    Args:
+        model: Dimensionless energies of nodes.
+        scale: Makes them eV.
+        elements: Atomic numbers of the species, ascending; their order is the order of every per-species weight.
+
+    Raises:
+        ValueError: If ``elements`` are not ascending and distinct, or their number is not that of model and scale.
+    """
+
+    elements: tuple[int, ...]
+    species_of: Tensor
+
+    def __init__(self, model: MACE, scale: EnergyScale, elements: Sequence[int]) -> None:
+        super().__init__()
+        self.elements = tuple(int(z) for z in elements)
+        if list(self.elements) != sorted(set(self.elements)) or not all(0 < z < len(SYMBOLS) for z in self.elements):
+            raise ValueError(f"`elements` must be distinct atomic numbers in ascending order, got {self.elements}")
+        if not len(self.elements) == model.num_species == len(scale.reference):
+            raise ValueError(
+                f"`elements` has {len(self.elements)} entries, the model {model.num_species} species and the energy scale "
+                f"{len(scale.reference)}; they must agree"
+            )
+        self.model = model
+        self.scale = scale
+        lookup = torch.full((len(SYMBOLS),), -1, dtype=torch.int64)
+        lookup[list(self.elements)] = torch.arange(len(self.elements))
+        self.register_buffer("species_of", lookup, persistent=False)
+
+    @property
+    def cutoff(self) -> float:
+        """Longest edge the model sees, in Å."""
+        return self.model.config.cutoff
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of weights and arithmetic; energies are summed and returned in float64 in any case."""
+        return self.model.embedding.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.model.embedding.device
+
+    @property
+    def symbols(self) -> tuple[str, ...]:
+        """Chemical symbols of the species, in order."""
+        return tuple(SYMBOLS[z] for z in self.elements)
+
+    def species(self, atomic_numbers: Int[Tensor, " nodes"]) -> Int[Tensor, " nodes"]:
+        """Index of each atom's element.
+
+        Raises:
+            ValueError: If the model does not know an element.
+        """
+        indices = self.species_of[atomic_numbers]
+        if bool((indices < 0).any()):
+            unknown = ", ".join(SYMBOLS[z] for z in atomic_numbers[indices < 0].unique().tolist())
+            raise ValueError(
+                f"this model does not know {unknown}; it was made for {', '.join(self.symbols)}. "
+                "Train a model on data that contain the missing elements"
+            )
+        return indices
+
+    def forward(self, graph: AtomicGraph, *, stress: bool = False) -> dict[str, Tensor]:
+        """Energies, forces and on request stress.
+
+        In training mode the derivatives can be differentiated again.
+
+        Args:
+            graph: One or several structures; moved to the model's device by the caller.
+            stress: Whether to compute the stress too.
+
+        Returns:
+            ``energy (graphs,)`` eV float64, ``node_energy (nodes,)`` eV float64, ``forces (nodes, 3)`` eV/Å and, if asked
+            for, ``stress (graphs, 3, 3)`` eV/Å³, tension positive, NaN for a structure without a periodic direction.
+
+        Raises:
+            ValueError: If the model does not know an element.
+        """
+        from equinet.graph import displacements
+
+        species = self.species(graph.atomic_numbers)
+        with torch.enable_grad():
+            vectors = displacements(graph).to(self.dtype).requires_grad_()
+            node_energy = self.node_energies(vectors, species, graph.edge_index)
+            (pair_forces,) = torch.autograd.grad(node_energy.sum(), vectors, create_graph=self.training)
+        if not self.training:
+            node_energy = node_energy.detach()
+            vectors = vectors.detach()
+        result = {
+            "energy": sum_on_nodes(node_energy, graph.graph_of_node, graph.graph_count),
+            "node_energy": node_energy,
+            "forces": forces_from_pairs(pair_forces, graph.edge_index, graph.num_nodes),
+        }
+        if stress:
+            result["stress"] = stress_from_pairs(pair_forces, vectors, graph)
+        return result
+
+    def node_energies(
+        self, vectors: Float[Tensor, "edges 3"], species: Int[Tensor, " nodes"], edge_index: Int[Tensor, "2 edges"]
+    ) -> Float[Tensor, " nodes"]:
+        """Energy of every node in eV, float64, differentiable in the edge vectors (Å)."""
+        output = self.model(vectors, species, edge_index)
+        return self.scale(output.energy, output.coordination, species)
+
+    @torch.no_grad()
+    def calibrate(self, graph: AtomicGraph) -> None:
+        """Choose the normalisation of a fresh model from a sample of what it will be trained on; see ``MACE.calibrate``."""
+        from equinet.graph import displacements
+
+        graph = graph.to(self.device)
+        self.model.calibrate(displacements(graph).to(self.dtype), self.species(graph.atomic_numbers), graph.edge_index)
+
+    @torch.no_grad()
+    def descriptors(self, graph: AtomicGraph) -> Float[Tensor, "nodes features"]:
+        """Features of every node after the last layer, in e3nn's ``mul_ir`` order; see :meth:`descriptor_irreps`."""
+        from equinet.graph import displacements
+
+        vectors = displacements(graph).to(self.dtype)
+        output = self.model(vectors, self.species(graph.atomic_numbers), graph.edge_index)
+        return to_mul_ir(output.features, self.descriptor_irreps)
+
+    @property
+    def descriptor_irreps(self) -> o3.Irreps:
+        """Irreps of :meth:`descriptors`; the last layer keeps scalars only."""
+        return natural_irreps(0, self.model.config.channels)
+
+    def __repr__(self) -> str:
+        where = f"{str(self.dtype).removeprefix('torch.')} on {self.device}"
+        indented = "\n".join("  " + line for line in repr(self.model).splitlines())
+        return f"Potential({' '.join(self.symbols)}, cutoff {self.cutoff:g} Å, {where})\n{indented}\n  {self.scale.extra_repr()}"
+
+
+def forces_from_pairs(
+    pair_forces: Float[Tensor, "edges 3"], edge_index: Int[Tensor, "2 edges"], num_nodes: int
+) -> Float[Tensor, "nodes 3"]:
+    """Forces on atoms from the derivatives of the energy with respect to edge vectors."""
+    sender, receiver = edge_index
+    return sum_on_nodes(pair_forces, sender, num_nodes) - sum_on_nodes(pair_forces, receiver, num_nodes)
+
+
+def stress_from_pairs(
+    pair_forces: Float[Tensor, "edges 3"], vectors: Float[Tensor, "edges 3"], graph: AtomicGraph
+) -> Float[Tensor, "graphs 3 3"]:
+    """Stress from the derivatives of the energy with respect to edge vectors; tension positive."""
+    outer = pair_forces.unsqueeze(2) * vectors.unsqueeze(1)
+    graph_of_edge = graph.graph_of_node[graph.edge_index[0]]
+    virial = sum_on_nodes((outer + outer.transpose(1, 2)) / 2, graph_of_edge, graph.graph_count)
+    volume = torch.linalg.det(graph.cell).abs()
+    defined = graph.pbc.any(dim=1) & (volume > 0)
+    # Divide by one where there is no volume and put NaN there afterwards: a division by NaN would spoil every gradient.
+    volume = torch.where(defined, volume, 1.0).to(virial.dtype)
+    return torch.where(defined[:, None, None], virial / volume[:, None, None], torch.nan)

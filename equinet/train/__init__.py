@@ -1,0 +1,40 @@
+"""Training: a loop one can read, and what feeds and watches it."""
+
+if __name__ != "equinet.train":
+    raise ImportError("import this folder as `equinet.train`")
+
+from .config import DataConfig, RunConfig, TrainConfig, parse_config, read_config, to_toml
+from .evaluate import evaluate_file
+from .loop import Data, Reporter, fit, make_optimizer, train_step, validate
+from .loss import Loss
+from .metrics import Errors, Predictions, errors, predict
+from .run import Interrupted, Result, choose_device, make_potential, prepare, run
+from .state import TrainingState
+
+__all__ = [
+    "Data",
+    "DataConfig",
+    "Errors",
+    "Interrupted",
+    "Loss",
+    "Predictions",
+    "Reporter",
+    "Result",
+    "RunConfig",
+    "TrainConfig",
+    "TrainingState",
+    "choose_device",
+    "errors",
+    "evaluate_file",
+    "fit",
+    "make_optimizer",
+    "make_potential",
+    "parse_config",
+    "predict",
+    "prepare",
+    "read_config",
+    "run",
+    "to_toml",
+    "train_step",
+    "validate",
+]

@@ -1,0 +1,216 @@
+"""The configuration of a training run: one TOML file, every key explained here and nowhere else."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from equinet.models import MACEConfig
+
+
+class DataConfig(BaseModel):
+    """Where the frames are and how to read them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    train: str | list[str]
+    """File or files with training frames (extended XYZ, also gzipped). Isolated atoms in them give the E0s."""
+    valid: str | float = 0.1
+    """File with validation frames, or the fraction of the training frames to hold out for validation."""
+    test: str | None = None
+    """File with test frames; used once, at the end."""
+    e0s: Literal["auto", "isolated", "least_squares"] | dict[str, float] = "auto"
+    """Reference energies: from isolated-atom frames, by least squares, or a table { H = -13.6, ... } in eV."""
+    scale_shift: Literal["global", "per_element"] = "global"
+    """One energy scale and shift for all atoms, or one for each element."""
+    energy_key: str = "energy"
+    """Name of the total energy (eV) in the files."""
+    forces_key: str = "forces"
+    """Name of the forces (eV/Å) in the files."""
+    stress_key: str = "stress"
+    """Name of the stress (eV/Å³, tension positive) in the files."""
+    weight_key: str = "weight"
+    """Name of a frame's weight in the loss; 1 where a frame has none."""
+    allow_missing: bool = False
+    """Accept frames that lack a weighted label as long as others have it."""
+
+
+class TrainConfig(BaseModel):
+    """How to train."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    epochs: int = Field(100, ge=0)
+    """Passes over the training frames."""
+    batch_size: int = Field(10, ge=1)
+    """Frames in one optimiser step."""
+    learning_rate: float = Field(0.01, gt=0)
+    """Highest step size of Adam."""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """After a short warm-up, let the learning rate fall along a cosine to a hundredth, or keep it."""
+    seed: int = 1
+    """Decides initial weights, order of frames and held-out frames."""
+    max_minutes: float | None = Field(None, gt=0)
+    """Stop after so many minutes of training; the schedule then ends with the time and not with the epochs."""
+    energy_weight: float = Field(1.0, ge=0)
+    """Weight of the squared error of the energy per atom, in (eV/atom)⁻²."""
+    forces_weight: float = Field(100.0, ge=0)
+    """Weight of the squared error of a force component, in (eV/Å)⁻²."""
+    stress_weight: float = Field(0.0, ge=0)
+    """Weight of the squared error of a stress component, in (eV/Å³)⁻²; 100 is a good start for solids."""
+    ema_decay: float = Field(0.99, ge=0, lt=1)
+    """The tested and saved weights are a running mean over about 1 / (1 - decay) steps; 0 turns it off."""
+    clip_gradient: float = Field(10.0, gt=0)
+    """Longest gradient of all weights together; longer ones are shortened."""
+    dtype: Literal["float32", "float64"] = "float32"
+    """Precision of weights and arithmetic; energies are summed in float64 in any case."""
+    device: str = "auto"
+    """"auto" (CUDA if there is one), "cpu", "cuda", "cuda:1", ..."""
+
+
+class RunConfig(BaseModel):
+    """A whole run."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    data: DataConfig
+    """Frames."""
+    model: Annotated[MACEConfig, Field(default_factory=MACEConfig)]
+    """Architecture."""
+    train: Annotated[TrainConfig, Field(default_factory=TrainConfig)]
+    """Training."""
+
+
+def read_config(path: str | os.PathLike[str], settings: Sequence[str] = ()) -> RunConfig:
+    """Read a TOML file and apply ``a.b=value`` settings on top. Data files are looked for beside the configuration.
+
+    Args:
+        path: The configuration.
+        settings: As given to ``--set``, e.g. ``["model.channels=64"]``; values are TOML, bare words are strings.
+
+    Raises:
+        FileNotFoundError: If the file is not there.
+        ValueError: If it is no TOML, a key is unknown (names the nearest known one), or a value is not allowed.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no configuration {path}")
+    try:
+        tree = tomllib.loads(path.read_text())
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{path} is not valid TOML: {error}") from error
+    for setting in settings:
+        _apply(tree, setting)
+    config = parse_config(tree, str(path))
+    return config.model_copy(update={"data": _beside(config.data, path.parent)})
+
+
+def parse_config(tree: Mapping[str, Any], origin: str = "the configuration") -> RunConfig:
+    """Check a tree of plain values.
+
+    Raises:
+        ValueError: If a key is unknown (names the nearest known one) or a value is not allowed.
+    """
+    for key, known in _unknown_keys(tree, RunConfig, ""):
+        near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
+        raise ValueError(f"{origin}: there is no key `{key}`; did you mean `{near[0]}`?")
+    try:
+        return RunConfig.model_validate(tree)
+    except ValidationError as error:
+        problems = "; ".join(
+            f"`{'.'.join(str(part) for part in item['loc'])}`: {item['msg']}"
+            + (f", got {item['input']!r}" if item["type"] != "missing" else "")
+            for item in error.errors()
+        )
+        raise ValueError(f"{origin}: {problems}") from error
+
+
+def to_toml(config: RunConfig) -> str:
+    """The configuration in full, as TOML, with every key's explanation above it."""
+    lines: list[str] = []
+    for section, model in config:
+        lines.append(f"[{section}]")
+        for name, value in model:
+            description = type(model).model_fields[name].description or ""
+            lines += [f"# {line}" for line in description.splitlines()]
+            lines.append(f"# {name} is not set" if value is None else f"{name} = {_toml(value)}")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def describe_keys() -> Iterator[tuple[str, str, str]]:
+    """(key, default, explanation) of every key, for help and documentation."""
+    for section, field in RunConfig.model_fields.items():
+        model = field.annotation
+        assert isinstance(model, type)
+        assert issubclass(model, BaseModel)
+        for name, inner in model.model_fields.items():
+            default = (
+                "required" if inner.is_required() else _toml(inner.default) if inner.default is not None else "not set"
+            )
+            yield f"{section}.{name}", default, inner.description or ""
+
+
+def _apply(tree: dict[str, Any], setting: str) -> None:
+    key, equals, text = setting.partition("=")
+    parts = key.strip().split(".")
+    if not equals or len(parts) < 2 or not all(parts):
+        raise ValueError(f"`--set {setting}` must read section.key=value, e.g. --set model.channels=64")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()  # a bare word or path is a string
+    branch = tree
+    for part in parts[:-1]:
+        branch = branch.setdefault(part, {})
+        if not isinstance(branch, dict):
+            raise ValueError(f"`--set {setting}`: `{part}` is a value, not a section")
+    branch[parts[-1]] = value
+
+
+def _unknown_keys(tree: Mapping[str, Any], model: type[BaseModel], prefix: str) -> Iterator[tuple[str, list[str]]]:
+    known = [prefix + name for name in model.model_fields]
+    for name, value in tree.items():
+        if name not in model.model_fields:
+            everywhere = known if prefix else known + [key for key, _, _ in describe_keys()]
+            yield prefix + name, everywhere
+            continue
+        annotation = model.model_fields[name].annotation
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel) and isinstance(value, Mapping):
+            yield from _unknown_keys(value, annotation, f"{prefix}{name}.")
+
+
+def _beside(data: DataConfig, folder: Path) -> DataConfig:
+    """Paths relative to the configuration's folder, unless they are absolute or lead to a file from here."""
+
+    def find(name: str) -> str:
+        return (
+            name if os.path.isabs(name) or Path(name).exists() or not (folder / name).exists() else str(folder / name)
+        )
+
+    update: dict[str, Any] = {
+        "train": find(data.train) if isinstance(data.train, str) else [find(n) for n in data.train]
+    }
+    if isinstance(data.valid, str):
+        update["valid"] = find(data.valid)
+    if data.test is not None:
+        update["test"] = find(data.test)
+    return data.model_copy(update=update)
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{key} = {_toml(item)}" for key, item in value.items()) + " }"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    return repr(value)

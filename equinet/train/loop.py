@@ -1,0 +1,159 @@
+"""The training loop. It builds nothing: model, data, loss, optimiser and state come from outside."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from equinet.datasets import GraphLoader
+from equinet.graph import AtomicGraph
+from equinet.potential import Potential
+
+from .config import TrainConfig
+from .loss import Loss
+from .metrics import Errors, errors, predict
+from .state import TrainingState
+
+WARM_UP_STEPS = 20
+FINAL_FRACTION = 0.01
+
+
+class Data(NamedTuple):
+    """Batches to train on and batches to validate on."""
+
+    train: GraphLoader
+    valid: GraphLoader
+
+
+class Reporter(Protocol):
+    """Is told what happens; shows or stores it."""
+
+    def epoch_begins(self, epoch: int, batches: int, done: int) -> None:
+        """Training of an epoch starts; ``done`` of its batches were finished before an interruption."""
+
+    def batch_done(self) -> None:
+        """One optimiser step is done."""
+
+    def epoch_done(self, record: dict[str, Any], state: TrainingState, improved: bool) -> None:
+        """An epoch and its validation are done."""
+
+
+class Silent:
+    """A reporter that says nothing."""
+
+    def epoch_begins(self, epoch: int, batches: int, done: int) -> None: ...
+
+    def batch_done(self) -> None: ...
+
+    def epoch_done(self, record: dict[str, Any], state: TrainingState, improved: bool) -> None: ...
+
+
+def fit(
+    potential: Potential,
+    data: Data,
+    loss: Loss,
+    optimizer: Optimizer,
+    config: TrainConfig,
+    *,
+    state: TrainingState | None = None,
+    reporter: Reporter | None = None,
+) -> TrainingState:
+    """Train a potential.
+
+    Args:
+        potential: What to train; its energy scale should already be set from the training data.
+        data: Training and validation batches.
+        loss: What to make small.
+        optimizer: An optimiser of the potential's parameters.
+        config: Epochs, schedule, time limit, running mean, clipping.
+        state: Where to begin; by default at the beginning. It is kept up to date, so whoever holds it can save it at any
+            time, after an interruption too.
+        reporter: Is told about every step and epoch.
+
+    Returns:
+        The final state. The potential itself ends with the weights of the epoch with the lowest validation loss.
+
+    Raises:
+        FloatingPointError: If the loss is no longer finite; says where.
+        KeyboardInterrupt: Passed on; ``state`` is then the state after the last finished step.
+    """
+    state = state or TrainingState(potential, optimizer, config.ema_decay)
+    reporter = reporter or Silent()
+    total_steps = config.epochs * -(-len(data.train.graphs) // config.batch_size)
+    while state.epoch < config.epochs and not _out_of_time(state, config):
+        potential.train()
+        reporter.epoch_begins(state.epoch, -(-len(data.train.graphs) // config.batch_size), state.batch)
+        for graph in data.train.epoch(state.epoch, skip=state.batch):
+            began = time.perf_counter()
+            set_learning_rate(optimizer, config, state, total_steps)
+            value = train_step(potential, graph.to(potential.device), loss, optimizer, config.clip_gradient)
+            if not math.isfinite(value):
+                raise FloatingPointError(
+                    f"the loss is {value} in epoch {state.epoch + 1}, batch {state.batch + 1}; lower `train.learning_rate` "
+                    f"(now {config.learning_rate:g}) or look for wrong labels in the training data"
+                )
+            state.after_step()
+            state.running["loss"] = state.running.get("loss", 0.0) + value
+            state.seconds += time.perf_counter() - began
+            reporter.batch_done()
+        with state.averaged():
+            found, score = validate(potential, data.valid, loss)
+        record = {
+            "epoch": state.epoch + 1,
+            "step": state.step,
+            "learning_rate": optimizer.param_groups[0]["lr"],
+            "train_loss": state.running["loss"] / max(state.batch, 1),
+            "valid_loss": score,
+            **{f"valid_{key}": number for key, number in found.as_json().items() if number is not None},
+            "seconds": state.seconds,
+        }
+        reporter.epoch_done(record, state, state.end_epoch(record, score))
+    potential.load_state_dict({**potential.state_dict(), **(state.best or state.averaged_weights())})
+    potential.eval()
+    return state
+
+
+def train_step(
+    potential: Potential, graph: AtomicGraph, loss: Loss, optimizer: Optimizer, clip_gradient: float
+) -> float:
+    """One step of the optimiser; returns the loss before it."""
+    optimizer.zero_grad(set_to_none=True)
+    value = loss(potential(graph, stress=loss.stress > 0), graph)
+    value.backward()
+    nn.utils.clip_grad_norm_(potential.parameters(), clip_gradient)
+    optimizer.step()
+    return value.item()
+
+
+def validate(potential: Potential, batches: Iterable[AtomicGraph], loss: Loss) -> tuple[Errors, float]:
+    """Errors on validation frames, and the loss they amount to."""
+    found = errors(predict(potential, batches, stress=loss.stress > 0))
+    score = sum(getattr(loss, name) * (1e-3 * found.rmse[name]) ** 2 for name in loss.terms if name in found.rmse)
+    return found, score if math.isfinite(score) else math.inf
+
+
+def set_learning_rate(optimizer: Optimizer, config: TrainConfig, state: TrainingState, total_steps: int) -> None:
+    """Warm up linearly, then fall along a cosine (or stay), by the share of steps or of time that is used up."""
+    used = state.step / max(total_steps, 1)
+    if config.max_minutes is not None:
+        used = max(used, state.seconds / (60 * config.max_minutes))
+    factor = min(1.0, (state.step + 1) / WARM_UP_STEPS)
+    if config.schedule == "cosine":
+        factor *= FINAL_FRACTION + (1 - FINAL_FRACTION) * 0.5 * (1 + math.cos(math.pi * min(used, 1.0)))
+    for group in optimizer.param_groups:
+        group["lr"] = config.learning_rate * factor
+
+
+def make_optimizer(potential: Potential, config: TrainConfig) -> Optimizer:
+    """The optimiser MACE uses: Adam with AMSGrad."""
+    return torch.optim.Adam(potential.parameters(), lr=config.learning_rate, amsgrad=True)
+
+
+def _out_of_time(state: TrainingState, config: TrainConfig) -> bool:
+    return config.max_minutes is not None and state.seconds >= 60 * config.max_minutes

@@ -1,0 +1,302 @@
+"""A whole training run: from a configuration to a folder with model, metrics and pictures."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ase import Atoms
+from rich.console import Console
+
+from equinet.checkpoint import save_potential
+from equinet.datasets import (
+    GraphLoader,
+    LabelKeys,
+    Statistics,
+    measure,
+    random_split,
+    read_frames,
+    require_labels,
+    split_isolated,
+    to_graphs,
+)
+from equinet.graph import AtomicGraph, collate
+from equinet.models import MACE, count_weights
+from equinet.neighbors import available_memory
+from equinet.nn import EnergyScale
+from equinet.potential import SYMBOLS, Potential
+
+from .config import RunConfig, to_toml
+from .log import TerminalReporter, error_table, write_json
+from .loop import Data, fit, make_optimizer
+from .loss import Loss
+from .metrics import Errors, Predictions, errors, predict
+from .plots import plot_history, plot_parity
+from .state import TrainingState
+
+EVALUATION_BATCH = 32
+CALIBRATION_GRAPHS = 32
+
+
+class Interrupted(Exception):
+    """Training was stopped by the user; the message says where the state is and how to go on."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run leaves behind.
+
+    Attributes:
+        out: Folder.
+        potential: The trained potential, with the weights of the best epoch.
+        errors: Errors on train, valid and, if given, test frames.
+        state: Final state.
+    """
+
+    out: Path
+    potential: Potential
+    errors: dict[str, Errors]
+    state: TrainingState
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Graphs of a run and what the training frames say.
+
+    Attributes:
+        graphs: By part: train, valid and, if given, test.
+        statistics: Of the training frames.
+        digest: SHA-256 over the data files and the split.
+    """
+
+    graphs: dict[str, list[AtomicGraph]]
+    statistics: Statistics
+    digest: str
+
+
+def prepare(config: RunConfig) -> Prepared:
+    """Read, check and split the frames, measure the training set, build all graphs.
+
+    Raises:
+        FileNotFoundError, ValueError: With file, frame and remedy, if anything is wrong with the data.
+    """
+    data, loss = config.data, make_loss(config)
+    keys = LabelKeys(data.energy_key, data.forces_key, data.stress_key, data.weight_key)
+    frames, isolated = split_isolated(read_frames(data.train, keys))
+    if not frames:
+        raise ValueError(f"{data.train} holds isolated atoms only; there is nothing to train on")
+    if isinstance(data.valid, str):
+        parts = {"train": frames, "valid": split_isolated(read_frames(data.valid, keys))[0]}
+    else:
+        rest, held = random_split(frames, data.valid, config.train.seed)
+        parts = {"train": rest, "valid": held}
+    if data.test is not None:
+        parts["test"] = split_isolated(read_frames(data.test, keys))[0]
+    for part in ("train", "valid"):
+        if not parts[part]:
+            raise ValueError(f"there are no {part} frames besides isolated atoms; see `data.{part}`")
+        require_labels(parts[part], loss.terms, allow_missing=data.allow_missing)
+    elements = sorted({int(z) for atoms in parts["train"] for z in atoms.numbers})
+    graphs = {part: to_graphs(atoms, config.model.cutoff, elements) for part, atoms in parts.items()}
+    statistics = measure(
+        parts["train"], isolated, graphs["train"], e0s=data.e0s, per_element=data.scale_shift == "per_element"
+    )
+    return Prepared(graphs, statistics, _digest([*parts.values(), isolated]))
+
+
+def make_loss(config: RunConfig) -> Loss:
+    """The loss a configuration asks for."""
+    weights = config.train
+    return Loss(energy=weights.energy_weight, forces=weights.forces_weight, stress=weights.stress_weight)
+
+
+def make_potential(config: RunConfig, prepared: Prepared) -> Potential:
+    """A fresh potential: weights drawn from the seed, energies and densities at the level of the training data."""
+    statistics = prepared.statistics
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.train.seed)
+        model = MACE(config.model, len(statistics.elements), statistics.avg_num_neighbors)
+    scale = EnergyScale(
+        statistics.reference, statistics.scale, statistics.shift, exact_isolated_atoms=config.model.exact_isolated_atoms
+    )
+    potential = Potential(model, scale, statistics.elements)
+    potential.to(device=choose_device(config.train.device), dtype=getattr(torch, config.train.dtype))
+    train = prepared.graphs["train"]
+    potential.calibrate(collate(train[:: -(-len(train) // CALIBRATION_GRAPHS)]))
+    return potential
+
+
+def choose_device(name: str) -> torch.device:
+    """The device a name stands for; "auto" is CUDA if there is one.
+
+    Raises:
+        ValueError: If there is no such device here.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f'device "{name}" cannot be used here: {error}; use "auto" or "cpu"') from error
+    return device
+
+
+def run(config: RunConfig, out: Path, *, resume: bool = False, console: Console | None = None) -> Result:
+    """Train from a configuration and write ``model.eqn``, ``config.toml``, ``metrics.jsonl``, ``errors.json``, ``plots/``.
+
+    Args:
+        config: What to do.
+        out: Folder; made if it is not there.
+        resume: Go on with the unfinished (or finished and now longer) run in ``out``.
+        console: Where to print; by default nowhere.
+
+    Raises:
+        FileExistsError: If ``out`` already holds a run and ``resume`` is False, so that nothing is overwritten.
+        Interrupted: After Ctrl-C, when the state has been saved.
+        ValueError, MemoryError, FloatingPointError: With file, frame and remedy.
+    """
+    console = console or Console(quiet=True)
+    out, state_file = Path(out), Path(out) / "state.safetensors"
+    _refuse_to_overwrite(out, state_file, resume)
+    console.print("reading frames and finding neighbours …", style="dim")
+    prepared = prepare(config)
+    potential = make_potential(config, prepared)
+    _refuse_if_too_large(prepared.graphs["train"], potential, config)
+    optimizer = make_optimizer(potential, config.train)
+    state = TrainingState(potential, optimizer, config.train.ema_decay)
+    # More epochs, more minutes, another device: these may change when a run goes on. What the numbers mean may not.
+    identity = {
+        "data": prepared.digest,
+        "model": config.model.model_dump(mode="json"),
+        "train": config.train.model_dump(mode="json", exclude={"epochs", "max_minutes", "device"}),
+    }
+    if resume:
+        state.restore(state_file, identity)
+    _describe(console, config, prepared, potential, state)
+    (out / "plots").mkdir(parents=True, exist_ok=True)
+    (out / "config.toml").write_text(to_toml(config))
+    _trim_metrics(out / "metrics.jsonl", state)
+    provenance: dict[str, Any] = {"config": config.model_dump(mode="json"), "data_sha256": prepared.digest}
+
+    def save(improved: bool) -> None:
+        state.save(state_file, identity)
+        if improved:
+            with state.best_weights() as best:
+                save_potential(best, out / "model.eqn", training={**provenance, "epoch": state.best_epoch})
+
+    loaders = Data(
+        GraphLoader(prepared.graphs["train"], config.train.batch_size, config.train.seed),
+        GraphLoader(prepared.graphs["valid"], EVALUATION_BATCH),
+    )
+    try:
+        with TerminalReporter(console, out, config.train.epochs, save) as reporter:
+            fit(potential, loaders, make_loss(config), optimizer, config.train, state=state, reporter=reporter)
+    except KeyboardInterrupt:
+        state.save(state_file, identity)
+        raise Interrupted(
+            f"stopped in epoch {state.epoch + 1}, batch {state.batch}; nothing is lost. "
+            f"To go on: equinet train {out / 'config.toml'} --out {out} --resume"
+        ) from None
+    if not state.history:  # no epoch was asked for or there was no time for one: the start is the result
+        save_potential(potential, out / "model.eqn", training={**provenance, "epoch": 0})
+    found = _conclude(console, out, potential, prepared, config, state)
+    save_potential(
+        potential,
+        out / "model.eqn",
+        training={**provenance, "epoch": state.best_epoch, "errors": {part: e.as_json() for part, e in found.items()}},
+    )
+    return Result(out, potential, found, state)
+
+
+def _refuse_to_overwrite(out: Path, state_file: Path, resume: bool) -> None:
+    if resume and not state_file.exists():
+        raise FileNotFoundError(f"{out} holds no run to go on with; start one without --resume")
+    if not resume and state_file.exists():
+        raise FileExistsError(f"{out} already holds a run; add --resume to go on with it, or choose another --out")
+
+
+def _describe(
+    console: Console, config: RunConfig, prepared: Prepared, potential: Potential, state: TrainingState
+) -> None:
+    statistics = prepared.statistics
+    counts = ", ".join(f"{len(graphs)} {part}" for part, graphs in prepared.graphs.items())
+    e0s = ", ".join(f"{SYMBOLS[z]} {e:.4f}" for z, e in zip(statistics.elements, statistics.reference))
+    console.print(f"frames      {counts}", highlight=False)
+    console.print(f"E0          {e0s} eV ({statistics.reference_origin})", highlight=False)
+    console.print(
+        f"interaction {min(statistics.shift):.3f} eV/atom on average; forces {max(statistics.scale):.3f} eV/Å rms; "
+        f"{statistics.avg_num_neighbors:.1f} neighbours within {config.model.cutoff:g} Å",
+        highlight=False,
+    )
+    hidden = "+".join(f"{config.model.channels}x{l}{'eo'[l % 2]}" for l in range(config.model.max_l + 1))
+    console.print(
+        f"model       MACE {hidden}, {config.model.layers} layers, {count_weights(potential):,} weights, "
+        f"{config.train.dtype} on {potential.device}, {torch.get_num_threads()} threads",
+        highlight=False,
+    )
+    if state.step:
+        console.print(f"going on    from epoch {state.epoch + 1}, batch {state.batch}", highlight=False)
+
+
+def _conclude(
+    console: Console, out: Path, potential: Potential, prepared: Prepared, config: RunConfig, state: TrainingState
+) -> dict[str, Errors]:
+    """Final errors, their table, errors.json and the pictures."""
+    console.print("testing …", style="dim")
+    stress = any(bool(graph.stress.isfinite().any()) for graphs in prepared.graphs.values() for graph in graphs)
+    predictions: dict[str, Predictions] = {
+        part: predict(potential, GraphLoader(graphs, EVALUATION_BATCH), stress=stress)
+        for part, graphs in prepared.graphs.items()
+    }
+    found = {part: errors(predicted) for part, predicted in predictions.items()}
+    write_json(out / "errors.json", {part: e.as_json() for part, e in found.items()})
+    if state.history:
+        plot_history(state.history, out / "plots" / "history.png")
+    plot_parity(predictions, out / "plots" / "parity.png")
+    console.print(error_table(found))
+    return found
+
+
+def _trim_metrics(path: Path, state: TrainingState) -> None:
+    """Drop lines of epochs that the restored state does not know (a crash between log and state)."""
+    lines = path.read_text().splitlines() if path.exists() and state.epoch else []
+    kept = [line for line in lines if json.loads(line)["epoch"] <= state.epoch]
+    path.write_text("".join(line + "\n" for line in kept))
+
+
+def _digest(parts: Sequence[Sequence[Atoms]]) -> str:
+    """SHA-256 over everything training sees of the frames, in order."""
+    digest = hashlib.sha256()
+    for frames in parts:
+        for atoms in frames:
+            digest.update(atoms.numbers.tobytes() + atoms.positions.tobytes() + atoms.cell[:].tobytes())
+            digest.update(atoms.pbc.tobytes() + repr(atoms.info["weight"]).encode())
+            for name in ("energy", "forces", "stress"):
+                value = atoms.calc.results.get(name)
+                digest.update(name.encode() if value is None else np.asarray(value, dtype=np.float64).tobytes())
+        digest.update(b"|")
+    return digest.hexdigest()
+
+
+def _refuse_if_too_large(graphs: Sequence[AtomicGraph], potential: Potential, config: RunConfig) -> None:
+    """Estimate the peak memory of a training step on the largest batch and compare it with what is free."""
+    edges = sorted((graph.edge_index.shape[1] for graph in graphs), reverse=True)[: config.train.batch_size]
+    rows = max(
+        layer[0].convolution.spec.rows + 2 * layer[0].convolution.weight_numel for layer in potential.model.layers
+    )
+    # Forces and their gradient keep about ten copies of the messages and weights of each layer (measured).
+    size = 10 * len(potential.model.interactions) * sum(edges) * rows * config.model.channels * potential.dtype.itemsize
+    free = available_memory() if potential.device.type == "cpu" else float(torch.cuda.mem_get_info(potential.device)[0])
+    if size > free:
+        raise MemoryError(
+            f"a training step on the largest {config.train.batch_size} frames ({sum(edges)} edges) needs about {size / 1e9:.1f} GB "
+            f"and {free / 1e9:.1f} GB are free; lower `train.batch_size`, `model.cutoff` (now {config.model.cutoff:g} Å) "
+            "or `model.channels`"
+        )

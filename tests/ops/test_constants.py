@@ -1,0 +1,80 @@
+"""Constants that survive a change of precision, and stay out of what is saved."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from equinet.nn import BesselBasis
+from equinet.ops import ClebschGordan, ManyBodySpec, SphericalHarmonics, TensorProductSpec, natural_irreps
+from equinet.ops.constants import ConstantModule
+
+THIRDS = torch.arange(1, 5, dtype=torch.float64) / 3
+
+
+class Holder(ConstantModule):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_constant("thirds", THIRDS)
+        self.register_constant("indices", torch.tensor([3, 1, 2]))
+
+
+def test_constants_start_in_single_precision_and_indices_stay_whole() -> None:
+    holder = Holder()
+    assert holder.thirds.dtype == torch.float32
+    assert holder.indices.dtype == torch.int64
+    assert holder.double().indices.dtype == torch.int64
+
+
+def test_single_and_back_to_double_loses_nothing() -> None:
+    holder = Holder().double().float().half().double()
+    assert torch.equal(holder.thirds, THIRDS)
+    assert not torch.equal(THIRDS.float().double(), THIRDS)  # an ordinary buffer would have lost digits
+
+
+def test_constants_follow_inside_another_module() -> None:
+    outer = nn.Sequential(Holder(), nn.Linear(1, 1)).float().double()
+    assert torch.equal(outer[0].thirds, THIRDS)
+
+
+def test_a_copy_keeps_the_digits_too() -> None:
+    copied = copy.deepcopy(Holder().float()).double()
+    assert torch.equal(copied.thirds, THIRDS)
+
+
+def test_changing_a_copy_leaves_the_original_alone() -> None:
+    holder = Holder().double()
+    copied = copy.deepcopy(holder)
+    copied.float()
+    assert holder.thirds.dtype == torch.float64
+    assert torch.equal(holder.thirds, THIRDS)
+
+
+@pytest.mark.parametrize("backend", ["torch", "naive"])
+def test_every_operator_is_exact_in_double_after_a_detour_through_single(backend: str) -> None:
+    method = ClebschGordan(backend)
+    for module in (
+        SphericalHarmonics(4),
+        method.convolution(TensorProductSpec(natural_irreps(1, 2), natural_irreps(2), natural_irreps(2))),
+        method.many_body(ManyBodySpec(natural_irreps(2, 2), natural_irreps(1, 2), 3, 1)),
+        BesselBasis(5.0, 8),
+    ):
+        direct = copy.deepcopy(module).double()
+        detour = copy.deepcopy(module).float().bfloat16().double()
+        names = [name for name, value in direct.named_buffers() if value.is_floating_point()]
+        assert names
+        for name in names:
+            assert torch.equal(getattr(direct, name), getattr(detour, name))
+
+
+def test_constants_are_not_saved() -> None:
+    modules = [
+        Holder(),
+        SphericalHarmonics(3),
+        ClebschGordan().convolution(TensorProductSpec("2x0e+2x1o", "0e+1o", "0e+1o")),
+        ClebschGordan().many_body(ManyBodySpec("2x0e+2x1o", "2x0e", 2, 1)),
+    ]
+    assert all(list(module.state_dict()) == [] for module in modules)
