@@ -111,7 +111,9 @@ def md(
         Path, typer.Argument(help="Structure to start from, any format ASE reads; its last frame is taken.")
     ],
     out: Annotated[Path, typer.Option(help="Trajectory to write, *.traj or *.xyz.")],
-    ensemble: Annotated[Literal["nve", "nvt", "npt"], typer.Option(help="nvt and npt use a Langevin thermostat.")] = "nvt",
+    ensemble: Annotated[
+        Literal["nve", "nvt", "npt"], typer.Option(help="nvt and npt use a Langevin thermostat.")
+    ] = "nvt",
     temperature: Annotated[float, typer.Option(help="Temperature in K.")] = 300.0,
     timestep: Annotated[float, typer.Option(help="Time step in fs; 0.5 with hydrogen, 1 to 2 without.")] = 0.5,
     steps: Annotated[int, typer.Option(help="Number of steps in all.")] = 2000,
@@ -129,7 +131,7 @@ def md(
 
     with _plain_errors():
         calculator = EquinetCalculator(model, device=device, dtype=dtype)
-        structure = _read_structure(atoms)
+        structure = read_structure(atoms)
         summary = run_with_progress(
             structure,
             calculator,
@@ -148,17 +150,6 @@ def md(
         picture = out.with_suffix(".png")
         plot_run(summary, picture)
         console.print(f"trajectory {out}   picture {picture}   view it with:  ase gui {out}", highlight=False)
-
-
-def _read_structure(path: Path):  # type: ignore[no-untyped-def]  # ASE has no types, and is imported late
-    import ase.io
-
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}")
-    try:
-        return ase.io.read(path, index=-1)
-    except Exception as error:  # ASE's readers raise almost anything; the user needs the file's name
-        raise ValueError(f"{path} cannot be read: {type(error).__name__}: {error}") from error
 
 
 @app.command()

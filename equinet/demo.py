@@ -5,10 +5,9 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-import ase.io
 from rich.console import Console
 
-from equinet.datasets import SAMPLE
+from equinet.datasets import SAMPLE, read_structure
 from equinet.md import EquinetCalculator, Summary, plot_run, run_with_progress
 from equinet.train import parse_config, run
 
@@ -37,7 +36,7 @@ def run_demo(out: Path, console: Console) -> None:
     result = run(parse_config(CONFIG), out, console=console)
     console.rule("2  1 ps of Langevin dynamics at 300 K")
     calculator = EquinetCalculator(out / "model.eqn", dtype="float32")
-    atoms = ase.io.read(SAMPLE["test"], index=0)
+    atoms = read_structure(SAMPLE["test"])
     thermal = run_with_progress(
         atoms,
         calculator,
@@ -50,7 +49,7 @@ def run_demo(out: Path, console: Console) -> None:
         seed=1,
     )
     console.rule("3  1 ps of NVE dynamics from where it ended")
-    atoms = ase.io.read(out / "nvt.traj", index=-1)
+    atoms = read_structure(out / "nvt.traj")
     free = run_with_progress(
         atoms,
         calculator,
@@ -74,13 +73,13 @@ def _conclude(console: Console, out: Path, force_error: float, thermal: Summary,
         f"mean temperature, Langevin {thermal.temperature.mean():.0f} K",
         f"NVE energy drift           {drift:+.3f} meV/atom/ps",
         "",
-        f"model        {out}/model.eqn        inspect it: equinet show {out}/model.eqn",
+        f"model        {out}/model.eqn    inspect it:  equinet show {out}/model.eqn",
         f"metrics      {out}/metrics.jsonl, {out}/errors.json",
-        f"trajectories {out}/nvt.traj, {out}/nve.traj        look: ase gui {out}/nvt.traj",
+        f"trajectories {out}/nvt.traj, {out}/nve.traj    look:  ase gui {out}/nvt.traj",
         f"pictures     {out}/plots/",
         "",
         "next, on your own frames (extended XYZ with energies in eV and forces in eV/Å):",
         f"  equinet train {out}/config.toml --set data.train=frames.xyz --set data.valid=0.1 --out my-run",
         "  equinet keys       explains every key of the configuration",
     ]
-    console.print("\n".join(lines), highlight=False, markup=False)
+    console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)

@@ -303,3 +303,23 @@ def stress_from_pairs(
     # Divide by one where there is no volume and put NaN there afterwards: a division by NaN would spoil every gradient.
     volume = torch.where(defined, volume, 1.0).to(virial.dtype)
     return torch.where(defined[:, None, None], virial / volume[:, None, None], torch.nan)
+
+
+def choose_device(name: str) -> torch.device:
+    """The device a name stands for; "auto" is CUDA if there is one, else the CPU.
+
+    Raises:
+        ValueError: If there is no such device here, or equinet does not run on it.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = torch.device("meta")
+    if device.type not in ("cpu", "cuda"):
+        raise ValueError(f'`device` must be "auto", "cpu", "cuda" or "cuda:N", got {name!r}')
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        count = torch.cuda.device_count()
+        raise ValueError(f'`device` is {name!r}, but torch sees {count} GPUs; "auto" takes what is there')
+    return device

@@ -3,7 +3,17 @@
 if __name__ != "equinet.datasets":
     raise ImportError("import this folder as `equinet.datasets`")
 
-from .frames import LabelKeys, Labels, find_labels, is_isolated_atom, read_frames, require_labels, source, with_labels
+from .frames import (
+    LabelKeys,
+    Labels,
+    find_labels,
+    is_isolated_atom,
+    read_frames,
+    read_structure,
+    require_labels,
+    source,
+    with_labels,
+)
 from .loader import GraphLoader, random_split, to_graph, to_graphs
 from .sample import SAMPLE
 from .statistics import Statistics, measure, reference_energies, split_isolated
@@ -19,6 +29,7 @@ __all__ = [
     "measure",
     "random_split",
     "read_frames",
+    "read_structure",
     "reference_energies",
     "require_labels",
     "source",

@@ -95,6 +95,17 @@ def _read(path: Path) -> list[Atoms]:
     return frames if isinstance(frames, list) else [frames]
 
 
+def read_structure(path: str | os.PathLike[str]) -> Atoms:
+    """The last structure of a file, any format ASE reads, without its labels.
+
+    Raises:
+        FileNotFoundError, ValueError: If there is no such file, or it cannot be read.
+    """
+    atoms = _read(Path(path))[-1]
+    atoms.calc = None
+    return atoms
+
+
 def _format(path: Path) -> str | None:
     return "extxyz" if path.suffix in (".xyz", ".extxyz") else None
 

@@ -10,4 +10,14 @@ from .record import Observation, Summary
 from .restart import read_run
 from .simulate import Exploded, Interrupted, simulate
 
-__all__ = ["EquinetCalculator", "Exploded", "Interrupted", "Observation", "Summary", "plot_run", "read_run", "run_with_progress", "simulate"]
+__all__ = [
+    "EquinetCalculator",
+    "Exploded",
+    "Interrupted",
+    "Observation",
+    "Summary",
+    "plot_run",
+    "read_run",
+    "run_with_progress",
+    "simulate",
+]

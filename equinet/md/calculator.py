@@ -16,7 +16,7 @@ from torch import Tensor
 
 from equinet.checkpoint import load_potential
 from equinet.graph import from_atoms
-from equinet.potential import Potential
+from equinet.potential import Potential, choose_device
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
 
@@ -54,7 +54,7 @@ class EquinetCalculator(Calculator):
         super().__init__()
         if dtype not in DTYPES:
             raise ValueError(f'`dtype` must be "float64" or "float32", got {dtype!r}')
-        self.device = _find_device(device)
+        self.device = choose_device(device)
         self.potential = _own_copy(model_or_path, self.device, DTYPES[dtype])
         self._stress_wanted = False
 
@@ -92,21 +92,6 @@ class EquinetCalculator(Calculator):
             )
         self._stress_wanted = self._stress_wanted or asked
         return self._stress_wanted and has_volume
-
-
-def _find_device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = torch.device("meta")
-    if device.type not in ("cpu", "cuda"):
-        raise ValueError(f'`device` must be "auto", "cpu", "cuda" or "cuda:N", got {name!r}')
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        count = torch.cuda.device_count()
-        raise ValueError(f'`device` is {name!r}, but torch sees {count} GPUs; "auto" takes what is there')
-    return device
 
 
 def _own_copy(model_or_path: Potential | str | os.PathLike[str], device: torch.device, dtype: torch.dtype) -> Potential:

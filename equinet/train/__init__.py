@@ -8,7 +8,7 @@ from .evaluate import evaluate_file
 from .loop import Data, Reporter, fit, make_optimizer, train_step, validate
 from .loss import Loss
 from .metrics import Errors, Predictions, errors, predict
-from .run import Interrupted, Result, choose_device, make_potential, prepare, run
+from .run import Interrupted, Result, make_potential, prepare, run
 from .state import TrainingState
 
 __all__ = [
@@ -23,7 +23,6 @@ __all__ = [
     "RunConfig",
     "TrainConfig",
     "TrainingState",
-    "choose_device",
     "errors",
     "evaluate_file",
     "fit",

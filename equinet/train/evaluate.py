@@ -10,9 +10,9 @@ from rich.progress import Progress
 
 from equinet.checkpoint import load_potential
 from equinet.datasets import GraphLoader, LabelKeys, read_frames, to_graphs
+from equinet.potential import choose_device
 
 from .metrics import Errors, Predictions, errors, predict
-from .run import choose_device
 
 
 def evaluate_file(

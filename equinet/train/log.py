@@ -15,6 +15,8 @@ from rich.table import Table
 from .metrics import QUANTITIES, Errors
 from .state import TrainingState
 
+SHORT = {"energy": "E", "forces": "F", "stress": "σ"}
+
 
 class TerminalReporter:
     """Progress bar with ETA, one line an epoch, ``metrics.jsonl``, and a saved state every epoch.
@@ -65,28 +67,28 @@ class TerminalReporter:
     def epoch_done(self, record: dict[str, Any], state: TrainingState, improved: bool) -> None:
         append_json(self.metrics, record)
         if record["epoch"] == 1 or (record["epoch"] - 1) % 25 == 0:
-            self.progress.console.print(self._header(record), style="dim")
-        self.progress.console.print(self._line(record, improved), highlight=False)
+            self.progress.console.print(self._header(record), style="dim", highlight=False, soft_wrap=True)
+        self.progress.console.print(self._line(record, improved), highlight=False, soft_wrap=True)
         self.save(improved)
 
     @staticmethod
     def _columns(record: Mapping[str, Any]) -> list[tuple[str, str]]:
         return [
-            (f"{name} RMSE {unit}", f"valid_{name}_rmse_{suffix}")
+            (f"{SHORT[name]} {unit}", f"valid_{name}_rmse_{suffix}")
             for name, (_, suffix, unit) in QUANTITIES.items()
             if f"valid_{name}_rmse_{suffix}" in record
         ]
 
     def _header(self, record: Mapping[str, Any]) -> str:
-        titles = "".join(f"{title:>24}" for title, _ in self._columns(record))
-        return f"{'epoch':>6}{'train loss':>13}{titles}{'lr':>10}{'s':>8}"
+        titles = "".join(f"{title:>13}" for title, _ in self._columns(record))
+        return f"{'epoch':>6}{'train loss':>12}{titles}{'lr':>9}{'seconds':>9}    (RMSE on valid)"
 
     def _line(self, record: Mapping[str, Any], improved: bool) -> str:
-        values = "".join(f"{record[key]:>24.2f}" for _, key in self._columns(record))
+        values = "".join(f"{record[key]:>13.2f}" for _, key in self._columns(record))
         mark = "  best" if improved else ""
         return (
-            f"{record['epoch']:>6}{record['train_loss']:>13.4g}{values}{record['learning_rate']:>10.1e}"
-            f"{record['seconds']:>8.1f}{mark}"
+            f"{record['epoch']:>6}{record['train_loss']:>12.4g}{values}{record['learning_rate']:>9.1e}"
+            f"{record['seconds']:>9.1f}{mark}"
         )
 
 

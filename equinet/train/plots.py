@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter, StrMethodFormatter
 
 from .metrics import QUANTITIES, Predictions, errors
 
@@ -46,6 +47,8 @@ def plot_history(history: Sequence[Mapping[str, Any]], path: str | os.PathLike[s
         ax.set_ylabel(f"validation RMSE of {name} ({unit})")
     for ax in axes:
         ax.set_yscale("log")
+        ax.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        ax.yaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.5)))
         ax.set_xlabel("epoch")
         _clean(ax)
     figure.savefig(path, dpi=150)

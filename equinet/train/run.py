@@ -30,7 +30,7 @@ from equinet.graph import AtomicGraph, collate
 from equinet.models import MACE, count_weights
 from equinet.neighbors import available_memory
 from equinet.nn import EnergyScale
-from equinet.potential import SYMBOLS, Potential
+from equinet.potential import SYMBOLS, Potential, choose_device
 
 from .config import RunConfig, to_toml
 from .log import TerminalReporter, error_table, write_json
@@ -130,22 +130,6 @@ def make_potential(config: RunConfig, prepared: Prepared) -> Potential:
     train = prepared.graphs["train"]
     potential.calibrate(collate(train[:: -(-len(train) // CALIBRATION_GRAPHS)]))
     return potential
-
-
-def choose_device(name: str) -> torch.device:
-    """The device a name stands for; "auto" is CUDA if there is one.
-
-    Raises:
-        ValueError: If there is no such device here.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f'device "{name}" cannot be used here: {error}; use "auto" or "cpu"') from error
-    return device
 
 
 def run(config: RunConfig, out: Path, *, resume: bool = False, console: Console | None = None) -> Result:
