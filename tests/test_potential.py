@@ -49,7 +49,7 @@ def numerical_forces(potential: Potential, atoms: Atoms) -> np.ndarray:
         return energy(potential, copied)
 
     return np.array(
-        [[-slope_of(lambda h, n=n, k=k: moved(n, k, h), 2e-4) for k in range(3)] for n in range(len(atoms))]
+        [[-slope_of(lambda h, n=n, k=k: moved(n, k, h), 1e-4) for k in range(3)] for n in range(len(atoms))]
     )
 
 
@@ -436,6 +436,7 @@ ARCHITECTURES = [
     (2, 4, 1, 2),
     (3, 1, 3, 2),
     (3, 2, 2, 2),
+    (3, 2, 4, 2),
     (3, 3, 3, 2),
     (3, 4, 2, 2),
 ]

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from .constants import ConstantModule
 from .polynomials import covariants, monomials
@@ -93,10 +94,11 @@ class HornerManyBody(PolynomialTables):
         for k, tables in self._tables.items():
             self.register_constant(f"table_{k}", torch.cat(tables))
         del self._tables
+        # Picking columns with a matrix of zeros and ones: its derivatives are matrix products too, where those of an index
+        # are scatters and take twice as long.
         for degree in range(2, spec.correlation):
-            first, last = self._factors(degree)
-            self.register_constant(f"first_{degree}", first)
-            self.register_constant(f"last_{degree}", last)
+            for name, factor in zip(("first", "last"), self._factors(degree)):
+                self.register_constant(f"{name}_{degree}", one_hot(factor).T.double())
         self._kept: tuple[tuple[int, int, torch.dtype], Tensor] | None = None
 
     def _factors(self, degree: int) -> tuple[Tensor, Tensor]:
@@ -140,12 +142,10 @@ class HornerManyBody(PolynomialTables):
         matrices = self._matrices(weight)
         outputs = []
         for z, part in groups.split(features):
-            x = part.permute(2, 0, 1)  # (channels, nodes of this species, variables)
+            x = part.permute(2, 0, 1).contiguous()  # (channels, nodes of this species, variables)
             powers = [torch.ones_like(x[..., :1]), x] if self.spec.correlation > 1 else [torch.ones_like(x[..., :1])]
             for degree in range(2, self.spec.correlation):
-                powers.append(
-                    powers[-1][..., getattr(self, f"first_{degree}")] * x[..., getattr(self, f"last_{degree}")]
-                )
+                powers.append((powers[-1] @ getattr(self, f"first_{degree}")) * (x @ getattr(self, f"last_{degree}")))
             inner = torch.bmm(torch.cat(powers, dim=2), matrices[z])  # (channels, nodes, out * variables)
             inner = inner.unflatten(2, (-1, self._variables))
             outputs.append((inner * x.unsqueeze(2)).sum(3).permute(1, 2, 0))

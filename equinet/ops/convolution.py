@@ -99,7 +99,7 @@ class EdgeMatrixConvolution(ConstantModule):
     ) -> Float[Tensor, "nodes rows channels"]:
         sender, receiver = edge_index
         num_nodes, dim1, _ = node_feats.shape
-        x = node_feats[sender]
+        x = node_feats.index_select(0, sender)
         weights = weight.split([paths for _, paths in self._columns], dim=1)
         outputs = []
         for k, (components, paths) in enumerate(self._columns):

@@ -27,8 +27,8 @@ class SpeciesGroups:
 
     def split(self, values: Tensor) -> Iterator[tuple[int, Tensor]]:
         """Pairs of (species, its rows of ``values``) for every species that is there."""
-        return zip(self._present, values[self._order].split(self._counts))
+        return zip(self._present, values.index_select(0, self._order).split(self._counts))
 
     def join(self, parts: Sequence[Tensor]) -> Tensor:
         """The inverse of :meth:`split`: parts in the same order of species, back in the order of the nodes."""
-        return torch.cat(list(parts))[self._back]
+        return torch.cat(list(parts)).index_select(0, self._back)

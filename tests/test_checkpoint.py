@@ -1,0 +1,229 @@
+"""Model files: what is read is what was written, damage is named, and a failed write costs nothing."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from ase import Atoms
+from safetensors.torch import load_file, save_file
+
+import equinet
+from equinet import checkpoint
+from equinet.checkpoint import FORMAT, load_potential, read_header, read_tensors, save_potential, save_tensors
+from equinet.graph import from_atoms
+from equinet.potential import Potential
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "model.eqn"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("overrides", [{}, {"density_normalization": True, "exact_isolated_atoms": False, "max_l": 2}])
+def test_what_is_loaded_gives_exactly_what_was_saved(
+    make_potential: Callable[..., Potential], path: Path, triclinic: Atoms, dtype: torch.dtype, overrides: dict[str, Any]
+) -> None:
+    potential = make_potential(**overrides).to(dtype)
+    save_potential(potential, path)
+    loaded = load_potential(path)
+    assert loaded.dtype == dtype
+    assert not loaded.training
+    assert loaded.elements == potential.elements
+    assert loaded.model.config == potential.model.config
+    assert loaded.scale.exact_isolated_atoms == potential.scale.exact_isolated_atoms
+    assert loaded.scale.reference.tolist() == potential.scale.reference.tolist()
+    assert repr(loaded) == repr(potential)
+    graph = from_atoms(triclinic, potential.cutoff)
+    before, after = potential(graph, stress=True), loaded(graph, stress=True)
+    for name in before:
+        assert torch.equal(before[name], after[name])
+
+
+def test_a_potential_may_be_loaded_in_another_precision(potential: Potential, path: Path, triclinic: Atoms) -> None:
+    save_potential(potential.double(), path)
+    graph = from_atoms(triclinic, potential.cutoff)
+    expected = potential(graph)
+    single = load_potential(path, dtype=torch.float32)
+    assert single.dtype == torch.float32
+    assert single.scale.reference.dtype == torch.float64
+    torch.testing.assert_close(single(graph)["forces"].double(), expected["forces"], rtol=0, atol=1e-3)
+    assert torch.equal(load_potential(path, dtype=torch.float64)(graph)["forces"], expected["forces"])
+
+
+def test_saving_twice_writes_the_same_weights(potential: Potential, path: Path, tmp_path: Path) -> None:
+    save_potential(potential, path)
+    save_potential(load_potential(path), tmp_path / "again.eqn")
+    first, second = load_file(path), load_file(tmp_path / "again.eqn")
+    assert list(first) == list(second)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_loading_leaves_the_stream_of_random_numbers_alone(potential: Potential, path: Path) -> None:
+    save_potential(potential, path)
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    load_potential(path)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_saving_leaves_the_potential_as_it_was(potential: Potential, path: Path) -> None:
+    potential.train()
+    before = {name: value.clone() for name, value in potential.state_dict().items()}
+    save_potential(potential, path)
+    assert potential.training
+    assert all(torch.equal(value, before[name]) for name, value in potential.state_dict().items())
+
+
+def test_the_header_says_what_the_model_is(potential: Potential, path: Path) -> None:
+    save_potential(potential, path, training={"data": "ethanol", "epochs": 3})
+    header = read_header(path)
+    assert header["kind"] == "potential"
+    assert header["format"] == FORMAT
+    assert header["elements"] == ["H", "C", "O"]
+    assert header["model"] == potential.model.config.model_dump(mode="json")
+    assert header["units"]["energy"] == "eV"
+    assert header["versions"]["equinet"] == equinet.__version__
+    assert header["training"] == {"data": "ethanol", "epochs": 3}
+
+
+def test_the_file_is_safetensors_with_a_header_in_json(potential: Potential, path: Path) -> None:
+    save_potential(potential, path)
+    assert set(load_file(path)) == set(potential.state_dict())
+    size = int.from_bytes(path.read_bytes()[:8], "little")
+    metadata = json.loads(path.read_bytes()[8 : 8 + size])["__metadata__"]
+    assert json.loads(metadata["equinet"])["kind"] == "potential"
+
+
+def test_the_package_offers_both_by_short_names(potential: Potential, path: Path) -> None:
+    equinet.save(potential, path)
+    assert equinet.load(path).elements == (1, 6, 8)
+    assert isinstance(equinet.load(path), equinet.Potential)
+    with pytest.raises(AttributeError, match="module 'equinet' has no attribute 'laod'"):
+        equinet.laod  # noqa: B018
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"there is no file .*nothing\.eqn"):
+        load_potential(tmp_path / "nothing.eqn")
+
+
+def test_a_folder_is_not_a_file(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="there is no file"):
+        load_potential(tmp_path)
+
+
+@pytest.mark.parametrize("keep", [0.0, 0.001, 0.5, 0.999])
+def test_a_truncated_file_is_refused(potential: Potential, path: Path, keep: float) -> None:
+    save_potential(potential, path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(keep * len(whole))])
+    with pytest.raises(ValueError, match=f"cut short while being copied; it has {int(keep * len(whole))} bytes"):
+        load_potential(path)
+
+
+@pytest.mark.parametrize("content", [b"PK\x03\x04 a zipped pickle", b"just some words, long enough to hold a length"])
+def test_a_file_of_another_kind_is_refused(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="It is not an equinet file"):
+        load_potential(path)
+
+
+def test_safetensors_of_another_program_are_refused(path: Path) -> None:
+    save_file({"weight": torch.zeros(2)}, path)
+    with pytest.raises(ValueError, match="is a safetensors file, but equinet did not write it"):
+        load_potential(path)
+    save_file({"weight": torch.zeros(2)}, path, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match="equinet did not write it"):
+        load_potential(path)
+
+
+def test_something_else_of_ours_is_refused(path: Path) -> None:
+    save_tensors(path, {"step": torch.zeros(1)}, {"kind": "training state", "format": 1})
+    with pytest.raises(ValueError, match="holds a training state, not a potential"):
+        load_potential(path)
+
+
+def rewrite(path: Path, tensors: dict[str, torch.Tensor] | None = None, **changes: Any) -> None:
+    old, header = read_tensors(path)
+    save_tensors(path, old if tensors is None else tensors, {**header, **changes})
+
+
+def test_a_newer_format_is_refused(potential: Potential, path: Path) -> None:
+    save_potential(potential, path)
+    rewrite(path, format=FORMAT + 1)
+    message = f"has format {FORMAT + 1}, this equinet reads up to {FORMAT}; upgrade equinet"
+    with pytest.raises(ValueError, match=message):
+        load_potential(path)
+
+
+@pytest.mark.parametrize("change", ["missing", "extra", "shape"])
+def test_weights_that_do_not_fit_are_refused(potential: Potential, path: Path, change: str) -> None:
+    save_potential(potential, path)
+    tensors, _ = read_tensors(path)
+    if change == "missing":
+        del tensors["model.embedding"]
+    elif change == "extra":
+        tensors["model.surprise"] = torch.zeros(1)
+    else:
+        tensors["model.embedding"] = torch.zeros(3, 9)
+    rewrite(path, tensors)
+    names = {"missing": "model.embedding", "extra": "model.surprise", "shape": "model.embedding"}
+    with pytest.raises(ValueError, match=f"do not fit the architecture it states: [^$]*{re.escape(names[change])}"):
+        load_potential(path)
+
+
+def test_an_architecture_this_version_does_not_know_is_refused(potential: Potential, path: Path) -> None:
+    save_potential(potential, path)
+    config = potential.model.config.model_dump(mode="json")
+    rewrite(path, model={**config, "many_body": "quantum"})
+    with pytest.raises(ValueError, match="there is no tensor product called 'quantum'"):
+        load_potential(path)
+    rewrite(path, model={**config, "flux": 1})
+    with pytest.raises(ValueError, match="flux"):
+        load_potential(path)
+
+
+@pytest.mark.parametrize("moment", ["write_bytes", "replace", "serialise"])
+def test_a_failed_save_leaves_the_old_file_whole(
+    potential: Potential, path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    save_potential(potential, path)
+    before = path.read_bytes()
+    with torch.no_grad():
+        potential.model.embedding.mul_(2)
+
+    def fail(*args: Any, **kwargs: Any) -> None:
+        raise OSError("no space left on device")
+
+    def write_half(self: Path, data: bytes) -> None:
+        with self.open("wb") as file:
+            file.write(data[: len(data) // 2])
+        fail()
+
+    if moment == "write_bytes":
+        monkeypatch.setattr(Path, "write_bytes", write_half)
+    elif moment == "replace":
+        monkeypatch.setattr(Path, "replace", fail)
+    else:
+        monkeypatch.setattr(checkpoint, "save", fail)
+    with pytest.raises(OSError, match="no space left"):
+        save_potential(potential, path)
+    monkeypatch.undo()
+    assert path.read_bytes() == before
+    save_potential(potential, path)  # and the remains of the failure are not in the way
+    assert torch.equal(load_potential(path).model.embedding, potential.model.embedding)
+    assert [entry.name for entry in path.parent.iterdir()] == [path.name]
+
+
+def test_training_notes_that_are_not_json_are_refused_before_anything_is_written(potential: Potential, path: Path) -> None:
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        save_potential(potential, path, training={"model": potential})
+    assert not path.exists()
