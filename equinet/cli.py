@@ -127,6 +127,7 @@ def md(
 ) -> None:
     """Molecular dynamics with a model. Ctrl-C saves; --resume goes on exactly where it stopped."""
 
+    from equinet.datasets import read_structure
     from equinet.md import EquinetCalculator, plot_run, run_with_progress
 
     with _plain_errors():

@@ -14,8 +14,8 @@ from .spec import TensorProductSpec
 
 
 def sum_on_nodes(
-    values: Float[Tensor, "edges *rest"], nodes: Int[Tensor, " edges"], num_nodes: int
-) -> Float[Tensor, "nodes *rest"]:
+    values: Float[Tensor, "edges ..."], nodes: Int[Tensor, " edges"], num_nodes: int
+) -> Float[Tensor, "nodes ..."]:
     """Sum of the rows of ``values`` that belong to each node; zero for a node without any."""
     return values.new_zeros((num_nodes, *values.shape[1:])).index_add(0, nodes, values)
 

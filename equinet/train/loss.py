@@ -67,7 +67,7 @@ class Loss:
         return total
 
 
-def _weighted_mean_square(error: Float[Tensor, "n *rest"], weight: Float[Tensor, " n"]) -> Float[Tensor, ""]:
+def _weighted_mean_square(error: Float[Tensor, "n ..."], weight: Float[Tensor, " n"]) -> Float[Tensor, ""]:
     weight = weight.reshape(-1, *[1] * (error.dim() - 1)).expand_as(error)
     labelled = ~error.isnan()
     count = labelled.sum().clamp(min=1)

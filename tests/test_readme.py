@@ -1,0 +1,93 @@
+"""The README's code and the examples, run as a reader would, only shorter."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from equinet.datasets import SAMPLE
+
+REPOSITORY = Path(__file__).parent.parent
+README = (REPOSITORY / "README.md").read_text()
+# Commands run as printed, with these added so that they take seconds.
+SHORTER = {
+    "equinet train": "--set train.epochs=1 --set model.channels=4 --set data.train=few.xyz",
+    "equinet md": "--steps 5",
+}
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+
+
+def environment() -> dict[str, str]:
+    scripts = str(Path(sys.executable).parent)
+    return {**os.environ, "PATH": scripts + os.pathsep + os.environ["PATH"], "OMP_NUM_THREADS": "1"}
+
+
+def run(command: list[str], folder: Path) -> str:
+    done = subprocess.run(
+        command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the files the README speaks of."""
+    folder = tmp_path_factory.mktemp("readme")
+    for name in ("frames.xyz", "test.xyz", "start.xyz"):
+        shutil.copy(SAMPLE["train" if name == "frames.xyz" else "test"], folder / name)
+    lines = SAMPLE["train"].read_text().splitlines(keepends=True)
+    (folder / "few.xyz").write_text("".join(lines[: 3 * 3 + 24 * 11]))  # three isolated atoms and 24 frames of ethanol
+    for toml in blocks("toml"):
+        name = toml.splitlines()[0].removeprefix("# ")
+        (folder / name).write_text(toml)
+    return folder
+
+
+def test_commands_and_python_of_the_readme_run(desk):
+    commands = [line for block in blocks("bash") for line in block.splitlines() if line.startswith("equinet")]
+    assert {line.split()[1] for line in commands} >= {"keys", "train", "evaluate", "show", "md"}
+    for line in commands:
+        extra = next((added for start, added in SHORTER.items() if line.startswith(start)), "")
+        run([*line.split(), *extra.split()], desk)
+    for name in (
+        "run/model.eqn",
+        "run/config.toml",
+        "run/metrics.jsonl",
+        "run/errors.json",
+        "errors.json",
+        "parity.png",
+        "nvt.traj",
+    ):
+        assert (desk / name).stat().st_size > 0, name
+    script = desk / "readme.py"
+    script.write_text("\n".join(blocks("python")))
+    printed = run([sys.executable, str(script)], desk)
+    assert "MACE(" in printed
+    assert "torch.Size([9, 3])" in printed
+
+
+def test_links_of_the_readme_lead_somewhere():
+    targets = re.findall(r"\]\(([^)#]+)\)", README)
+    assert targets
+    for target in targets:
+        assert (REPOSITORY / target).exists(), target
+
+
+def test_examples_run_and_are_short(tmp_path):
+    printed = run([sys.executable, str(REPOSITORY / "examples" / "train_from_script.py"), "1"], tmp_path)
+    assert "epoch   1" in printed
+    assert (tmp_path / "ethanol.eqn").exists()
+    printed = run([sys.executable, str(REPOSITORY / "examples" / "run_md.py"), "ethanol.eqn", "50"], tmp_path)
+    assert " K" in printed
+    for name in ("train_from_script.py", "run_md.py"):
+        assert len((REPOSITORY / "examples" / name).read_text().splitlines()) < 40
