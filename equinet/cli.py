@@ -70,6 +70,7 @@ def train(
         console.print(
             f"\nresults in {folder}/   next:  equinet md {folder}/model.eqn YOUR_STRUCTURE.xyz --out run.traj",
             highlight=False,
+            soft_wrap=True,
         )
 
 
@@ -150,7 +151,9 @@ def md(
         )
         picture = out.with_suffix(".png")
         plot_run(summary, picture)
-        console.print(f"trajectory {out}   picture {picture}   view it with:  ase gui {out}", highlight=False)
+        console.print(
+            f"trajectory {out}   picture {picture}   view it with:  ase gui {out}", highlight=False, soft_wrap=True
+        )
 
 
 @app.command()

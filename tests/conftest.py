@@ -47,9 +47,7 @@ def make_potential() -> Callable[..., Potential]:
     Keyword arguments override the fields of its :class:`MACEConfig`; ``convolution`` and ``many_body`` are method objects.
     """
 
-    def make(
-        *, seed: int = 0, convolution: Any = None, many_body: Any = None, **config_overrides: Any
-    ) -> Potential:
+    def make(*, seed: int = 0, convolution: Any = None, many_body: Any = None, **config_overrides: Any) -> Potential:
         config = MACEConfig(**{**SMALL, **config_overrides})
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)

@@ -28,7 +28,11 @@ def path(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("overrides", [{}, {"density_normalization": True, "exact_isolated_atoms": False, "max_l": 2}])
 def test_what_is_loaded_gives_exactly_what_was_saved(
-    make_potential: Callable[..., Potential], path: Path, triclinic: Atoms, dtype: torch.dtype, overrides: dict[str, Any]
+    make_potential: Callable[..., Potential],
+    path: Path,
+    triclinic: Atoms,
+    dtype: torch.dtype,
+    overrides: dict[str, Any],
 ) -> None:
     potential = make_potential(**overrides).to(dtype)
     save_potential(potential, path)
@@ -223,7 +227,9 @@ def test_a_failed_save_leaves_the_old_file_whole(
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]
 
 
-def test_training_notes_that_are_not_json_are_refused_before_anything_is_written(potential: Potential, path: Path) -> None:
+def test_training_notes_that_are_not_json_are_refused_before_anything_is_written(
+    potential: Potential, path: Path
+) -> None:
     with pytest.raises(TypeError, match="not JSON serializable"):
         save_potential(potential, path, training={"model": potential})
     assert not path.exists()

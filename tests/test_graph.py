@@ -49,8 +49,7 @@ def test_edges_are_those_of_ase(name: str) -> None:
     atoms = structures()[name]
     graph = from_atoms(atoms, CUTOFF)
     ours = {
-        (i, j, *shift)
-        for i, j, shift in zip(*graph.edge_index.tolist(), graph.unit_shifts.to(torch.int64).tolist())
+        (i, j, *shift) for i, j, shift in zip(*graph.edge_index.tolist(), graph.unit_shifts.to(torch.int64).tolist())
     }
     i, j, shifts, vectors = ase_neighbor_list("ijSD", atoms, CUTOFF)
     theirs = {(int(a), int(b), *map(int, s)): v for a, b, s, v in zip(i, j, shifts, vectors)}
@@ -63,9 +62,7 @@ def test_edges_are_those_of_ase(name: str) -> None:
 @pytest.mark.parametrize("name", structures())
 def test_every_edge_is_there_in_both_directions_and_within_the_cutoff(name: str) -> None:
     graph = from_atoms(structures()[name], CUTOFF)
-    edges = {
-        (i, j, *s) for i, j, s in zip(*graph.edge_index.tolist(), graph.unit_shifts.to(torch.int64).tolist())
-    }
+    edges = {(i, j, *s) for i, j, s in zip(*graph.edge_index.tolist(), graph.unit_shifts.to(torch.int64).tolist())}
     assert {(j, i, -a, -b, -c) for i, j, a, b, c in edges} == edges
     lengths = displacements(graph).norm(dim=1)
     assert (lengths <= CUTOFF).all()

@@ -114,7 +114,9 @@ def test_stress_under_tension_is_positive(potential: Potential) -> None:
     assert np.sign(run(potential, atoms, stress=True)["stress"][0, 2, 2].item()) == np.sign(slope)
 
 
-def test_stress_is_symmetric_and_undefined_without_a_cell(potential: Potential, triclinic: Atoms, ethanol: Atoms) -> None:
+def test_stress_is_symmetric_and_undefined_without_a_cell(
+    potential: Potential, triclinic: Atoms, ethanol: Atoms
+) -> None:
     graphs = [from_atoms(a, potential.cutoff) for a in (triclinic, ethanol)]
     stress = potential(collate(graphs), stress=True)["stress"]
     torch.testing.assert_close(stress[0], stress[0].T, rtol=0, atol=1e-15)
@@ -188,7 +190,9 @@ def test_two_molecules_far_apart_have_the_sum_of_their_energies(potential: Poten
     other = ethanol[[0, 1, 4, 5]]
     other.positions += [40.0, 0.0, 0.0]
     both = run(potential, ethanol + other)
-    torch.testing.assert_close(both["energy"].item(), energy(potential, ethanol) + energy(potential, other), rtol=0, atol=1e-9)
+    torch.testing.assert_close(
+        both["energy"].item(), energy(potential, ethanol) + energy(potential, other), rtol=0, atol=1e-9
+    )
     apart = torch.cat([run(potential, ethanol)["forces"], run(potential, other)["forces"]])
     torch.testing.assert_close(both["forces"], apart, rtol=0, atol=1e-10)
 
@@ -455,7 +459,9 @@ def test_every_architecture_is_equivariant(
 
 
 @pytest.mark.parametrize("overrides", [{"max_l": 1, "sh_degree": 0}, {"max_l": 3, "sh_degree": 1, "correlation": 2}])
-def test_an_architecture_whose_features_nothing_reaches_is_refused(make_potential: MakePotential, overrides: dict) -> None:
+def test_an_architecture_whose_features_nothing_reaches_is_refused(
+    make_potential: MakePotential, overrides: dict
+) -> None:
     with pytest.raises(ValueError, match=r"no product of up to \d factors of .* reaches \do"):
         make_potential(**overrides)
 
@@ -522,9 +528,9 @@ def test_a_method_other_than_the_config_names_is_refused() -> None:
     class Other:
         pass
 
-    with pytest.raises(ValueError, match="`convolution` is .*, but the config names 'cg'"):
+    with pytest.raises(ValueError, match=r"`convolution` is .*, but the config names 'cg'"):
         MACE(MACEConfig(channels=2), 1, 5.0, convolution=Other())
-    with pytest.raises(ValueError, match="`many_body` is .*, but the config names 'cg'"):
+    with pytest.raises(ValueError, match=r"`many_body` is .*, but the config names 'cg'"):
         MACE(MACEConfig(channels=2), 1, 5.0, many_body=Other())
 
 

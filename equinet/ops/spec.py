@@ -89,8 +89,9 @@ class TensorProductSpec:
         return [before + component * counts[path.out] + within for component in range(path.out.dim)]
 
     def __str__(self) -> str:
-        reached = " + ".join(f"{n} paths to {out}" for out, n in self.paths_per_output.items())
-        return f"{self.irreps_in1} x {self.irreps_in2} -> {reached}"
+        filters = "+".join(str(ir) for _, ir in self.irreps_in2)
+        reached = ", ".join(f"{n} to {out}" for out, n in self.paths_per_output.items())
+        return f"{self.irreps_in1} ⊗ {filters}, {len(self.paths)} paths: {reached}"
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ class TrainConfig(BaseModel):
     seed: int = 1
     """Decides initial weights, order of frames and held-out frames."""
     max_minutes: float | None = Field(None, gt=0)
-    """Stop after so many minutes of training; the schedule then ends with the time and not with the epochs."""
+    """Stop after so many minutes of training and validation, if the epochs are not over before; the schedule then follows the time."""
     energy_weight: float = Field(1.0, ge=0)
     """Weight of the squared error of the energy per atom, in (eV/atom)⁻²."""
     forces_weight: float = Field(100.0, ge=0)

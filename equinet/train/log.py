@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from .interrupt import GentleInterrupt
 from .metrics import QUANTITIES, Errors
 from .state import TrainingState
 
@@ -26,9 +27,11 @@ class TerminalReporter:
         out: Folder of the run.
         epochs: Epochs in all.
         save: Called after every epoch with whether it was the best so far.
+
+    Ctrl-C is heard at once and acted on between two steps; see :class:`GentleInterrupt`.
     """
 
-    def __init__(self, console: Console, out: Path, epochs: int, save: Any) -> None:
+    def __init__(self, console: Console, out: Path, epochs: int, save: Callable[[bool], None]) -> None:
         self.console = console
         self.metrics = out / "metrics.jsonl"
         self.epochs = epochs
@@ -45,12 +48,15 @@ class TerminalReporter:
             transient=True,
         )
         self.task = self.progress.add_task("training", total=None)
+        self.interrupt = GentleInterrupt(lambda: console.print("stopping after this step …", style="yellow"))
 
     def __enter__(self) -> TerminalReporter:
         self.progress.start()
+        self.interrupt.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.interrupt.__exit__()
         self.progress.stop()
 
     def epoch_begins(self, epoch: int, batches: int, done: int) -> None:
@@ -63,6 +69,7 @@ class TerminalReporter:
 
     def batch_done(self) -> None:
         self.progress.advance(self.task)
+        self.interrupt.check()
 
     def epoch_done(self, record: dict[str, Any], state: TrainingState, improved: bool) -> None:
         append_json(self.metrics, record)
@@ -70,6 +77,7 @@ class TerminalReporter:
             self.progress.console.print(self._header(record), style="dim", highlight=False, soft_wrap=True)
         self.progress.console.print(self._line(record, improved), highlight=False, soft_wrap=True)
         self.save(improved)
+        self.interrupt.check()
 
     @staticmethod
     def _columns(record: Mapping[str, Any]) -> list[tuple[str, str]]:

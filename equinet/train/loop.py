@@ -81,17 +81,18 @@ def fit(
 
     Raises:
         FloatingPointError: If the loss is no longer finite; says where.
-        KeyboardInterrupt: Passed on; ``state`` is then the state after the last finished step.
+        KeyboardInterrupt: Passed on. Raised by the reporter, it comes between two steps and ``state`` is whole; see
+            :mod:`equinet.train.interrupt`.
     """
     state = state or TrainingState(potential, optimizer, config.ema_decay)
     reporter = reporter or Silent()
-    total_steps = config.epochs * -(-len(data.train.graphs) // config.batch_size)
+    batches = len(data.train)
     while state.epoch < config.epochs and not _out_of_time(state, config):
         potential.train()
-        reporter.epoch_begins(state.epoch, -(-len(data.train.graphs) // config.batch_size), state.batch)
+        reporter.epoch_begins(state.epoch, batches, state.batch)
         for graph in data.train.epoch(state.epoch, skip=state.batch):
             began = time.perf_counter()
-            set_learning_rate(optimizer, config, state, total_steps)
+            set_learning_rate(optimizer, config, state, config.epochs * batches)
             value = train_step(potential, graph.to(potential.device), loss, optimizer, config.clip_gradient)
             if not math.isfinite(value):
                 raise FloatingPointError(
@@ -102,8 +103,12 @@ def fit(
             state.running["loss"] = state.running.get("loss", 0.0) + value
             state.seconds += time.perf_counter() - began
             reporter.batch_done()
+            if _out_of_time(state, config):
+                break  # a long epoch is closed early rather than let it run on past the limit
+        began = time.perf_counter()
         with state.averaged():
             found, score = validate(potential, data.valid, loss)
+        state.seconds += time.perf_counter() - began
         record = {
             "epoch": state.epoch + 1,
             "step": state.step,

@@ -33,6 +33,7 @@ from equinet.nn import EnergyScale
 from equinet.potential import SYMBOLS, Potential, choose_device
 
 from .config import RunConfig, to_toml
+from .interrupt import StopRequested
 from .log import TerminalReporter, error_table, write_json
 from .loop import Data, fit, make_optimizer
 from .loss import Loss
@@ -182,11 +183,13 @@ def run(config: RunConfig, out: Path, *, resume: bool = False, console: Console 
     try:
         with TerminalReporter(console, out, config.train.epochs, save) as reporter:
             fit(potential, loaders, make_loss(config), optimizer, config.train, state=state, reporter=reporter)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
+        go_on = f"To go on: equinet train {out / 'config.toml'} --out {out} --resume"
+        if not isinstance(interrupt, StopRequested):  # in the middle of a step: the state in memory is not whole
+            raise Interrupted(f"stopped at once; what the last finished epoch saved is in {out}. {go_on}") from None
         state.save(state_file, identity)
         raise Interrupted(
-            f"stopped in epoch {state.epoch + 1}, batch {state.batch}; nothing is lost. "
-            f"To go on: equinet train {out / 'config.toml'} --out {out} --resume"
+            f"stopped in epoch {state.epoch + 1} after batch {state.batch}; nothing is lost. {go_on}"
         ) from None
     if not state.history:  # no epoch was asked for or there was no time for one: the start is the result
         save_potential(potential, out / "model.eqn", training={**provenance, "epoch": 0})
@@ -212,21 +215,23 @@ def _describe(
     statistics = prepared.statistics
     counts = ", ".join(f"{len(graphs)} {part}" for part, graphs in prepared.graphs.items())
     e0s = ", ".join(f"{SYMBOLS[z]} {e:.4f}" for z, e in zip(statistics.elements, statistics.reference))
-    console.print(f"frames      {counts}", highlight=False)
-    console.print(f"E0          {e0s} eV ({statistics.reference_origin})", highlight=False)
+    console.print(f"frames      {counts}", highlight=False, soft_wrap=True)
+    console.print(f"E0          {e0s} eV ({statistics.reference_origin})", highlight=False, soft_wrap=True)
     console.print(
         f"interaction {min(statistics.shift):.3f} eV/atom on average; forces {max(statistics.scale):.3f} eV/Å rms; "
         f"{statistics.avg_num_neighbors:.1f} neighbours within {config.model.cutoff:g} Å",
         highlight=False,
+        soft_wrap=True,
     )
     hidden = "+".join(f"{config.model.channels}x{l}{'eo'[l % 2]}" for l in range(config.model.max_l + 1))
     console.print(
         f"model       MACE {hidden}, {config.model.layers} layers, {count_weights(potential):,} weights, "
         f"{config.train.dtype} on {potential.device}, {torch.get_num_threads()} threads",
         highlight=False,
+        soft_wrap=True,
     )
     if state.step:
-        console.print(f"going on    from epoch {state.epoch + 1}, batch {state.batch}", highlight=False)
+        console.print(f"going on    from epoch {state.epoch + 1}, batch {state.batch}", highlight=False, soft_wrap=True)
 
 
 def _conclude(

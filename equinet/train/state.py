@@ -31,7 +31,7 @@ class TrainingState:
         epoch: Epochs finished.
         batch: Batches finished in the epoch under way.
         step: Optimiser steps finished.
-        seconds: Time spent in training steps.
+        seconds: Time spent in training and validation.
         best_score: Lowest validation loss so far.
         history: One record per finished epoch.
     """

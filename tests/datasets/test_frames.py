@@ -254,7 +254,9 @@ def test_a_label_that_a_frame_lacks_is_refused_unless_allowed(tmp_path: Path) ->
 @pytest.mark.parametrize("allow_missing", [False, True])
 def test_a_label_that_no_frame_has_is_refused_in_any_case(tmp_path: Path, allow_missing: bool) -> None:
     frames = frames_with(tmp_path, "dft_energy=1", "dft_energy=2")
-    message = r"2 of 2 frames have no label `energy`.*holds: .*dft_energy.*`data.energy_key`; otherwise set `train.energy_w"
+    message = (
+        r"2 of 2 frames have no label `energy`.*holds: .*dft_energy.*`data.energy_key`; otherwise set `train.energy_w"
+    )
     with pytest.raises(ValueError, match=message):
         require_labels(frames, ["forces", "energy"], allow_missing=allow_missing)
 
@@ -279,7 +281,9 @@ def test_forces_of_the_sample_add_up_to_nothing() -> None:
         np.testing.assert_allclose(find_labels(atoms).forces.sum(0), 0, atol=1e-4)
 
 
-@pytest.mark.parametrize(("name", "count", "formula"), [("test_300K.xyz.gz", 1669, "C12H12N2O"), ("iso_atoms.xyz.gz", 4, None)])
+@pytest.mark.parametrize(
+    ("name", "count", "formula"), [("test_300K.xyz.gz", 1669, "C12H12N2O"), ("iso_atoms.xyz.gz", 4, None)]
+)
 def test_a_published_set_reads(shared_data: Path, name: str, count: int, formula: str | None) -> None:
     frames = read_frames(shared_data / "3bpa" / name)
     assert len(frames) == count

@@ -76,7 +76,7 @@ def test_an_epoch_holds_every_graph_once(graphs: list[AtomicGraph]) -> None:
     for epoch in range(3):
         batches = energies(GraphLoader(graphs, 4, seed=1).epoch(epoch))
         assert [len(batch) for batch in batches] == [4, 4, 3]
-        assert Counter(sum(batches, [])) == Counter(range(11))
+        assert Counter(e for batch in batches for e in batch) == Counter(range(11))
 
 
 def test_the_order_depends_on_seed_and_epoch_and_on_nothing_else(graphs: list[AtomicGraph]) -> None:
@@ -138,7 +138,9 @@ def test_a_split_depends_on_its_seed_alone(frames: list[Atoms]) -> None:
     assert len({tuple(held(seed)) for seed in range(10)}) > 5
 
 
-@pytest.mark.parametrize(("count", "fraction", "sizes"), [(2, 0.01, (1, 1)), (2, 0.99, (1, 1)), (10, 0.01, (9, 1)), (10, 0.5, (5, 5))])
+@pytest.mark.parametrize(
+    ("count", "fraction", "sizes"), [(2, 0.01, (1, 1)), (2, 0.99, (1, 1)), (10, 0.01, (9, 1)), (10, 0.5, (5, 5))]
+)
 def test_both_parts_of_a_split_hold_something(
     frames: list[Atoms], count: int, fraction: float, sizes: tuple[int, int]
 ) -> None:
@@ -168,7 +170,9 @@ def test_what_is_wrong_with_a_frame_is_said_with_its_place(path: Path) -> None:
     frames = read_frames(path)
     with pytest.raises(ValueError, match=r"all\.xyz, frame 1: atoms 0 and 1 are on one spot"):
         to_graphs(frames, CUTOFF)
-    with pytest.raises(ValueError, match=r"all\.xyz, frame 1: holds C, O, which the model does not know \(it was made for H\)"):
+    with pytest.raises(
+        ValueError, match=r"all\.xyz, frame 1: holds C, O, which the model does not know \(it was made for H\)"
+    ):
         to_graphs(frames, CUTOFF, elements=[1])
     assert len(to_graphs(frames[:1], CUTOFF, elements=[1])) == 1
 

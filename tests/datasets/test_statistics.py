@@ -88,7 +88,9 @@ def test_frames_without_an_energy_do_not_disturb_the_fit(frames: list[Atoms]) ->
 
 
 def test_a_missing_reference_energy_is_named_with_its_remedy(frames: list[Atoms], isolated: list[Atoms]) -> None:
-    with pytest.raises(ValueError, match=r"no reference energy for C, O \(first seen in .*\); isolated atoms gave H\. Add"):
+    with pytest.raises(
+        ValueError, match=r"no reference energy for C, O \(first seen in .*\); isolated atoms gave H\. Add"
+    ):
         reference_energies(frames, isolated[:1], (1, 6, 8), "auto")
     with pytest.raises(ValueError, match=r"no reference energy for O .*; a table gave H, C\..*least_squares"):
         reference_energies(frames, [], (1, 6, 8), {"H": -1.0, "C": -2.0})
@@ -116,7 +118,7 @@ def test_isolated_atoms_that_disagree_are_refused(frames: list[Atoms], isolated:
 
 
 def test_an_unknown_choice_is_refused(frames: list[Atoms]) -> None:
-    with pytest.raises(ValueError, match="`data.e0s` must be .* or a table, got 'average'"):
+    with pytest.raises(ValueError, match=r"`data\.e0s` must be .* or a table, got 'average'"):
         reference_energies(frames, [], (1, 6, 8), "average")
 
 
@@ -172,7 +174,9 @@ def test_forces_that_are_all_zero_are_refused(isolated: list[Atoms]) -> None:
 
 def test_frames_without_any_pair_are_refused(isolated: list[Atoms]) -> None:
     frames = [labelled(Atoms("HO", [[0, 0, 0], [9, 0, 0]]), 0.0)]
-    with pytest.raises(ValueError, match=r"no two atoms of the 1 training frames are within the cutoff.*`model.cutoff`"):
+    with pytest.raises(
+        ValueError, match=r"no two atoms of the 1 training frames are within the cutoff.*`model.cutoff`"
+    ):
         measure(frames, isolated, to_graphs(frames, CUTOFF))
 
 

@@ -21,12 +21,14 @@ def _seed() -> None:
 @pytest.mark.parametrize(("max_degree", "channels_in", "channels_out"), [(0, 3, 5), (1, 4, 4), (3, 5, 2)])
 def test_the_linear_map_is_that_of_e3nn(max_degree: int, channels_in: int, channels_out: int) -> None:
     irreps_in, irreps_out = natural_irreps(max_degree, channels_in), natural_irreps(max_degree, channels_out)
-    ours = EquivariantLinear({l: 1 for l in range(max_degree + 1)}, channels_in, channels_out).double()
+    ours = EquivariantLinear(dict.fromkeys(range(max_degree + 1), 1), channels_in, channels_out).double()
     theirs = o3.Linear(irreps_in, irreps_out).double()
     with torch.no_grad():
         theirs.weight.copy_(torch.cat([ours.weights[str(l)].flatten() for l in range(max_degree + 1)]))
     x = torch.randn(6, irreps_in.dim, dtype=torch.float64)
-    torch.testing.assert_close(to_mul_ir(ours(from_mul_ir(x, irreps_in)), irreps_out), theirs(x), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        to_mul_ir(ours(from_mul_ir(x, irreps_in)), irreps_out), theirs(x), rtol=1e-12, atol=1e-12
+    )
 
 
 def test_the_map_after_a_convolution_is_that_of_e3nn() -> None:

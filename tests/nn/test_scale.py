@@ -24,7 +24,9 @@ def test_energies_are_the_formula(scale: EnergyScale) -> None:
     energies = scale(output, coordination, torch.tensor([1, 0, 1]))
     for n, z in enumerate([1, 0, 1]):
         gate = math.tanh(coordination[n])
-        assert energies[n].item() == pytest.approx(REFERENCE[z] + gate * (SCALE[z] * output[n].item() + SHIFT[z]), rel=1e-14)
+        assert energies[n].item() == pytest.approx(
+            REFERENCE[z] + gate * (SCALE[z] * output[n].item() + SHIFT[z]), rel=1e-14
+        )
 
 
 def test_an_isolated_atom_has_exactly_its_reference_energy(scale: EnergyScale) -> None:

@@ -207,7 +207,7 @@ def test_the_precision_of_the_result_is_that_of_the_inputs(form: type[nn.Module]
 
 @pytest.mark.parametrize("form", FORMS)
 def test_an_output_that_no_product_reaches_is_refused(form: type[nn.Module]) -> None:
-    with pytest.raises(ValueError, match="no product of up to 2 factors of 2x0e.2x1o reaches 3o"):
+    with pytest.raises(ValueError, match=r"no product of up to 2 factors of 2x0e\+2x1o reaches 3o"):
         form(ManyBodySpec(natural_irreps(1, 2), "2x3o", 2, 1))
 
 

@@ -34,7 +34,9 @@ def spec_of(name: str) -> TensorProductSpec:
     return TensorProductSpec(*SPECS[name])
 
 
-def random_inputs(spec: TensorProductSpec, nodes: int, edges: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> Inputs:
+def random_inputs(
+    spec: TensorProductSpec, nodes: int, edges: int, dtype: torch.dtype = torch.float64, seed: int = 0
+) -> Inputs:
     """Features, harmonics (here just numbers), weights and edges; one pair of nodes has two edges, one node none."""
     torch.manual_seed(seed)
     features = torch.randn(nodes, spec.irreps_in1.dim // spec.channels, spec.channels, dtype=dtype)
@@ -46,7 +48,9 @@ def random_inputs(spec: TensorProductSpec, nodes: int, edges: int, dtype: torch.
     return features, harmonics, weight, edge_index
 
 
-def e3nn_oracle(spec: TensorProductSpec, features: Tensor, harmonics: Tensor, weight: Tensor, edge_index: Tensor) -> Tensor:
+def e3nn_oracle(
+    spec: TensorProductSpec, features: Tensor, harmonics: Tensor, weight: Tensor, edge_index: Tensor
+) -> Tensor:
     """One e3nn ``TensorProduct`` (mode uvu) per path; rows put where :class:`TensorProductSpec` wants them."""
     flat = to_mul_ir(features, spec.irreps_in1)
     result = features.new_zeros(len(features), spec.rows, spec.channels)
@@ -133,7 +137,9 @@ def test_in_single_precision_the_fast_form_errs_at_most_twice_as_much_as_the_nai
     for seed in range(5):
         *leaves, edge_index = random_inputs(spec, nodes=10, edges=60, dtype=torch.float32, seed=seed)
 
-        def value_and_slope(module: nn.Module, dtype: torch.dtype, leaves: list = leaves, edge_index: Tensor = edge_index):
+        def value_and_slope(
+            module: nn.Module, dtype: torch.dtype, leaves: list = leaves, edge_index: Tensor = edge_index
+        ):
             inputs = [leaf.to(dtype).requires_grad_() for leaf in leaves]
             out = module(*inputs, edge_index)
             slopes = torch.autograd.grad(out.square().sum(), inputs)
@@ -242,5 +248,5 @@ def test_harmonics_of_another_degree_are_refused() -> None:
     spec = TensorProductSpec(natural_irreps(1, 2), natural_irreps(2), natural_irreps(2))
     features, _, weight, edge_index = random_inputs(spec, 2, 3)
     for form in FORMS:
-        with pytest.raises(RuntimeError, match="shapes cannot be multiplied|sum exactly to 16"):
+        with pytest.raises(RuntimeError, match=r"shapes cannot be multiplied|sum exactly to 16"):
             form(spec).double()(features, torch.randn(3, 16).double(), weight, edge_index)

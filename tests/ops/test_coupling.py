@@ -12,17 +12,13 @@ from torch import Tensor
 
 from equinet.ops.coupling import clebsch_gordan
 
-TRIANGLES = [
-    (l1, l2, l3) for l1 in range(5) for l2 in range(5) for l3 in range(abs(l1 - l2), min(l1 + l2, 4) + 1)
-]
+TRIANGLES = [(l1, l2, l3) for l1 in range(5) for l2 in range(5) for l3 in range(abs(l1 - l2), min(l1 + l2, 4) + 1)]
 
 
 def test_couplings_are_those_of_cuequivariance() -> None:
     cue = pytest.importorskip("cuequivariance", reason="the independent source of couplings is not installed")
     for l1, l2, l3 in TRIANGLES:
-        (theirs,) = cue.clebsch_gordan(
-            cue.O3(l1, (-1) ** l1), cue.O3(l2, (-1) ** l2), cue.O3(l3, (-1) ** (l1 + l2))
-        )
+        (theirs,) = cue.clebsch_gordan(cue.O3(l1, (-1) ** l1), cue.O3(l2, (-1) ** l2), cue.O3(l3, (-1) ** (l1 + l2)))
         ours = clebsch_gordan(l1, l2, l3)
         # cuequivariance orders degree 1 as m = -1, 0, 1 too, which in e3nn's axes is x, y, z: nothing to permute.
         torch.testing.assert_close(ours, torch.from_numpy(theirs) / math.sqrt(2 * l3 + 1), rtol=0, atol=1e-12)

@@ -24,9 +24,7 @@ def directions() -> Tensor:
 @pytest.mark.parametrize("max_degree", range(9))
 def test_harmonics_are_those_of_e3nn(max_degree: int, directions: Tensor) -> None:
     ours = SphericalHarmonics(max_degree).double()(directions)
-    theirs = o3.spherical_harmonics(
-        list(range(max_degree + 1)), directions, normalize=True, normalization="component"
-    )
+    theirs = o3.spherical_harmonics(list(range(max_degree + 1)), directions, normalize=True, normalization="component")
     assert ours.shape == (len(directions), (max_degree + 1) ** 2)
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
 

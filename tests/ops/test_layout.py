@@ -50,17 +50,17 @@ def test_harmonics_have_natural_parity() -> None:
 
 
 def test_a_wrong_number_of_columns_is_refused() -> None:
-    with pytest.raises(ValueError, match="`features` has 9 columns, but 2x0e.2x1o has 8"):
+    with pytest.raises(ValueError, match=r"`features` has 9 columns, but 2x0e\+2x1o has 8"):
         from_mul_ir(torch.zeros(3, 9), "2x0e+2x1o")
 
 
 def test_a_wrong_inner_shape_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"`features` is \(3, 2, 4\), but 2x0e.2x1o asks for \(nodes, 4, channels\)"):
+    with pytest.raises(ValueError, match=r"`features` is \(3, 2, 4\), but 2x0e\+2x1o asks for \(nodes, 4, channels\)"):
         to_mul_ir(torch.zeros(3, 2, 4), "2x0e+2x1o")
 
 
 def test_unequal_channels_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"same number of channels, but 2x0e.3x1o has \[2, 3\]"):
+    with pytest.raises(ValueError, match=r"same number of channels, but 2x0e\+3x1o has \[2, 3\]"):
         from_mul_ir(torch.zeros(1, 11), "2x0e+3x1o")
 
 

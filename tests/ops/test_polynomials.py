@@ -40,9 +40,7 @@ def count_by_characters(irreps: o3.Irreps, degree: int, out: o3.Irrep) -> int:
 
         powers = [np.ones_like(angle)]
         for n in range(1, degree + 1):
-            powers.append(
-                sum(sum(character(ir, k) for _, ir in irreps) * powers[n - k] for k in range(1, n + 1)) / n
-            )
+            powers.append(sum(sum(character(ir, k) for _, ir in irreps) * powers[n - k] for k in range(1, n + 1)) / n)
         total += 0.5 * float(measure @ (powers[degree] * character(out, 1)))
     assert abs(total - round(total)) < 1e-8
     return round(total)
@@ -103,7 +101,9 @@ def test_polynomials_turn_with_their_argument(
 
 
 @pytest.mark.parametrize(("irreps", "degree", "max_l"), CASES)
-def test_polynomials_are_orthogonal_as_symmetric_tensors_with_the_norm_promised(irreps: str, degree: int, max_l: int) -> None:
+def test_polynomials_are_orthogonal_as_symmetric_tensors_with_the_norm_promised(
+    irreps: str, degree: int, max_l: int
+) -> None:
     variables = o3.Irreps(irreps).dim
     for ir, basis in covariants(o3.Irreps(irreps), degree, max_l).items():
         tensors = basis.coefficients / np.sqrt(multiplicities(variables, degree))
