@@ -215,8 +215,7 @@ def timed(steps: Iterable[float]) -> dict[str, float]:
         steps: Does a step for each item, collation included, and gives its loss.
 
     Returns:
-        ``seconds``; ``cpu_seconds``, processor time of all threads, steadier than wall time on a shared machine; and
-        ``loss``, the mean over the steps.
+        ``seconds``; ``cpu_seconds`` of all threads, steadier on a shared machine; ``loss``, the mean over the steps.
     """
     start, cpu_start = time.perf_counter(), time.process_time()
     losses = list(steps)
@@ -229,26 +228,19 @@ def timed(steps: Iterable[float]) -> dict[str, float]:
     }
 
 
-def reference_config(atoms: Atoms, *, with_forces: bool = True, with_stress: bool = False) -> mace.data.Configuration:
+def reference_config(atoms: Atoms, *, with_stress: bool) -> mace.data.Configuration:
     """One frame as mace-torch's ``Configuration``, with the raw stored results under the keys mace-torch expects.
 
-    The results are taken from the calculator's store, not through ``get_forces()``, which would apply constraints.
-
     Raises:
-        ValueError: If the frame carries no energy, or no forces or stress where these are asked for.
+        ValueError: If the frame carries no energy or forces, or no stress where it is asked for.
     """
-    results = atoms.calc.results if atoms.calc is not None else {}
-    wanted = ["energy"] + ["forces"] * with_forces + ["stress"] * with_stress
-    missing = [name for name in wanted if name not in results]
+    results = atoms.calc.results  # not get_forces(), which would apply constraints
+    missing = [name for name in ["energy", "forces"] + ["stress"] * with_stress if name not in results]
     if missing:
-        raise ValueError(
-            f"`atoms` ({atoms.get_chemical_formula()}) must carry {wanted}, but has no {missing}; "
-            f"stored results: {sorted(results)}"
-        )
+        raise ValueError(f"`frames`: {atoms.get_chemical_formula()} has no {missing}; add it or leave the frame out")
     frame = Atoms(atoms.numbers, positions=atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
-    frame.info["REF_energy"] = float(results["energy"])
-    if with_forces:
-        frame.arrays["REF_forces"] = np.asarray(results["forces"], dtype=float)
+    frame.info["REF_energy"] = results["energy"]
+    frame.arrays["REF_forces"] = results["forces"]
     if with_stress:
         frame.info["REF_stress"] = voigt_6_to_full_3x3_stress(results["stress"])
     return mace.data.config_from_atoms(frame, key_specification=KEYS)
@@ -265,7 +257,7 @@ def reference_energies(
     if not isolated:
         table = mace.tools.AtomicNumberTable(list(elements))
         return {z: float(e0) for z, e0 in mace.data.compute_average_E0s(list(configs), table).items()}
-    e0s = {int(atoms.numbers[0]): reference_config(atoms, with_forces=False).properties["energy"] for atoms in isolated}
+    e0s = {int(atoms.numbers[0]): atoms.calc.results["energy"] for atoms in isolated}
     missing = [z for z in elements if z not in e0s]
     if missing:
         raise ValueError(f"`isolated` must cover every element, but has no atomic numbers {missing}")

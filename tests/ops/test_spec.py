@@ -57,10 +57,8 @@ def test_within_an_output_components_are_slow_and_paths_fast() -> None:
 
 
 def test_a_spec_reads_as_a_formula() -> None:
-    assert (
-        str(TensorProductSpec("8x0e+8x1o", "0e+1o", "0e+1o"))
-        == "8x0e+8x1o x 1x0e+1x1o -> 2 paths to 0e + 2 paths to 1o"
-    )
+    product = TensorProductSpec("8x0e+8x1o", "0e+1o", "0e+1o")
+    assert str(product) == "8x0e+8x1o ⊗ 0e+1o, 4 paths: 2 to 0e, 2 to 1o"
     assert str(ManyBodySpec("8x0e+8x1o", "8x0e", 3, 2)) == "8x0e+8x1o ^ 1..3 -> 8x0e, 2 species"
 
 
