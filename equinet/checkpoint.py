@@ -6,6 +6,7 @@ import json
 import os
 import platform
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from equinet.elements import SYMBOLS
 from equinet.models import MACE, MACEConfig
 from equinet.nn import EnergyScale
-from equinet.potential import SYMBOLS, Potential
+from equinet.potential import Potential
 
 FORMAT = 1
 UNITS = {"length": "Å", "energy": "eV", "forces": "eV/Å", "stress": "eV/Å^3, tension positive"}
@@ -122,10 +124,8 @@ def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Versions of what a result depends on."""
-    from equinet import __version__
-
     return {
-        "equinet": __version__,
+        "equinet": version("equinet"),
         "torch": torch.__version__,
         "e3nn": e3nn.__version__,
         "python": platform.python_version(),

@@ -64,9 +64,13 @@ HYPERPARAMETERS = {
 }
 MACE, EQUINET = "mace-torch", "equinet"
 COLORS = {MACE: "#9aa5b1", EQUINET: "#2166ac"}
-CLOCKS = {"seconds": "seconds", "cpu_seconds": "CPU seconds"}
+CLOCKS = {"seconds": "s", "cpu_seconds": "CPU s"}
 FORCES = "forces_rmse_mev_per_ang"
-SHOWN = {"energy_rmse_mev_per_atom": "meV/atom", FORCES: "meV/Å", "stress_rmse_mev_per_ang3": "meV/Å³"}
+SHOWN = {
+    "energy_rmse_mev_per_atom": "energy (meV/atom)",
+    FORCES: "forces (meV/Å)",
+    "stress_rmse_mev_per_ang3": "stress (meV/Å³)",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,26 +230,24 @@ def ratios(found: dict[str, dict[str, Any]], clock: str) -> list[float]:
 def make_table(found: dict[str, dict[str, Any]], title: str) -> Table:
     """Weights, times, and validation and test errors of both packages."""
     packages = [found[MACE], found[EQUINET]]
-    table = Table(title=title, caption="times: median (range); errors: RMSE on valid, last line on test")
+    table = Table(title=title, caption="errors are RMSE on the validation frames, in the last lines on the test frames")
     for heading in ("", MACE, EQUINET, "mace / equinet"):
         table.add_column(heading, justify="right")
     table.add_row("weights", *(f"{p['parameters']:,}" for p in packages))
     for clock, label in CLOCKS.items():
-        seconds = [[record[clock] for record in p["epochs"]] for p in packages]
-        table.add_row(f"{label} per epoch", *(_spread(values) for values in (*seconds, ratios(found, clock))))
+        columns = [*([record[clock] for record in p["epochs"]] for p in packages), ratios(found, clock)]
+        table.add_section()
+        table.add_row(f"{label} per epoch, median", *(f"{median(values):.2f}" for values in columns))
+        table.add_row("range", *(f"{min(values):.2f} – {max(values):.2f}" for values in columns))
     for key, label in SHOWN.items():
         if key not in packages[0]["test"]:
             continue
         table.add_section()
-        table.add_row(f"{label}, before", *(f"{p['before'][key]:.2f}" for p in packages))
+        table.add_row(f"{label}, before training", *(f"{p['before'][key]:.2f}" for p in packages))
         for n in range(len(packages[0]["epochs"])):
             table.add_row(f"epoch {n + 1}", *(f"{p['epochs'][n]['valid'][key]:.2f}" for p in packages))
         table.add_row("test", *(f"{p['test'][key]:.2f}" for p in packages))
     return table
-
-
-def _spread(values: Sequence[float]) -> str:
-    return f"{median(values):.2f} ({min(values):.2f}–{max(values):.2f})"
 
 
 def plot(found: dict[str, dict[str, Any]], title: str, path: str) -> None:

@@ -13,18 +13,19 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parents[1]
 PACKAGE = REPOSITORY / "equinet"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
-EVERYTHING_BELOW = {"checks", "checkpoint", "datasets", "graph", "models", "neighbors", "nn", "ops", "potential"}
+EVERYTHING_BELOW = {"checks", "checkpoint", "datasets", "elements", "graph", "models", "neighbors", "nn", "ops", "potential"}
 
 # room: the rooms it may import from. A room is a folder or a module of `equinet`.
 MAY_IMPORT: dict[str, set[str]] = {
     "": {"checkpoint", "potential"},  # equinet/__init__.py, lazily
+    "elements": set(),
     "ops": set(),
     "nn": {"ops"},
     "models": {"nn", "ops"},
     "neighbors": set(),
     "graph": {"neighbors"},
-    "potential": {"models", "nn", "ops", "graph"},
-    "checkpoint": {"potential", "models", "nn", "ops"},
+    "potential": {"models", "nn", "ops", "graph", "elements"},
+    "checkpoint": {"potential", "models", "nn", "ops", "elements"},
     "datasets": {"graph", "neighbors", "potential", "checkpoint"},
     "checks": EVERYTHING_BELOW - {"checks"},
     "testing": EVERYTHING_BELOW,

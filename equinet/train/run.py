@@ -7,11 +7,10 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from ase import Atoms
 from rich.console import Console
 
 from equinet.checkpoint import save_potential
@@ -26,11 +25,12 @@ from equinet.datasets import (
     split_isolated,
     to_graphs,
 )
+from equinet.elements import SYMBOLS
 from equinet.graph import AtomicGraph, collate
 from equinet.models import MACE, count_weights
 from equinet.neighbors import available_memory
 from equinet.nn import EnergyScale
-from equinet.potential import SYMBOLS, Potential, choose_device
+from equinet.potential import Potential, choose_device
 
 from .config import RunConfig, to_toml
 from .interrupt import StopRequested
@@ -40,6 +40,9 @@ from .loss import Loss
 from .metrics import Errors, Predictions, errors, predict
 from .plots import plot_history, plot_parity
 from .state import TrainingState
+
+if TYPE_CHECKING:
+    from ase import Atoms
 
 EVALUATION_BATCH = 32
 CALIBRATION_GRAPHS = 32

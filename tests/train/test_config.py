@@ -131,7 +131,7 @@ def test_an_unknown_key_names_the_nearest_known_one(tree, wrong, right):
 
 
 def test_an_unknown_key_is_told_before_a_wrong_value():
-    with pytest.raises(ValueError, match="no key `train.epoch`"):
+    with pytest.raises(ValueError, match=r"no key `train\.epoch`"):
         parse_config({"data": DATA, "train": {"epoch": 1, "batch_size": -1}})
 
 
@@ -186,14 +186,14 @@ def test_a_wrong_value_is_named_with_its_key(section, key, value):
 
 
 def test_a_missing_train_file_is_named():
-    with pytest.raises(ValueError, match="`data.train`: Field required"):
+    with pytest.raises(ValueError, match=r"`data\.train`: Field required"):
         parse_config({"data": {}})
     with pytest.raises(ValueError, match="`data`: Field required"):
         parse_config({})
 
 
 def test_a_section_that_is_no_table_is_named():
-    with pytest.raises(ValueError, match="`model`: .*dictionary"):
+    with pytest.raises(ValueError, match=r"`model`: .*dictionary"):
         parse_config({"data": DATA, "model": 3})
 
 
@@ -203,7 +203,7 @@ def test_all_wrong_values_are_told_at_once():
 
 
 def test_a_missing_or_broken_file_is_named(tmp_path, write_config):
-    with pytest.raises(FileNotFoundError, match="there is no configuration .*nowhere.toml"):
+    with pytest.raises(FileNotFoundError, match=r"there is no configuration .*nowhere\.toml"):
         read_config(tmp_path / "nowhere.toml")
     with pytest.raises(ValueError, match=r"config\.toml is not valid TOML: .*line 2"):
         write_config("[data]\ntrain = frames.xyz\n")
@@ -264,17 +264,17 @@ def test_a_setting_without_section_key_or_value_is_refused(write_config, setting
 
 
 def test_a_setting_below_a_value_is_refused(write_config):
-    with pytest.raises(ValueError, match="`--set data.train.file=a`: `train` is a value, not a section"):
+    with pytest.raises(ValueError, match=r"`--set data\.train\.file=a`: `train` is a value, not a section"):
         write_config(settings=["data.train.file=a"])
 
 
 def test_an_unknown_key_in_a_setting_names_the_nearest_known_one(write_config):
-    with pytest.raises(ValueError, match="no key `model.chanels`; did you mean `model.channels`"):
+    with pytest.raises(ValueError, match=r"no key `model\.chanels`; did you mean `model\.channels`"):
         write_config(settings=["model.chanels=8"])
 
 
 def test_a_wrong_value_in_a_setting_names_the_key(write_config):
-    with pytest.raises(ValueError, match="`train.epochs`.*'ten'"):
+    with pytest.raises(ValueError, match=r"`train\.epochs`.*'ten'"):
         write_config(settings=["train.epochs=ten"])
 
 

@@ -56,7 +56,9 @@ def graphs(potential, ethanol, triclinic, one_atom):
     moved.rattle(0.05, seed=3)
     return [
         with_own_labels(
-            potential, atoms, {"energy": rng.normal(), "forces": rng.normal(size=(len(atoms), 3)), "stress": rng.normal(size=6)}
+            potential,
+            atoms,
+            {"energy": rng.normal(), "forces": rng.normal(size=(len(atoms), 3)), "stress": rng.normal(size=6)},
         )
         for atoms in (ethanol, triclinic, moved, one_atom)
     ]
