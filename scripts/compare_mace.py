@@ -7,7 +7,8 @@ A time is that of one training epoch: collation, forward, backward, optimiser st
 neighbour lists are found once before, and validation is not counted. Errors are those of the averaged weights.
 
 Both take constant steps of the same optimiser, Adam with AMSGrad, from their own random start. What remains different is
-each package's own: initial weights, a weight decay of 5e-7 in mace-torch, the first steps of the running mean.
+each package's own: initial weights, a weight decay of 5e-7 in mace-torch, the first steps of the running mean, and in
+mace-torch many-body products that depend on one another (hence more weights), as ``mace_run_train`` builds them.
 """
 
 from __future__ import annotations
@@ -230,7 +231,7 @@ def ratios(found: dict[str, dict[str, Any]], clock: str) -> list[float]:
 def make_table(found: dict[str, dict[str, Any]], title: str) -> Table:
     """Weights, times, and validation and test errors of both packages."""
     packages = [found[MACE], found[EQUINET]]
-    table = Table(title=title, caption="errors are RMSE on the validation frames, in the last lines on the test frames")
+    table = Table(title=title, caption="errors are RMSE on validation frames; test: on test frames")
     for heading in ("", MACE, EQUINET, "mace / equinet"):
         table.add_column(heading, justify="right")
     table.add_row("weights", *(f"{p['parameters']:,}" for p in packages))
@@ -243,7 +244,7 @@ def make_table(found: dict[str, dict[str, Any]], title: str) -> Table:
         if key not in packages[0]["test"]:
             continue
         table.add_section()
-        table.add_row(f"{label}, before training", *(f"{p['before'][key]:.2f}" for p in packages))
+        table.add_row(f"{label} before", *(f"{p['before'][key]:.2f}" for p in packages))
         for n in range(len(packages[0]["epochs"])):
             table.add_row(f"epoch {n + 1}", *(f"{p['epochs'][n]['valid'][key]:.2f}" for p in packages))
         table.add_row("test", *(f"{p['test'][key]:.2f}" for p in packages))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import itertools
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 SOURCE = "equinet_source"  # where a frame came from, kept in atoms.info for error messages
 ISOLATED = "IsolatedAtom"
+EMPTY_SPACE = 10.0  # Å to the nearest image; no bond is a third as long
 
 
 @dataclass(frozen=True)
@@ -174,11 +176,26 @@ def with_labels(atoms: Atoms, found: Labels) -> Atoms:
 
 
 def is_isolated_atom(atoms: Atoms) -> bool:
-    """Whether a frame is a single atom in empty space: marked as such, or one atom without periodic directions."""
+    """Whether a frame is a single atom in empty space.
+
+    It is if it is marked so (``config_type=IsolatedAtom``), or holds one atom that has no periodic images or none within
+    10 Å, as plane-wave codes need.
+
+    Raises:
+        ValueError: If it is marked so but has several atoms.
+    """
     marked = atoms.info.get("config_type") == ISOLATED
     if marked and len(atoms) != 1:
         raise ValueError(f"{source(atoms)}: marked as {ISOLATED}, but it has {len(atoms)} atoms; correct the frame")
-    return marked or (len(atoms) == 1 and not atoms.pbc.any())
+    return marked or (len(atoms) == 1 and not _has_images_within(atoms, EMPTY_SPACE))
+
+
+def _has_images_within(atoms: Atoms, distance: float) -> bool:
+    periodic = atoms.cell[:][atoms.pbc]
+    if len(periodic) == 0:
+        return False
+    steps = [step for step in itertools.product((-1, 0, 1), repeat=len(periodic)) if any(step)]
+    return bool(np.linalg.norm(np.array(steps) @ periodic, axis=1).min() <= distance)
 
 
 def require_labels(frames: Sequence[Atoms], wanted: Iterable[str], *, allow_missing: bool) -> None:

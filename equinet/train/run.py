@@ -76,11 +76,13 @@ class Prepared:
     Attributes:
         graphs: By part: train, valid and, if given, test.
         statistics: Of the training frames.
+        isolated: Isolated-atom frames in the training files; they set reference energies and are not trained on.
         digest: SHA-256 over the data files and the split.
     """
 
     graphs: dict[str, list[AtomicGraph]]
     statistics: Statistics
+    isolated: int
     digest: str
 
 
@@ -96,22 +98,23 @@ def prepare(config: RunConfig) -> Prepared:
     if not frames:
         raise ValueError(f"{data.train} holds isolated atoms only; there is nothing to train on")
     if isinstance(data.valid, str):
-        parts = {"train": frames, "valid": split_isolated(read_frames(data.valid, keys))[0]}
+        parts = {"train": frames, "valid": read_frames(data.valid, keys)}
     else:
         rest, held = random_split(frames, data.valid, config.train.seed)
         parts = {"train": rest, "valid": held}
     if data.test is not None:
-        parts["test"] = split_isolated(read_frames(data.test, keys))[0]
+        parts["test"] = read_frames(data.test, keys)
     for part in ("train", "valid"):
-        if not parts[part]:
+        bonded = split_isolated(parts[part])[0]  # an isolated atom need not have forces or stress
+        if not bonded:
             raise ValueError(f"there are no {part} frames besides isolated atoms; see `data.{part}`")
-        require_labels(parts[part], loss.terms, allow_missing=data.allow_missing)
+        require_labels(bonded, loss.terms, allow_missing=data.allow_missing)
     elements = sorted({int(z) for atoms in parts["train"] for z in atoms.numbers})
     graphs = {part: to_graphs(atoms, config.model.cutoff, elements) for part, atoms in parts.items()}
     statistics = measure(
         parts["train"], isolated, graphs["train"], e0s=data.e0s, per_element=data.scale_shift == "per_element"
     )
-    return Prepared(graphs, statistics, _digest([*parts.values(), isolated]))
+    return Prepared(graphs, statistics, len(isolated), _digest([*parts.values(), isolated]))
 
 
 def make_loss(config: RunConfig) -> Loss:
@@ -218,7 +221,8 @@ def _describe(
     statistics = prepared.statistics
     counts = ", ".join(f"{len(graphs)} {part}" for part, graphs in prepared.graphs.items())
     e0s = ", ".join(f"{SYMBOLS[z]} {e:.4f}" for z, e in zip(statistics.elements, statistics.reference))
-    console.print(f"frames      {counts}", highlight=False, soft_wrap=True)
+    apart = f"; {prepared.isolated} isolated atoms set apart" if prepared.isolated else ""
+    console.print(f"frames      {counts}{apart}", highlight=False, soft_wrap=True)
     console.print(f"E0          {e0s} eV ({statistics.reference_origin})", highlight=False, soft_wrap=True)
     console.print(
         f"interaction {min(statistics.shift):.3f} eV/atom on average; forces {max(statistics.scale):.3f} eV/Å rms; "
