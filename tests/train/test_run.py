@@ -146,6 +146,13 @@ def test_an_isolated_atom_has_exactly_its_reference_energy(finished, sample):
     assert reference == label
 
 
+def test_isolated_atoms_among_validation_frames_count(make_config, files, tmp_path):
+    result = run(make_config(data={"valid": files["train"]}, epochs=1), tmp_path / "out")
+    _, found = evaluate_file(tmp_path / "out" / "model.eqn", files["train"])
+    assert (result.errors["train"].frames, result.errors["valid"].frames, found.frames) == (16, 19, 19)
+    assert numbers(found.as_json()) == pytest.approx(numbers(result.errors["valid"].as_json()), rel=1e-6)
+
+
 def test_without_epochs_the_start_is_the_result(make_config, tmp_path):
     result = run(make_config(epochs=0), tmp_path / "out")
     saved = load_potential(tmp_path / "out" / "model.eqn")
@@ -406,6 +413,7 @@ def test_a_run_stopped_by_ctrl_c_goes_on_to_the_very_same_model(make_config, tmp
         run(config, tmp_path / "parts")
     assert (tmp_path / "parts" / "model.eqn").exists()
     assert [record["epoch"] for record in records_of(tmp_path / "parts")] == [1]
+    assert read_header(tmp_path / "parts" / "state.safetensors")["step"] == 6
     command = shlex.split(str(stopped.value).partition("To go on: ")[2])
     assert command[:2] == ["equinet", "train"]
     assert "--resume" in command
