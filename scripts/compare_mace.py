@@ -33,9 +33,11 @@ from rich.table import Table
 from equinet.datasets import GraphLoader, random_split, read_frames, split_isolated
 from equinet.models import count_weights
 from equinet.train import (
+    Prepared,
     RunConfig,
     TrainingState,
     errors,
+    make_loss,
     make_optimizer,
     make_potential,
     parse_config,
@@ -44,8 +46,6 @@ from equinet.train import (
     train_step,
     validate,
 )
-from equinet.train.loop import set_learning_rate
-from equinet.train.run import EVALUATION_BATCH, Prepared, make_loss
 
 SIZES = {
     "channels": 64,
@@ -109,11 +109,10 @@ class EquinetTrainer:
     Args:
         config: The run.
         prepared: Its graphs and statistics.
-        warm_up: Let the learning rate rise over the first steps, as ``fit`` does, instead of keeping it constant.
     """
 
-    def __init__(self, config: RunConfig, prepared: Prepared, *, warm_up: bool) -> None:
-        self.training, self.prepared, self.warm_up = config.train, prepared, warm_up
+    def __init__(self, config: RunConfig, prepared: Prepared) -> None:
+        self.training, self.prepared = config.train, prepared
         self.potential = make_potential(config, prepared)
         self.loss = make_loss(config)
         self.optimizer = make_optimizer(self.potential, config.train)
@@ -153,14 +152,12 @@ class EquinetTrainer:
     def _steps(self, epoch: int) -> Iterator[float]:
         self.potential.train()
         for graph in self.loader.epoch(epoch):
-            if self.warm_up:
-                set_learning_rate(self.optimizer, self.training, self.state, total_steps=0)
             graph = graph.to(self.potential.device)
             yield train_step(self.potential, graph, self.loss, self.optimizer, self.training.clip_gradient)
             self.state.after_step()
 
     def _held(self, part: str) -> GraphLoader:
-        return GraphLoader(self.prepared.graphs[part], EVALUATION_BATCH)
+        return GraphLoader(self.prepared.graphs[part], batch_size=32)
 
 
 def make_config(task: Task, folder: Path, given: argparse.Namespace) -> RunConfig:
@@ -182,7 +179,7 @@ def make_config(task: Task, folder: Path, given: argparse.Namespace) -> RunConfi
     )
 
 
-def make_trainers(config: RunConfig, *, warm_up: bool) -> tuple[MaceTrainer, EquinetTrainer]:
+def make_trainers(config: RunConfig) -> tuple[MaceTrainer, EquinetTrainer]:
     """Both packages on the same frames in the same order.
 
     ``prepare`` keeps graphs and no frames; they are read and split here again, by the same functions.
@@ -194,7 +191,7 @@ def make_trainers(config: RunConfig, *, warm_up: bool) -> tuple[MaceTrainer, Equ
     for part, graphs in prepared.graphs.items():
         energies = [atoms.calc.results["energy"] for atoms in frames[part]]
         assert [graph.energy.item() for graph in graphs] == energies, f"other {part} frames"
-    return MaceTrainer(config.model, config.train, frames, isolated), EquinetTrainer(config, prepared, warm_up=warm_up)
+    return MaceTrainer(config.model, config.train, frames, isolated), EquinetTrainer(config, prepared)
 
 
 def compare(mace: MaceTrainer, equinet: EquinetTrainer, epochs: int, console: Console) -> dict[str, dict[str, Any]]:
@@ -291,7 +288,7 @@ def as_json(found: dict[str, dict[str, Any]], task: Task, config: RunConfig, giv
         "files": [*task.train, task.test],
         "versions": {**{name: version(name) for name in names}, "python": platform.python_version()},
         "machine": {"cpu": cpu_name(), "threads": torch.get_num_threads(), "system": platform.platform()},
-        "settings": {**config.model_dump(mode="json", include={"model", "train"}), "warm_up": given.warm_up},
+        "settings": config.model_dump(mode="json", include={"model", "train"}),
         "held_out": task.held_out,
         "mace_over_equinet": {clock: ratios(found, clock) for clock in CLOCKS},
         "packages": found,
@@ -313,11 +310,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--threads", type=int, default=1, help="threads torch may use")
     add("--seed", type=int, default=1, help="seed of split, order and initial weights")
     add("--stress-weight", type=float, default=1.0, help="weight of the stress in the loss of both, where there is one")
-    add(
-        "--warm-up",
-        action="store_true",
-        help="let equinet's learning rate rise over the first 20 steps, as its fit does",
-    )
     add("--out", type=Path, help="JSON file to write")
     add("--plot", help="PNG file to write")
     given = parser.parse_args(arguments)
@@ -325,7 +317,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(given.threads)
     task = TASKS[given.task]
     config = make_config(task, given.data, given)
-    mace, equinet = make_trainers(config, warm_up=given.warm_up)
+    mace, equinet = make_trainers(config)
     found = compare(mace, equinet, given.epochs, console)
     threads = f"{given.threads} thread" + "s" * (given.threads > 1)
     title = (

@@ -13,7 +13,18 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parents[1]
 PACKAGE = REPOSITORY / "equinet"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
-EVERYTHING_BELOW = {"checks", "checkpoint", "datasets", "elements", "graph", "models", "neighbors", "nn", "ops", "potential"}
+EVERYTHING_BELOW = {
+    "checks",
+    "checkpoint",
+    "datasets",
+    "elements",
+    "graph",
+    "models",
+    "neighbors",
+    "nn",
+    "ops",
+    "potential",
+}
 
 # room: the rooms it may import from. A room is a folder or a module of `equinet`.
 MAY_IMPORT: dict[str, set[str]] = {

@@ -8,7 +8,8 @@ from .evaluate import evaluate_file
 from .loop import Data, Reporter, fit, make_optimizer, train_step, validate
 from .loss import Loss
 from .metrics import Errors, Predictions, errors, predict
-from .run import Interrupted, Result, make_potential, prepare, run
+from .prepare import Prepared, make_loss, make_potential, prepare
+from .run import Interrupted, Result, run
 from .state import TrainingState
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "Interrupted",
     "Loss",
     "Predictions",
+    "Prepared",
     "Reporter",
     "Result",
     "RunConfig",
@@ -26,6 +28,7 @@ __all__ = [
     "errors",
     "evaluate_file",
     "fit",
+    "make_loss",
     "make_optimizer",
     "make_potential",
     "parse_config",

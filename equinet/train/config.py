@@ -53,7 +53,7 @@ class TrainConfig(BaseModel):
     learning_rate: float = Field(0.01, gt=0)
     """Highest step size of Adam."""
     schedule: Literal["cosine", "constant"] = "cosine"
-    """After a short warm-up, let the learning rate fall along a cosine to a hundredth, or keep it."""
+    """Let the learning rate fall along a cosine to a hundredth, or keep it."""
     seed: int = 1
     """Decides initial weights, order of frames and held-out frames."""
     max_minutes: float | None = Field(None, gt=0)

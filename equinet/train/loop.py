@@ -20,7 +20,6 @@ from .loss import Loss
 from .metrics import Errors, errors, predict
 from .state import TrainingState
 
-WARM_UP_STEPS = 20
 FINAL_FRACTION = 0.01
 
 
@@ -144,13 +143,13 @@ def validate(potential: Potential, batches: Iterable[AtomicGraph], loss: Loss) -
 
 
 def set_learning_rate(optimizer: Optimizer, config: TrainConfig, state: TrainingState, total_steps: int) -> None:
-    """Warm up linearly, then fall along a cosine (or stay), by the share of steps or of time that is used up."""
+    """Fall along a cosine (or stay), by the share of steps or of time that is used up."""
     used = state.step / max(total_steps, 1)
     if config.max_minutes is not None:
         used = max(used, state.seconds / (60 * config.max_minutes))
-    factor = min(1.0, (state.step + 1) / WARM_UP_STEPS)
+    factor = 1.0
     if config.schedule == "cosine":
-        factor *= FINAL_FRACTION + (1 - FINAL_FRACTION) * 0.5 * (1 + math.cos(math.pi * min(used, 1.0)))
+        factor = FINAL_FRACTION + (1 - FINAL_FRACTION) * 0.5 * (1 + math.cos(math.pi * min(used, 1.0)))
     for group in optimizer.param_groups:
         group["lr"] = config.learning_rate * factor
 

@@ -2,50 +2,35 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 import torch
 from rich.console import Console
 
 from equinet.checkpoint import save_potential
 from equinet.datasets import (
     GraphLoader,
-    LabelKeys,
-    Statistics,
-    measure,
-    random_split,
-    read_frames,
-    require_labels,
-    split_isolated,
-    to_graphs,
 )
 from equinet.elements import SYMBOLS
-from equinet.graph import AtomicGraph, collate
-from equinet.models import MACE, count_weights
+from equinet.graph import AtomicGraph
+from equinet.models import count_weights
 from equinet.neighbors import available_memory
-from equinet.nn import EnergyScale
-from equinet.potential import Potential, choose_device
+from equinet.potential import Potential
 
 from .config import RunConfig, to_toml
 from .interrupt import StopRequested
 from .log import TerminalReporter, error_table, write_json
 from .loop import Data, fit, make_optimizer
-from .loss import Loss
 from .metrics import Errors, Predictions, errors, predict
 from .plots import plot_history, plot_parity
+from .prepare import Prepared, make_loss, make_potential, prepare
 from .state import TrainingState
 
-if TYPE_CHECKING:
-    from ase import Atoms
-
 EVALUATION_BATCH = 32
-CALIBRATION_GRAPHS = 32
 
 
 class Interrupted(Exception):
@@ -67,76 +52,6 @@ class Result:
     potential: Potential
     errors: dict[str, Errors]
     state: TrainingState
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """Graphs of a run and what the training frames say.
-
-    Attributes:
-        graphs: By part: train, valid and, if given, test.
-        statistics: Of the training frames.
-        isolated: Isolated-atom frames in the training files; they set reference energies and are not trained on.
-        digest: SHA-256 over the data files and the split.
-    """
-
-    graphs: dict[str, list[AtomicGraph]]
-    statistics: Statistics
-    isolated: int
-    digest: str
-
-
-def prepare(config: RunConfig) -> Prepared:
-    """Read, check and split the frames, measure the training set, build all graphs.
-
-    Raises:
-        FileNotFoundError, ValueError: With file, frame and remedy, if anything is wrong with the data.
-    """
-    data, loss = config.data, make_loss(config)
-    keys = LabelKeys(data.energy_key, data.forces_key, data.stress_key, data.weight_key)
-    frames, isolated = split_isolated(read_frames(data.train, keys))
-    if not frames:
-        raise ValueError(f"{data.train} holds isolated atoms only; there is nothing to train on")
-    if isinstance(data.valid, str):
-        parts = {"train": frames, "valid": read_frames(data.valid, keys)}
-    else:
-        rest, held = random_split(frames, data.valid, config.train.seed)
-        parts = {"train": rest, "valid": held}
-    if data.test is not None:
-        parts["test"] = read_frames(data.test, keys)
-    for part in ("train", "valid"):
-        bonded = split_isolated(parts[part])[0]  # an isolated atom need not have forces or stress
-        if not bonded:
-            raise ValueError(f"there are no {part} frames besides isolated atoms; see `data.{part}`")
-        require_labels(bonded, loss.terms, allow_missing=data.allow_missing)
-    elements = sorted({int(z) for atoms in parts["train"] for z in atoms.numbers})
-    graphs = {part: to_graphs(atoms, config.model.cutoff, elements) for part, atoms in parts.items()}
-    statistics = measure(
-        parts["train"], isolated, graphs["train"], e0s=data.e0s, per_element=data.scale_shift == "per_element"
-    )
-    return Prepared(graphs, statistics, len(isolated), _digest([*parts.values(), isolated]))
-
-
-def make_loss(config: RunConfig) -> Loss:
-    """The loss a configuration asks for."""
-    weights = config.train
-    return Loss(energy=weights.energy_weight, forces=weights.forces_weight, stress=weights.stress_weight)
-
-
-def make_potential(config: RunConfig, prepared: Prepared) -> Potential:
-    """A fresh potential: weights drawn from the seed, energies and densities at the level of the training data."""
-    statistics = prepared.statistics
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.train.seed)
-        model = MACE(config.model, len(statistics.elements), statistics.avg_num_neighbors)
-    scale = EnergyScale(
-        statistics.reference, statistics.scale, statistics.shift, exact_isolated_atoms=config.model.exact_isolated_atoms
-    )
-    potential = Potential(model, scale, statistics.elements)
-    potential.to(device=choose_device(config.train.device), dtype=getattr(torch, config.train.dtype))
-    train = prepared.graphs["train"]
-    potential.calibrate(collate(train[:: -(-len(train) // CALIBRATION_GRAPHS)]))
-    return potential
 
 
 def run(config: RunConfig, out: Path, *, resume: bool = False, console: Console | None = None) -> Result:
@@ -265,20 +180,6 @@ def _trim_metrics(path: Path, state: TrainingState) -> None:
     lines = path.read_text().splitlines() if path.exists() and state.epoch else []
     kept = [line for line in lines if json.loads(line)["epoch"] <= state.epoch]
     path.write_text("".join(line + "\n" for line in kept))
-
-
-def _digest(parts: Sequence[Sequence[Atoms]]) -> str:
-    """SHA-256 over everything training sees of the frames, in order."""
-    digest = hashlib.sha256()
-    for frames in parts:
-        for atoms in frames:
-            digest.update(atoms.numbers.tobytes() + atoms.positions.tobytes() + atoms.cell[:].tobytes())
-            digest.update(atoms.pbc.tobytes() + repr(atoms.info["weight"]).encode())
-            for name in ("energy", "forces", "stress"):
-                value = atoms.calc.results.get(name)
-                digest.update(name.encode() if value is None else np.asarray(value, dtype=np.float64).tobytes())
-        digest.update(b"|")
-    return digest.hexdigest()
 
 
 def _refuse_if_too_large(graphs: Sequence[AtomicGraph], potential: Potential, config: RunConfig) -> None:

@@ -32,7 +32,7 @@ from equinet.train import (
     prepare,
     run,
 )
-from equinet.train.run import make_loss
+from equinet.train.prepare import make_loss
 
 TINY = {
     "channels": 4,
