@@ -12,6 +12,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+import equinet.cli
 import equinet.demo
 import equinet.doctor
 from equinet.checkpoint import load_potential, read_header
@@ -23,6 +24,14 @@ from equinet.train.config import describe_keys
 
 # Wide, so that tables and help do not break words; without colours.
 PLAIN = {"COLUMNS": "220", "TERM": "dumb", "NO_COLOR": "1", "FORCE_COLOR": None}
+
+
+@pytest.fixture(autouse=True)
+def wide_consoles(monkeypatch):
+    """Where there is no terminal, as in a worker of pytest-xdist, a console made at import has 80 columns for ever."""
+    for console in (equinet.cli.console, equinet.cli.errors_to):
+        monkeypatch.setattr(console, "_width", 220)
+
 
 CONFIG = """
 [data]
@@ -251,8 +260,9 @@ def test_a_missing_configuration_is_named(tmp_path):
 
 def test_square_brackets_in_a_message_are_shown(project, tmp_path):
     """Rich would take them for markup and swallow them."""
-    assert "got [1, 2]" in fails(
-        "train", project / "tiny.toml", "--out", tmp_path / "out", "--set", "data.valid=[1, 2]"
+    setting = "data.train=[red]frames.xyz"
+    assert "there is no file [red]frames.xyz" in fails(
+        "train", project / "tiny.toml", "--out", tmp_path / "out", "--set", setting
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from ase.build import make_supercell
 from e3nn import o3
 from torch import Tensor
 
+from equinet.checkpoint import load_potential, save_potential
 from equinet.graph import AtomicGraph, collate, displacements, from_atoms
 from equinet.models import MACE, MACEConfig
 from equinet.nn import EnergyScale
@@ -242,7 +244,9 @@ def test_an_atom_that_leaves_takes_its_reference_energy_with_it(potential: Poten
 
 def test_without_the_gate_an_isolated_atom_keeps_the_shift(make_potential: MakePotential) -> None:
     potential = make_potential(exact_isolated_atoms=False)  # MACE's form; residual_first is off, so the output is 0
-    assert energy(potential, Atoms("C", [[0, 0, 0]])) == REFERENCE[6] - 5.0
+    bias = potential.model.bias[1].item()
+    assert bias != 0
+    assert energy(potential, Atoms("C", [[0, 0, 0]])) == pytest.approx(REFERENCE[6] - 5.0 + 1.1 * bias, abs=1e-10)
 
 
 @pytest.mark.parametrize("density_normalization", [False, True])
@@ -569,6 +573,45 @@ def test_descriptors_are_invariant_and_in_the_layout_of_e3nn(
     graph = from_atoms(atoms, potential.cutoff)
     output = potential.model(displacements(graph), potential.species(graph.atomic_numbers), graph.edge_index)
     assert torch.equal(from_mul_ir(before, potential.descriptor_irreps), output.features.detach())
+
+
+def sizes_of_densities(potential: Potential, graph: AtomicGraph) -> list[float]:
+    found: list[float] = []
+    hooks = [
+        layer.register_forward_hook(lambda _, __, out: found.append(out[0].square().mean().sqrt().item()))
+        for layer in potential.model.interactions
+    ]
+    potential(graph)
+    for hook in hooks:
+        hook.remove()
+    return found
+
+
+@pytest.mark.parametrize("overrides", [{}, {"layers": 3, "density_normalization": True, "residual_first": True}])
+def test_calibration_gives_every_density_one_size_and_leaves_the_weights_alone(
+    make_potential: MakePotential, triclinic: Atoms, overrides: dict
+) -> None:
+    potential = make_potential(**overrides)
+    graph = from_atoms(triclinic, potential.cutoff)
+    weights = [parameter.clone() for parameter in potential.parameters()]
+    before = sizes_of_densities(potential, graph)
+    potential.calibrate(graph)
+    after = sizes_of_densities(potential, graph)
+    assert max(abs(size - 0.5) for size in before) > 0.01
+    np.testing.assert_allclose(after, 0.5, rtol=1e-12)
+    assert all(torch.equal(a, b) for a, b in zip(weights, potential.parameters()))
+    forces = run(potential, triclinic)["forces"].numpy()
+    np.testing.assert_allclose(forces, numerical_forces(potential, triclinic), rtol=1e-6, atol=1e-6)
+
+
+def test_calibration_survives_precision_copies_and_files(
+    potential: Potential, triclinic: Atoms, tmp_path: Path
+) -> None:
+    potential.calibrate(from_atoms(triclinic, potential.cutoff))
+    expected = [layer.normalization.item() for layer in potential.model.interactions]
+    save_potential(potential.float(), tmp_path / "model.eqn")
+    for other in (potential, copy.deepcopy(potential).double(), load_potential(tmp_path / "model.eqn")):
+        assert [layer.normalization.item() for layer in other.model.interactions] == expected
 
 
 def test_pair_forces_add_up_on_sender_and_receiver() -> None:

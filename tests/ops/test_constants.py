@@ -10,7 +10,7 @@ from torch import nn
 
 from equinet.nn import BesselBasis
 from equinet.ops import ClebschGordan, ManyBodySpec, SphericalHarmonics, TensorProductSpec, natural_irreps
-from equinet.ops.constants import ConstantModule
+from equinet.ops.constants import ConstantModule, Float64Buffers
 
 THIRDS = torch.arange(1, 5, dtype=torch.float64) / 3
 
@@ -68,6 +68,27 @@ def test_every_operator_is_exact_in_double_after_a_detour_through_single(backend
         assert names
         for name in names:
             assert torch.equal(getattr(direct, name), getattr(detour, name))
+
+
+class Measured(Float64Buffers):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("thirds", THIRDS.clone())
+        self.inner = nn.Linear(1, 1)
+        self.nested = Holder()
+
+
+def test_measured_numbers_stay_in_double_and_are_saved_while_their_children_move() -> None:
+    outer = nn.Sequential(Measured(), nn.Linear(1, 1)).float()
+    assert torch.equal(outer[0].thirds, THIRDS)
+    assert outer[0].inner.weight.dtype == outer[0].nested.thirds.dtype == torch.float32
+    assert torch.equal(outer.state_dict()["0.thirds"], THIRDS)
+    outer.double()
+    assert torch.equal(outer[0].thirds, THIRDS)
+    assert outer[0].inner.weight.dtype == torch.float64
+    assert torch.equal(outer[0].nested.thirds, THIRDS)
+    outer.half()[0].thirds.mul_(2)  # in place, as calibration does
+    assert torch.equal(outer.float()[0].thirds, 2 * THIRDS)
 
 
 def test_constants_are_not_saved() -> None:

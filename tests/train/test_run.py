@@ -292,20 +292,21 @@ def strained(make_config, copper, tmp_path_factory):
         config = make_config(
             data={"train": frames, "valid": frames},
             model={"cutoff": 3.5},
-            epochs=12,
+            epochs=15,
             batch_size=2,
-            learning_rate=0.1,
+            learning_rate=0.03,
             ema_decay=0.5,
+            seed=2,
             stress_weight=stress_weight,
         )
         return run(config, folder / f"weight-{stress_weight}")
 
-    return train(0.0), train(1000.0), frames
+    return train(0.0), train(3000.0), frames
 
 
 def test_stress_is_trained(strained):
     without, trained, _ = strained
-    assert trained.errors["train"].rmse["stress"] < 0.7 * trained.errors["train"].spread["stress"]
+    assert trained.errors["train"].rmse["stress"] < 0.4 * trained.errors["train"].spread["stress"]
     assert trained.errors["train"].rmse["stress"] < 0.5 * without.errors["train"].rmse["stress"]
 
 
