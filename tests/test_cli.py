@@ -85,8 +85,8 @@ OPTIONS = {
 
 
 def unstyled(text):
-    """Without the colours that a terminal would show."""
-    return re.sub(r"\x1b\[[0-9;]*m", "", text)
+    """Without colours and movements of the cursor, which rich writes if FORCE_COLOR is set."""
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text).replace("\r", "\n")
 
 
 def call(*arguments):
@@ -190,8 +190,13 @@ def test_training_prints_every_epoch_and_the_errors(project):
     printed = (project / "printed.txt").read_text()
     history = [json.loads(line) for line in (project / "trained" / "metrics.jsonl").read_text().splitlines()]
     for record in history:
-        line = next(line for line in printed.splitlines() if re.match(rf"\s+{record['epoch']}\s", line))
-        assert f"{record['valid_forces_rmse_mev_per_ang']:.2f}" in line
+        columns = [
+            f"{record['epoch']}",
+            f"{record['train_loss']:.4g}",
+            f"{record['valid_energy_rmse_mev_per_atom']:.2f}",
+        ]
+        columns.append(f"{record['valid_forces_rmse_mev_per_ang']:.2f}")
+        assert re.search(r"\s+".join(re.escape(column) for column in columns), printed)
     errors = json.loads((project / "trained" / "errors.json").read_text())
     assert f"{errors['valid']['energy_mae_mev_per_atom']:.2f}" in printed
 

@@ -503,6 +503,15 @@ def test_elements_have_interactions_of_their_own(potential: Potential, ethanol: 
     assert min(abs(np.diff([*energies, energies[0]]))) > 1e-2
 
 
+def test_an_atom_tells_the_elements_of_its_neighbours_apart(make_potential: MakePotential) -> None:
+    potential = make_potential(layers=1)
+    of_carbon = [
+        run(potential, Atoms(f"C{other}", [[0, 0, 0], [1.3, 0, 0]]))["node_energy"][0].item()
+        for other in ("H", "C", "O")
+    ]
+    assert min(abs(np.diff([*of_carbon, of_carbon[0]]))) > 1e-2
+
+
 def test_an_unknown_element_is_refused_by_name(potential: Potential) -> None:
     with pytest.raises(ValueError, match=r"this model does not know N, Fe; it was made for H, C, O"):
         run(potential, Atoms("HFeN", [[0, 0, 0], [2, 0, 0], [0, 2, 0]]))

@@ -228,6 +228,20 @@ def test_isolated_atoms_are_told_from_frames() -> None:
     assert len(isolated) == 2
 
 
+@pytest.mark.parametrize(
+    ("cell", "pbc", "isolated"),
+    [
+        ([12, 12, 12], True, True),
+        ([12, 12, 8], True, False),
+        ([12, 12, 8], (True, True, False), True),
+        ([0, 0, 8], (False, False, True), False),
+        ([[12, 0, 0], [11, 6, 0], [0, 0, 12]], True, False),  # b - a is 6.1 Å long
+    ],
+)
+def test_one_atom_is_isolated_if_its_images_are_far(cell: list, pbc: bool | tuple, isolated: bool) -> None:
+    assert is_isolated_atom(Atoms("Cu", cell=cell, pbc=pbc)) == isolated
+
+
 def test_a_molecule_marked_as_an_isolated_atom_is_refused() -> None:
     with pytest.raises(ValueError, match="marked as IsolatedAtom, but it has 2 atoms"):
         is_isolated_atom(Atoms("H2", info={"config_type": "IsolatedAtom"}))
