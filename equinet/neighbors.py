@@ -16,6 +16,9 @@ LIST_BYTES_PER_EDGE = 128
 # Two atoms closer than this (in Å) have no direction between them; no real structure comes near.
 SAME_SPOT = 1e-3
 
+# Atoms further apart than this many cutoffs overflow the search's cell numbers.
+LARGEST_EXTENT = 1e5
+
 
 def neighbor_list(
     positions: NDArray[np.float64], cell: NDArray[np.float64], pbc: NDArray[np.bool_], cutoff: float
@@ -35,8 +38,8 @@ def neighbor_list(
         the receiver: edge vector = positions[receiver] - positions[sender] + S @ cell.
 
     Raises:
-        ValueError: If ``cutoff`` is not positive, positions are not finite, two atoms are on one spot, or a periodic
-            cell has no volume.
+        ValueError: If ``cutoff`` is not positive, positions or cell are not finite or spread beyond all measure, two atoms
+            are on one spot, or a periodic cell has no volume.
         MemoryError: If the list would not fit into memory; nothing has been allocated then.
     """
     if not cutoff > 0:
@@ -44,9 +47,15 @@ def neighbor_list(
     if not np.isfinite(positions).all():
         atom = int(np.argwhere(~np.isfinite(positions).all(axis=1))[0, 0])
         raise ValueError(f"the position of atom {atom} is not finite: {positions[atom]}")
-    full_cell = np.asarray(complete_cell(cell), dtype=np.float64) if pbc.any() else np.zeros((3, 3))
-    if pbc.any() and abs(np.linalg.det(full_cell)) < 1e-9:
-        raise ValueError(f"the cell of a periodic structure has no volume: {np.asarray(cell).tolist()}")
+    full_cell = _checked_cell(np.asarray(cell, dtype=np.float64), pbc)
+    extent = np.ptp(positions, axis=0) if len(positions) else np.zeros(3)
+    if (extent > LARGEST_EXTENT * cutoff).any():
+        raise ValueError(
+            f"the atoms are spread over {extent.max():.3g} Å, {extent.max() / cutoff:.1g} cutoffs; has the structure blown up, or "
+            "are the positions not in Å?"
+        )
+    if not pbc.any():  # the search goes through empty space too, at a cost of cutoff cubed
+        cutoff = min(cutoff, max(1.0, 1.01 * float(np.linalg.norm(extent))))
     _refuse_if_too_large(positions, full_cell, pbc, cutoff)
     near, far, shifts = NeighborList(cutoff=cutoff, full_list=True, sorted=True).compute(
         points=positions, box=full_cell, periodic=pbc, quantities="ijS"
@@ -56,6 +65,18 @@ def neighbor_list(
     unit_shifts = -shifts.astype(np.int64)
     _refuse_same_spot(positions, full_cell, edge_index, unit_shifts)
     return edge_index, unit_shifts
+
+
+def _checked_cell(cell: NDArray[np.float64], pbc: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """The cell with vectors of open directions filled in, so that it can be inverted."""
+    if not np.isfinite(cell).all():
+        raise ValueError(f"the cell is not finite: {cell.tolist()}")
+    if not pbc.any():
+        return np.zeros((3, 3))
+    full = np.asarray(complete_cell(cell), dtype=np.float64)
+    if not cell[pbc].any(axis=1).all() or abs(np.linalg.det(full)) < 1e-9:
+        raise ValueError(f"the cell of a periodic structure has no volume: {cell.tolist()}")
+    return full
 
 
 def _refuse_same_spot(

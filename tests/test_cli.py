@@ -248,7 +248,7 @@ def test_an_unknown_key_names_the_nearest_known_one(project, tmp_path):
     [
         ("epochs=3", "`--set epochs=3` must read section.key=value"),
         ("train.epochs=-3", "`train.epochs`: Input should be greater than or equal to 0, got -3"),
-        ("data.train=nowhere.xyz", "there is no file nowhere.xyz"),
+        ("data.train=nowhere.xyz", "nowhere.xyz"),
         ("train.device=gpu", "`device` must be"),
         ("model.cutoff=0.2", "raise `model.cutoff`"),
         ("train.stress_weight=1", "frames have no label `stress`"),
@@ -266,9 +266,9 @@ def test_a_missing_configuration_is_named(tmp_path):
 def test_square_brackets_in_a_message_are_shown(project, tmp_path):
     """Rich would take them for markup and swallow them."""
     setting = "data.train=[red]frames.xyz"
-    assert "there is no file [red]frames.xyz" in fails(
-        "train", project / "tiny.toml", "--out", tmp_path / "out", "--set", setting
-    )
+    message = fails("train", project / "tiny.toml", "--out", tmp_path / "out", "--set", setting)
+    assert "there is no file" in message
+    assert "/[red]frames.xyz" in message
 
 
 def test_ctrl_c_exits_like_a_shell_and_says_how_to_go_on(project, tmp_path, monkeypatch):

@@ -597,7 +597,7 @@ def sizes_of_densities(potential: Potential, graph: AtomicGraph) -> list[float]:
 
 
 @pytest.mark.parametrize("overrides", [{}, {"layers": 3, "density_normalization": True, "residual_first": True}])
-def test_calibration_gives_every_density_one_size_and_leaves_the_weights_alone(
+def test_calibration_gives_every_density_one_size_and_sets_no_weight_but_the_bias(
     make_potential: MakePotential, triclinic: Atoms, overrides: dict
 ) -> None:
     potential = make_potential(**overrides)
@@ -608,7 +608,10 @@ def test_calibration_gives_every_density_one_size_and_leaves_the_weights_alone(
     after = sizes_of_densities(potential, graph)
     assert max(abs(size - 0.5) for size in before) > 0.01
     np.testing.assert_allclose(after, 0.5, rtol=1e-12)
-    assert all(torch.equal(a, b) for a, b in zip(weights, potential.parameters()))
+    for (name, now), then in zip(potential.named_parameters(), weights):
+        assert torch.equal(now, then) != (name == "model.bias"), name
+    output = potential.model(displacements(graph), potential.species(graph.atomic_numbers), graph.edge_index)
+    assert abs(output.energy.mean().item()) < 1e-12
     forces = run(potential, triclinic)["forces"].numpy()
     np.testing.assert_allclose(forces, numerical_forces(potential, triclinic), rtol=1e-6, atol=1e-6)
 

@@ -14,6 +14,7 @@ import ase.io
 import numpy as np
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
+from ase.geometry import complete_cell, minkowski_reduce
 from numpy.typing import NDArray
 
 SOURCE = "equinet_source"  # where a frame came from, kept in atoms.info for error messages
@@ -133,16 +134,21 @@ def find_labels(atoms: Atoms, keys: LabelKeys = LabelKeys()) -> Labels:
     energy = _checked(atoms, keys.energy, found[keys.energy], [()]) if keys.energy in found else None
     forces = _checked(atoms, keys.forces, found[keys.forces], [(len(atoms), 3)]) if keys.forces in found else None
     stress = _checked(atoms, keys.stress, found[keys.stress], [(6,), (9,), (3, 3)]) if keys.stress in found else None
-    return Labels(
-        None if energy is None else float(energy), forces, None if stress is None else _full(stress), float(weight)
-    )
+    try:
+        full = None if stress is None else _full(stress)
+    except ValueError as error:
+        raise ValueError(f"{source(atoms)}: `{keys.stress}` {error}; correct the frame") from None
+    return Labels(None if energy is None else float(energy), forces, full, float(weight))
 
 
 def _full(stress: NDArray[np.float64]) -> NDArray[np.float64]:
     if stress.shape == (6,):
         xx, yy, zz, yz, xz, xy = stress
         return np.array([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]])
-    return stress.reshape(3, 3)
+    full = stress.reshape(3, 3)
+    if np.abs(full - full.T).max() > 1e-3 * max(np.abs(full).max(), 1e-6):
+        raise ValueError(f"is not symmetric: {full.tolist()}")
+    return (full + full.T) / 2
 
 
 def _checked(atoms: Atoms, name: str, value: object, shapes: list[tuple[int, ...]]) -> NDArray[np.float64]:
@@ -175,6 +181,11 @@ def with_labels(atoms: Atoms, found: Labels) -> Atoms:
     return result
 
 
+def has_volume(atoms: Atoms) -> bool:
+    """Whether a stress is defined: some direction is periodic and the cell has a volume."""
+    return bool(atoms.pbc.any()) and atoms.cell.rank == 3
+
+
 def is_isolated_atom(atoms: Atoms) -> bool:
     """Whether a frame is a single atom in empty space.
 
@@ -191,9 +202,10 @@ def is_isolated_atom(atoms: Atoms) -> bool:
 
 
 def _has_images_within(atoms: Atoms, distance: float) -> bool:
-    periodic = atoms.cell[:][atoms.pbc]
-    if len(periodic) == 0:
+    if not atoms.pbc.any() or not atoms.cell[:][atoms.pbc].any(axis=1).all():
         return False
+    # In a reduced cell the nearest image is one step away, however skewed the cell was.
+    periodic = minkowski_reduce(complete_cell(atoms.cell), atoms.pbc)[0][atoms.pbc]
     steps = [step for step in itertools.product((-1, 0, 1), repeat=len(periodic)) if any(step)]
     return bool(np.linalg.norm(np.array(steps) @ periodic, axis=1).min() <= distance)
 
@@ -209,13 +221,14 @@ def require_labels(frames: Sequence[Atoms], wanted: Iterable[str], *, allow_miss
     Raises:
         ValueError: Names the label, the number of frames without it, the first of them, and what to do.
     """
+    frames = [with_labels(atoms, find_labels(atoms)) for atoms in frames]
     for name in wanted:
         if name == "stress":
-            open_frames = [atoms for atoms in frames if name in atoms.calc.results and not atoms.pbc.any()]
+            open_frames = [atoms for atoms in frames if name in atoms.calc.results and not has_volume(atoms)]
             if open_frames:
                 raise ValueError(
-                    f"{source(open_frames[0])}: has a stress but no periodic direction, so a stress means nothing there; set its "
-                    f"`pbc` or remove the label ({len(open_frames)} such frames)"
+                    f"{source(open_frames[0])}: has a stress but no periodic direction or no volume, so a stress means nothing there; "
+                    f"set its `pbc` and cell or remove the label ({len(open_frames)} such frames)"
                 )
         without = [atoms for atoms in frames if name not in atoms.calc.results]
         if not without or (allow_missing and len(without) < len(frames)):

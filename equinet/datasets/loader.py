@@ -12,7 +12,7 @@ from torch_geometric.loader import DataLoader
 
 from equinet.graph import AtomicGraph, from_atoms
 
-from .frames import find_labels, source
+from .frames import find_labels, has_volume, source
 
 
 def to_graph(atoms: Atoms, cutoff: float) -> AtomicGraph:
@@ -28,7 +28,9 @@ def to_graph(atoms: Atoms, cutoff: float) -> AtomicGraph:
     found = find_labels(atoms)
     graph.energy = torch.tensor([np.nan if found.energy is None else found.energy], dtype=torch.float64)
     graph.forces = torch.from_numpy(np.full((len(atoms), 3), np.nan) if found.forces is None else found.forces.copy())
-    graph.stress = torch.from_numpy(np.full((3, 3), np.nan) if found.stress is None else found.stress.copy())[None]
+    # Without a volume there is no stress, whatever a file says (molecules often come with zeros).
+    stress = None if found.stress is None or not has_volume(atoms) else found.stress
+    graph.stress = torch.from_numpy(np.full((3, 3), np.nan) if stress is None else stress.copy())[None]
     graph.weight = torch.tensor([found.weight], dtype=torch.float64)
     return graph
 
@@ -99,7 +101,8 @@ class GraphLoader:
         self._loader = DataLoader(self.graphs, batch_sampler=self.order)
 
     def __len__(self) -> int:
-        return len(self.order)
+        """Batches in a whole epoch."""
+        return -(-len(self.graphs) // self.order.batch_size)
 
     def __iter__(self) -> Iterator[AtomicGraph]:
         return iter(self._loader)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from equinet.graph import AtomicGraph
 
-from .frames import is_isolated_atom, source
+from .frames import find_labels, is_isolated_atom, source, with_labels
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,10 @@ def reference_energies(
         ValueError: If an element has no reference energy, or two frames of one element disagree.
     """
     if isinstance(choice, Mapping):
-        table = {atomic_numbers.get(symbol, 0): float(value) for symbol, value in choice.items()}
+        strange = [symbol for symbol in choice if symbol not in atomic_numbers]
+        if strange:
+            raise ValueError(f"`data.e0s` names {', '.join(strange)}, which is no chemical element")
+        table = {atomic_numbers[symbol]: float(value) for symbol, value in choice.items()}
         return _from_table(table, elements, "a table", frames)
     if choice == "auto":
         choice = "isolated" if isolated else "least_squares"
@@ -123,6 +126,7 @@ def measure(
     Raises:
         ValueError: If there are no edges, or an element has no reference energy.
     """
+    frames, isolated = ([with_labels(atoms, find_labels(atoms)) for atoms in part] for part in (frames, isolated))
     elements = tuple(sorted({int(z) for atoms in frames for z in atoms.numbers}))
     edges = sum(graph.edge_index.shape[1] for graph in graphs)
     nodes = sum(graph.num_nodes for graph in graphs)
@@ -135,7 +139,8 @@ def measure(
     labelled = [atoms for atoms in frames if "energy" in atoms.calc.results]
     counts = composition(labelled, elements) if labelled else np.ones((1, len(elements)))
     energies = np.array([atoms.calc.results["energy"] for atoms in labelled]) if labelled else np.zeros(1)
-    interaction = energies - counts @ np.array(reference)
+    # Without a single energy the interaction is not known, and zero is the only guess that is not wrong by the references.
+    interaction = energies - counts @ np.array(reference) if labelled else np.zeros(1)
     if per_element:
         shift = np.linalg.lstsq(counts, interaction, rcond=None)[0]
     else:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from equinet.ops import method_from_name
@@ -10,7 +12,7 @@ from equinet.ops import method_from_name
 class MACEConfig(BaseModel):
     """Architecture of a MACE potential. Every field has a default that works for molecules and solids alike."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
     channels: int = Field(64, ge=1)
     """Channels of every irrep. 32 is fast, 64 good, 128 and more for the last per cent."""
@@ -32,7 +34,7 @@ class MACEConfig(BaseModel):
     """Number of Bessel functions of the distance."""
     envelope_power: int = Field(5, ge=2)
     """Power p of the polynomial envelope that takes them to zero at the cutoff."""
-    radial_hidden: tuple[int, ...] = (64, 64, 64)
+    radial_hidden: tuple[Annotated[int, Field(ge=1)], ...] = (64, 64, 64)
     """Width of the hidden layers of the network of the distance."""
     readout_hidden: int = Field(16, ge=1)
     """Width of the hidden layer of the last readout."""

@@ -145,17 +145,20 @@ class MACE(nn.Module):
     ) -> None:
         """Choose the constants of a fresh model, layer after layer, so that densities have a size of order one.
 
-        Call it once, before training, with structures like those to train on. It changes no weight, and it is what makes
-        products of densities, the point of the architecture, count from the first step on.
+        Call it once, before training, with structures like those to train on. It changes no weight but the bias, which it
+        sets so that the mean energy is zero, and it is what makes products of densities, the point of the architecture,
+        count from the first step on.
 
         Raises:
             ValueError: If no atom has a neighbour.
         """
         groups, edges = SpeciesGroups(species), self._edges(vectors)
-        node_feats = self._embed(species)
-        for interaction, product, _ in self.layers:
+        node_feats, energy = self._embed(species), self.bias[species]
+        for interaction, product, readout in self.layers:
             density, residual = interaction(node_feats, edges.attrs, edges.feats, edge_index, groups)
             node_feats = product(interaction.calibrate(density), residual, groups)
+            energy = energy + readout(node_feats)
+        self.bias.sub_(energy.mean())
 
     @property
     def layers(self) -> list[tuple[Interaction, ManyBodyBlock, Readout]]:

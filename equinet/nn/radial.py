@@ -70,7 +70,11 @@ class PolynomialEnvelope(nn.Module):
     def forward(self, lengths: Float[Tensor, "edges 1"]) -> Float[Tensor, "edges 1"]:
         p = self.power
         x = (lengths / self.cutoff).clamp(max=1)  # beyond the cutoff exactly zero, with exactly zero derivative
-        return 1 - x**p * ((p + 1) * (p + 2) / 2 - p * (p + 2) * x + p * (p + 1) / 2 * x**2)
+        # The same polynomial with its triple zero taken out: written as above it cancels near the cutoff and turns negative.
+        rest = torch.zeros_like(x)
+        for k in reversed(range(p)):
+            rest = rest * x + (k + 1) * (k + 2) / 2
+        return (1 - x) ** 3 * rest
 
     def extra_repr(self) -> str:
         return f"p={self.power}, cutoff {self.cutoff:g} Å"

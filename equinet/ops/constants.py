@@ -24,10 +24,12 @@ class ConstantModule(nn.Module):
     def register_constant(self, name: str, value: Tensor) -> None:
         """Store ``value`` (float64 or integer) under ``name``; read it as ``self.name``.
 
-        It starts out in float32, like the parameters of a freshly built module.
+        It starts out in torch's default dtype, like the parameters of a freshly built module.
         """
         self._originals[name] = value.detach().cpu()
-        self.register_buffer(name, value.to(torch.float32) if value.is_floating_point() else value, persistent=False)
+        self.register_buffer(
+            name, value.to(torch.get_default_dtype()) if value.is_floating_point() else value, persistent=False
+        )
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         super()._apply(fn, recurse)

@@ -81,7 +81,8 @@ class HornerManyBody(PolynomialTables):
     variable i and the rest. Cost and memory follow the monomials of degree nu - 1 and not of degree nu; the inner sum is
     one matrix product per species and channel.
 
-    While the weights need no gradient (inference), K is kept between calls.
+    While the weights need no gradient (inference), K is kept between calls, until the weights change in place (not through
+    ``.data``, which torch does not count as a change).
     """
 
     def __init__(self, spec: ManyBodySpec) -> None:
@@ -99,7 +100,7 @@ class HornerManyBody(PolynomialTables):
         for degree in range(2, spec.correlation):
             for name, factor in zip(("first", "last"), self._factors(degree)):
                 self.register_constant(f"{name}_{degree}", one_hot(factor).T.double())
-        self._kept: tuple[tuple[int, int, torch.dtype], Tensor] | None = None
+        self._kept: tuple[Tensor, int, Tensor] | None = None
 
     def _factors(self, degree: int) -> tuple[Tensor, Tensor]:
         """Each monomial of ``degree`` as (monomial of one degree less, last variable)."""
@@ -117,10 +118,11 @@ class HornerManyBody(PolynomialTables):
 
     def _matrices(self, weight: Tensor) -> Tensor:
         """K of the class's formula, ``(species, channels, monomials, out * variables)``."""
-        if not weight.requires_grad:
-            key = (weight.data_ptr(), weight._version, weight.dtype)
-            if self._kept is not None and self._kept[0] == key:
-                return self._kept[1]
+        if not weight.requires_grad and self._kept is not None:
+            # The kept reference holds the old storage, so that no other weight can come to lie at its address.
+            kept, version, matrices = self._kept
+            if (kept.data_ptr(), version, kept.dtype) == (weight.data_ptr(), weight._version, weight.dtype):
+                return matrices
         columns = [sum(n for (k, _), n in self.paths.items() if k == out) for out in range(len(self.spec.irreps_out))]
         parts = []
         for k, column in enumerate(weight.split(columns, dim=1)):
@@ -129,8 +131,8 @@ class HornerManyBody(PolynomialTables):
             )  # (species, channels, monomials * (2l+1) * variables)
             parts.append(flat.unflatten(2, (int(self._offsets[-1]), -1)))
         matrices = torch.cat(parts, dim=3)
-        if not weight.requires_grad:
-            self._kept = (key, matrices)
+        if not weight.requires_grad and not torch.is_inference_mode_enabled():
+            self._kept = (weight.detach(), weight._version, matrices)
         return matrices
 
     def forward(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import os
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,9 +18,9 @@ from equinet.models import MACEConfig
 class DataConfig(BaseModel):
     """Where the frames are and how to read them."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
-    train: str | list[str]
+    train: str | Annotated[list[str], Field(min_length=1)]
     """File or files with training frames (extended XYZ, also gzipped). Isolated atoms in them give the E0s."""
     valid: str | float = 0.1
     """File with validation frames, or the fraction of the training frames to hold out for validation."""
@@ -44,7 +45,7 @@ class DataConfig(BaseModel):
 class TrainConfig(BaseModel):
     """How to train."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
     epochs: int = Field(100, ge=0)
     """Passes over the training frames."""
@@ -54,7 +55,7 @@ class TrainConfig(BaseModel):
     """Highest step size of Adam."""
     schedule: Literal["cosine", "constant"] = "cosine"
     """Let the learning rate fall along a cosine to a hundredth, or keep it."""
-    seed: int = 1
+    seed: int = Field(1, ge=0)
     """Decides initial weights, order of frames and held-out frames."""
     max_minutes: float | None = Field(None, gt=0)
     """Stop after so many minutes of training and validation, if the epochs are not over before; the schedule then follows the time."""
@@ -77,7 +78,7 @@ class TrainConfig(BaseModel):
 class RunConfig(BaseModel):
     """A whole run."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
     data: DataConfig
     """Frames."""
@@ -88,7 +89,10 @@ class RunConfig(BaseModel):
 
 
 def read_config(path: str | os.PathLike[str], settings: Sequence[str] = ()) -> RunConfig:
-    """Read a TOML file and apply ``a.b=value`` settings on top. Data files are looked for beside the configuration.
+    """Read a TOML file and apply ``a.b=value`` settings on top.
+
+    Data files named in the configuration are looked for beside it, those named in ``settings`` from the working directory.
+    The paths come back absolute, so that the saved configuration works from anywhere.
 
     Args:
         path: The configuration.
@@ -105,10 +109,11 @@ def read_config(path: str | os.PathLike[str], settings: Sequence[str] = ()) -> R
         tree = tomllib.loads(path.read_text())
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{path} is not valid TOML: {error}") from error
+    _make_absolute(tree, path.parent)
     for setting in settings:
         _apply(tree, setting)
-    config = parse_config(tree, str(path))
-    return config.model_copy(update={"data": _beside(config.data, path.parent)})
+    _make_absolute(tree, Path.cwd())
+    return parse_config(tree, str(path))
 
 
 def parse_config(tree: Mapping[str, Any], origin: str = "the configuration") -> RunConfig:
@@ -118,13 +123,14 @@ def parse_config(tree: Mapping[str, Any], origin: str = "the configuration") -> 
         ValueError: If a key is unknown (names the nearest known one) or a value is not allowed.
     """
     for key, known in _unknown_keys(tree, RunConfig, ""):
-        near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
+        elsewhere = [other for other, _, _ in describe_keys() if other.split(".")[-1] == key.split(".")[-1]]
+        near = elsewhere or difflib.get_close_matches(key, known, n=1, cutoff=0.0)
         raise ValueError(f"{origin}: there is no key `{key}`; did you mean `{near[0]}`?")
     try:
         return RunConfig.model_validate(tree)
     except ValidationError as error:
         problems = "; ".join(
-            f"`{'.'.join(str(part) for part in item['loc'])}`: {item['msg']}"
+            f"`{'.'.join(str(part) for part in item['loc'][:2])}`: {item['msg']}"
             + (f", got {item['input']!r}" if item["type"] != "missing" else "")
             for item in error.errors()
         )
@@ -186,29 +192,23 @@ def _unknown_keys(tree: Mapping[str, Any], model: type[BaseModel], prefix: str) 
             yield from _unknown_keys(value, annotation, f"{prefix}{name}.")
 
 
-def _beside(data: DataConfig, folder: Path) -> DataConfig:
-    """Paths relative to the configuration's folder, unless they are absolute or lead to a file from here."""
-
-    def find(name: str) -> str:
-        return (
-            name if os.path.isabs(name) or Path(name).exists() or not (folder / name).exists() else str(folder / name)
-        )
-
-    update: dict[str, Any] = {
-        "train": find(data.train) if isinstance(data.train, str) else [find(n) for n in data.train]
-    }
-    if isinstance(data.valid, str):
-        update["valid"] = find(data.valid)
-    if data.test is not None:
-        update["test"] = find(data.test)
-    return data.model_copy(update=update)
+def _make_absolute(tree: dict[str, Any], folder: Path) -> None:
+    data = tree.get("data")
+    if not isinstance(data, dict):
+        return
+    for key in ("train", "valid", "test"):
+        value = data.get(key)
+        if isinstance(value, str):
+            data[key] = os.path.abspath(folder / value)
+        elif key == "train" and isinstance(value, list):
+            data[key] = [os.path.abspath(folder / name) if isinstance(name, str) else name for name in value]
 
 
 def _toml(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):
-        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+        return json.dumps(value, ensure_ascii=False)  # a TOML basic string has JSON's escapes
     if isinstance(value, Mapping):
         return "{ " + ", ".join(f"{key} = {_toml(item)}" for key, item in value.items()) + " }"
     if isinstance(value, (list, tuple)):

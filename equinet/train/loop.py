@@ -76,7 +76,8 @@ def fit(
         reporter: Is told about every step and epoch.
 
     Returns:
-        The final state. The potential itself ends with the weights of the epoch with the lowest validation loss.
+        The final state. The potential itself ends with the weights of the epoch with the lowest validation loss; to train on
+        later, save the state before ``fit`` returns, as :class:`equinet.train.log.TerminalReporter` does after every epoch.
 
     Raises:
         FloatingPointError: If the loss is no longer finite; says where.

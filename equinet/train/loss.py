@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from equinet.graph import AtomicGraph
@@ -57,19 +57,20 @@ class Loss:
         """
         total = torch.zeros((), dtype=torch.float64, device=graph.energy.device)
         for term in self.terms:
-            error = prediction[term].double() - getattr(graph, term)
-            weight = graph.weight
+            label, weight = getattr(graph, term), graph.weight
+            error = prediction[term].double() - label
             if term == "energy":
                 error = error / torch.bincount(graph.graph_of_node, minlength=graph.graph_count)
             elif term == "forces":
                 weight = weight[graph.graph_of_node]
-            total = total + getattr(self, term) * _weighted_mean_square(error, weight)
+            total = total + getattr(self, term) * _weighted_mean_square(error, weight, ~label.isnan())
         return total
 
 
-def _weighted_mean_square(error: Float[Tensor, "n ..."], weight: Float[Tensor, " n"]) -> Float[Tensor, ""]:
+def _weighted_mean_square(
+    error: Float[Tensor, "n ..."], weight: Float[Tensor, " n"], labelled: Bool[Tensor, "n ..."]
+) -> Float[Tensor, ""]:
     weight = weight.reshape(-1, *[1] * (error.dim() - 1)).expand_as(error)
-    labelled = ~error.isnan()
     count = labelled.sum().clamp(min=1)
     # where, not multiplication: NaN times zero would be NaN, in the gradient too
     return torch.where(labelled, weight * torch.where(labelled, error, 0.0) ** 2, 0.0).sum() / count

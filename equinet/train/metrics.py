@@ -103,11 +103,21 @@ def predict(
 
 
 def errors(predictions: Predictions) -> Errors:
-    """Errors of a set of predictions."""
+    """Errors of a set of predictions.
+
+    Raises:
+        FloatingPointError: If a prediction that has a label is not finite.
+    """
     result = Errors(frames=len(predictions.pairs["energy"][0]))
     for name, (label, prediction) in predictions.pairs.items():
         there = ~label.isnan()
         label, difference = label[there], (prediction - label)[there]
+        if not difference.isfinite().all():
+            count = int((~difference.isfinite()).sum())
+            raise FloatingPointError(
+                f"{count} of {len(label)} predictions of {name} are not finite; the model is broken. If it is still training, lower "
+                "`train.learning_rate`"
+            )
         if len(label) == 0:
             result.mae[name] = result.rmse[name] = result.spread[name] = math.nan
             continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,17 +79,20 @@ def run(config: RunConfig, out: Path, *, resume: bool = False, console: Console 
     optimizer = make_optimizer(potential, config.train)
     state = TrainingState(potential, optimizer, config.train.ema_decay)
     # More epochs, more minutes, another device: these may change when a run goes on. What the numbers mean may not.
+    meaning = config.model_dump(mode="json", exclude={"train": {"epochs", "max_minutes", "device"}})
     identity = {
-        "data": prepared.digest,
-        "model": config.model.model_dump(mode="json"),
-        "train": config.train.model_dump(mode="json", exclude={"epochs", "max_minutes", "device"}),
+        "frames": prepared.digest,
+        **{f"data.{key}": meaning["data"][key] for key in ("e0s", "scale_shift")},
+        **{f"{section}.{key}": value for section in ("model", "train") for key, value in meaning[section].items()},
     }
     if resume:
         state.restore(state_file, identity)
     _describe(console, config, prepared, potential, state)
     (out / "plots").mkdir(parents=True, exist_ok=True)
     (out / "config.toml").write_text(to_toml(config))
-    _trim_metrics(out / "metrics.jsonl", state)
+    _begin_metrics(out / "metrics.jsonl", state)
+    if not resume:
+        state.save(state_file, identity)  # so that there is something to go on from, whatever happens
     provenance: dict[str, Any] = {"config": config.model_dump(mode="json"), "data_sha256": prepared.digest}
 
     def save(improved: bool) -> None:
@@ -105,9 +109,13 @@ def run(config: RunConfig, out: Path, *, resume: bool = False, console: Console 
         with TerminalReporter(console, out, config.train.epochs, save) as reporter:
             fit(potential, loaders, make_loss(config), optimizer, config.train, state=state, reporter=reporter)
     except KeyboardInterrupt as interrupt:
-        go_on = f"To go on: equinet train {out / 'config.toml'} --out {out} --resume"
+        go_on = (
+            f"To go on: equinet train {shlex.quote(str(out / 'config.toml'))} --out {shlex.quote(str(out))} --resume"
+        )
         if not isinstance(interrupt, StopRequested):  # in the middle of a step: the state in memory is not whole
-            raise Interrupted(f"stopped at once; what the last finished epoch saved is in {out}. {go_on}") from None
+            raise Interrupted(
+                f"stopped at once; the state after the last finished epoch is in {out}. {go_on}"
+            ) from None
         state.save(state_file, identity)
         raise Interrupted(
             f"stopped in epoch {state.epoch + 1} after batch {state.batch}; nothing is lost. {go_on}"
@@ -175,11 +183,9 @@ def _conclude(
     return found
 
 
-def _trim_metrics(path: Path, state: TrainingState) -> None:
-    """Drop lines of epochs that the restored state does not know (a crash between log and state)."""
-    lines = path.read_text().splitlines() if path.exists() and state.epoch else []
-    kept = [line for line in lines if json.loads(line)["epoch"] <= state.epoch]
-    path.write_text("".join(line + "\n" for line in kept))
+def _begin_metrics(path: Path, state: TrainingState) -> None:
+    """Begin with the epochs that the state knows, and not with those a crash left half written."""
+    path.write_text("".join(json.dumps(record) + "\n" for record in state.history))
 
 
 def _refuse_if_too_large(graphs: Sequence[AtomicGraph], potential: Potential, config: RunConfig) -> None:

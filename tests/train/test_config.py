@@ -3,6 +3,7 @@
 import os
 import re
 import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -98,8 +99,8 @@ def test_writing_keeps_every_value_that_was_given():
 
 def test_training_frames_are_all_a_configuration_needs(write_config):
     config = write_config()
-    assert config.data.train == "frames.xyz"
-    assert config == parse_config({"data": DATA, "model": {}, "train": {}})
+    assert Path(config.data.train).name == "frames.xyz"
+    assert config == parse_config({"data": {"train": config.data.train}, "model": {}, "train": {}})
 
 
 def test_a_configuration_cannot_be_changed_by_accident():
@@ -221,13 +222,13 @@ def test_a_missing_or_broken_file_is_named(tmp_path, write_config):
         ("train.learning_rate=5e-3", 0.005),
         ("model.residual_first=true", True),
         ("model.radial_hidden=[8, 16]", (8, 16)),
-        ("data.train=['a.xyz', 'b.xyz']", ["a.xyz", "b.xyz"]),
-        ("data.train=bare.xyz", "bare.xyz"),
+        ("data.train=['a.xyz', 'b.xyz']", [os.path.abspath("a.xyz"), os.path.abspath("b.xyz")]),
+        ("data.train=bare.xyz", os.path.abspath("bare.xyz")),
         ("data.train=/some/where/a-b_c.xyz", "/some/where/a-b_c.xyz"),
-        ("data.train=../the = sign.xyz", "../the = sign.xyz"),
-        ("data.train='quoted.xyz'", "quoted.xyz"),
+        ("data.train=../the = sign.xyz", os.path.abspath("../the = sign.xyz")),
+        ("data.train='quoted.xyz'", os.path.abspath("quoted.xyz")),
         ("data.valid=0.2", 0.2),
-        ("data.valid=other.xyz", "other.xyz"),
+        ("data.valid=other.xyz", os.path.abspath("other.xyz")),
         ("data.e0s=least_squares", "least_squares"),
         ("data.e0s={ H = -13.6, C = -1029 }", {"H": -13.6, "C": -1029.0}),
         ("train.device=cuda:1", "cuda:1"),
@@ -312,11 +313,17 @@ def test_a_single_data_file_beside_the_configuration_is_found(folders):
     assert data.valid == 0.2
 
 
-def test_data_files_where_the_program_runs_are_found(folders):
+def test_a_file_of_that_name_where_the_program_runs_does_not_win(folders):
     here, project = folders
     (here / "a.xyz").touch()
     (project / "c.toml").write_text('[data]\ntrain = "a.xyz"\n')
-    assert read_config(project / "c.toml").data.train == "a.xyz"
+    assert read_config(project / "c.toml").data.train == str(project / "a.xyz")
+
+
+def test_data_files_of_a_setting_are_looked_for_where_the_program_runs(folders):
+    here, project = folders
+    (project / "c.toml").write_text('[data]\ntrain = "a.xyz"\n')
+    assert read_config(project / "c.toml", ["data.train=b.xyz"]).data.train == str(here / "b.xyz")
 
 
 def test_absolute_paths_stay_as_they_are(folders):
@@ -325,7 +332,9 @@ def test_absolute_paths_stay_as_they_are(folders):
     assert read_config(project / "c.toml").data.train == f"{here}/a.xyz"
 
 
-def test_a_data_file_that_is_nowhere_keeps_its_name_for_the_message(folders):
+def test_the_saved_configuration_finds_its_data_from_anywhere(folders, tmp_path):
     _, project = folders
     (project / "c.toml").write_text('[data]\ntrain = "a.xyz"\n')
-    assert read_config(project / "c.toml").data.train == "a.xyz"
+    config = read_config(project / "c.toml")
+    (tmp_path / "saved.toml").write_text(to_toml(config))
+    assert read_config(tmp_path / "saved.toml") == config

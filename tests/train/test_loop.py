@@ -153,7 +153,7 @@ def test_calibration_makes_densities_of_size_one_half_in_every_layer(make_config
     sizes = []
     for interaction in potential.model.interactions:
         interaction.register_forward_hook(lambda _, __, out: sizes.append(out[0].square().mean().sqrt().item()))
-    before = weights_of(potential)
+    before = {name: value for name, value in weights_of(potential).items() if name != "model.bias"}
     potential.eval()(graph)
     assert len(sizes) == potential.model.config.layers
     assert sizes == pytest.approx([0.5] * len(sizes), rel=1e-4)
@@ -163,7 +163,15 @@ def test_calibration_makes_densities_of_size_one_half_in_every_layer(make_config
     sizes.clear()
     potential(graph)
     assert sizes == pytest.approx([0.5] * len(sizes), rel=1e-4)
-    assert same(weights_of(potential), before)
+    assert same({name: value for name, value in weights_of(potential).items() if name != "model.bias"}, before)
+
+
+def test_the_mean_energy_is_right_before_the_first_step(make_config):
+    config = make_config(model={"cutoff": 5.0})
+    prepared = prepare(config)
+    pairs = predict(make_potential(config, prepared), GraphLoader(prepared.graphs["train"], 32), stress=False).pairs
+    label, prediction = pairs["energy"]
+    assert abs((prediction - label).mean().item()) < 0.005  # eV/atom, of an interaction energy of 5 eV/atom
 
 
 def test_calibration_on_isolated_atoms_is_refused(make_config, sample):

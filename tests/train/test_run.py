@@ -399,7 +399,7 @@ def test_a_run_does_not_go_on_with_another_configuration(finished, make_config, 
 
 
 def test_a_run_does_not_go_on_with_other_data(finished, make_config, files):
-    with pytest.raises(ValueError, match="belongs to another run: `data"):
+    with pytest.raises(ValueError, match="belongs to another run: `frames"):
         run(make_config(data={"test": files["valid"]}), finished.out, resume=True)
 
 
@@ -575,7 +575,7 @@ REFUSED = {
     "stress of a molecule": (
         stress_a_molecule,
         {"stress_weight": 1.0, "data": {"allow_missing": True}},
-        rf"{FRAME_7}: has a stress but no periodic direction.*set its `pbc` or remove the label \(1 such",
+        rf"{FRAME_7}: has a stress but no periodic direction.*set its `pbc` and cell or remove the label \(1 such",
     ),
     "weights all zero": (
         lambda frames: None,
