@@ -22,7 +22,7 @@ class DataConfig(BaseModel):
 
     train: str | Annotated[list[str], Field(min_length=1)]
     """File or files with training frames (extended XYZ, also gzipped). Isolated atoms in them give the E0s."""
-    valid: str | float = 0.1
+    valid: str | Annotated[float, Field(gt=0, lt=1)] = 0.1
     """File with validation frames, or the fraction of the training frames to hold out for validation."""
     test: str | None = None
     """File with test frames; used once, at the end."""
