@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from .spec import ManyBodySpec
 from .species import SpeciesGroups
 
 
-class PolynomialTables(ConstantModule):
+class PolynomialTables(ConstantModule, ABC):
     """Coefficients of every polynomial of a :class:`ManyBodySpec`, and the split of its weights.
 
     Attributes:
@@ -39,8 +40,9 @@ class PolynomialTables(ConstantModule):
             if all((k, nu) not in self.paths for nu in range(1, spec.correlation + 1)):
                 raise ValueError(f"no product of up to {spec.correlation} factors of {spec.irreps_in} reaches {ir}")
 
+    @abstractmethod
     def _add(self, k: int, nu: int, coefficients: np.ndarray) -> None:
-        raise NotImplementedError
+        """Keep the coefficients ``(polynomials, 2l + 1, monomials)`` of output ``k`` and degree ``nu``."""
 
     @property
     def weight_numel(self) -> int:

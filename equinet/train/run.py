@@ -78,13 +78,7 @@ def run(config: RunConfig, out: Path, *, resume: bool = False, console: Console 
     _refuse_if_too_large(prepared.graphs["train"], potential, config)
     optimizer = make_optimizer(potential, config.train)
     state = TrainingState(potential, optimizer, config.train.ema_decay)
-    # More epochs, more minutes, another device: these may change when a run goes on. What the numbers mean may not.
-    meaning = config.model_dump(mode="json", exclude={"train": {"epochs", "max_minutes", "device"}})
-    identity = {
-        "frames": prepared.digest,
-        **{f"data.{key}": meaning["data"][key] for key in ("e0s", "scale_shift")},
-        **{f"{section}.{key}": value for section in ("model", "train") for key, value in meaning[section].items()},
-    }
+    identity = _identity(config, prepared)
     if resume:
         state.restore(state_file, identity)
     _describe(console, config, prepared, potential, state)
@@ -120,8 +114,6 @@ def run(config: RunConfig, out: Path, *, resume: bool = False, console: Console 
         raise Interrupted(
             f"stopped in epoch {state.epoch + 1} after batch {state.batch}; nothing is lost. {go_on}"
         ) from None
-    if not state.history:  # no epoch was asked for or there was no time for one: the start is the result
-        save_potential(potential, out / "model.eqn", training={**provenance, "epoch": 0})
     found = _conclude(console, out, potential, prepared, config, state)
     save_potential(
         potential,
@@ -136,6 +128,16 @@ def _refuse_to_overwrite(out: Path, state_file: Path, resume: bool) -> None:
         raise FileNotFoundError(f"{out} holds no run to go on with; start one without --resume")
     if not resume and state_file.exists():
         raise FileExistsError(f"{out} already holds a run; add --resume to go on with it, or choose another --out")
+
+
+def _identity(config: RunConfig, prepared: Prepared) -> dict[str, Any]:
+    """What must be the same when a run goes on. More epochs or minutes and another device may come; other numbers may not."""
+    meaning = config.model_dump(mode="json", exclude={"train": {"epochs", "max_minutes", "device"}})
+    return {
+        "frames": prepared.digest,
+        **{f"data.{key}": meaning["data"][key] for key in ("e0s", "scale_shift")},
+        **{f"{section}.{key}": value for section in ("model", "train") for key, value in meaning[section].items()},
+    }
 
 
 def _describe(
