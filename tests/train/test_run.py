@@ -583,7 +583,6 @@ REFUSED = {
         "weights must not be .* all zero",
     ),
     "a device that is not there": (lambda frames: None, {"device": "gpu"}, "`device` must be .*, got 'gpu'"),
-    "a fraction of more than all": (lambda frames: None, {"data": {"valid": 1.5}}, "must be between 0 and 1, got 1.5"),
 }
 
 
