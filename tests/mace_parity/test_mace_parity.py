@@ -13,7 +13,9 @@ from equinet.models import MACE, MACEConfig
 from equinet.nn import EnergyScale
 from equinet.potential import Potential
 
-pytest.importorskip("mace", reason="mace-torch is not installed; CONTRIBUTING.md says how to put it beside equinet")
+pytest.importorskip(
+    "mace.modules", reason="mace-torch is not installed; CONTRIBUTING.md says how to put it beside equinet"
+)
 
 ELEMENTS = [1, 6, 8, 14]
 CUTOFF = 4.0
