@@ -29,8 +29,12 @@ def run_demo(out: Path, console: Console) -> None:
         console: Where to print.
 
     Raises:
-        FileExistsError: If ``out`` already holds a run.
+        FileExistsError: If ``out`` holds an earlier demonstration, whole or broken off.
     """
+    if (out / "state.safetensors").exists():
+        raise FileExistsError(
+            f"{out} holds an earlier demonstration; remove the folder, or choose another one with --out"
+        )
     began = time.perf_counter()
     console.rule("1  training on ethanol, 400 frames, GFN2-xTB labels")
     result = run(parse_config(CONFIG), out, console=console)

@@ -6,7 +6,8 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,24 @@ def a_crystal() -> Atoms:
     return atoms
 
 
+@contextmanager
+def double_by_default() -> Iterator[None]:
+    """float64 as torch's default dtype, which some libraries take for what they build, and afterwards the old one."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+@pytest.fixture
+def double_default() -> Iterator[None]:
+    """A test under another default dtype than the usual one."""
+    with double_by_default():
+        yield
+
+
 @pytest.fixture(scope="session")
 def representation() -> Callable[[o3.Irreps | str, Tensor], Tensor]:
     """A function: the matrix by which a 3 x 3 orthogonal matrix acts on one copy of each irrep, in float64.
@@ -137,12 +156,8 @@ def representation() -> Callable[[o3.Irreps | str, Tensor], Tensor]:
     """
 
     def matrix_of(irreps: o3.Irreps | str, matrix: Tensor) -> Tensor:
-        before = torch.get_default_dtype()
-        torch.set_default_dtype(torch.float64)
-        try:
+        with double_by_default():
             return o3.Irreps([(1, ir) for _, ir in o3.Irreps(irreps)]).D_from_matrix(matrix)
-        finally:
-            torch.set_default_dtype(before)
 
     return matrix_of
 

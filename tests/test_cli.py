@@ -501,7 +501,9 @@ def test_the_second_run_of_the_demonstration_goes_on_from_the_first(tmp_path):
 @pytest.mark.usefixtures("tiny_demo")
 def test_the_demonstration_does_not_overwrite(tmp_path):
     works("demo", "--out", tmp_path / "shown")
-    assert "already holds a run" in fails("demo", "--out", tmp_path / "shown")
+    message = fails("demo", "--out", tmp_path / "shown")
+    assert "holds an earlier demonstration; remove the folder" in message
+    assert "--resume" not in message  # the demonstration has no such option
 
 
 def test_the_demonstration_is_made_of_files_that_ship_with_equinet():

@@ -76,15 +76,12 @@ def test_shift_of_a_set_without_energies_is_zero():
     assert found.shift == (0, 0), found.shift
 
 
+@pytest.mark.usefixtures("double_default")
 def test_a_model_made_under_another_default_dtype_runs():
     from equinet.models import MACE, MACEConfig
 
-    torch.set_default_dtype(torch.float64)
-    try:
-        model = MACE(MACEConfig(channels=2), 1, 5.0)
-        model(torch.eye(3)[:2].double(), torch.tensor([0, 0]), torch.tensor([[0, 1], [1, 0]]))
-    finally:
-        torch.set_default_dtype(torch.float32)
+    model = MACE(MACEConfig(channels=2), 1, 5.0)
+    model(torch.eye(3)[:2].double(), torch.tensor([0, 0]), torch.tensor([[0, 1], [1, 0]]))
 
 
 def test_measure_takes_the_frames_that_to_graphs_takes():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
@@ -70,15 +69,6 @@ def e3nn_oracle(
         for edge, receiver in enumerate(edge_index[1].tolist()):
             result[receiver, spec.row_of(n)] += messages[edge]
     return result
-
-
-@pytest.fixture
-def double_default() -> Any:
-    """e3nn makes its couplings in the default dtype."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(before)
 
 
 @pytest.mark.parametrize("form", FORMS)
