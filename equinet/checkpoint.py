@@ -19,9 +19,10 @@ from torch import Tensor
 from equinet.elements import SYMBOLS
 from equinet.models import MACE, MACEConfig
 from equinet.nn import EnergyScale
+from equinet.ops.cp_product import factors_to_be_loaded
 from equinet.potential import Potential
 
-FORMAT = 1
+FORMAT = 2
 UNITS = {"length": "Å", "energy": "eV", "forces": "eV/Å", "stress": "eV/Å^3, tension positive"}
 
 
@@ -103,18 +104,27 @@ def load_potential(
         raise ValueError(f"{path} has format {header['format']}, this equinet reads up to {FORMAT}; upgrade equinet")
     elements = [SYMBOLS.index(symbol) for symbol in header["elements"]]
     config = MACEConfig.model_validate(header["model"])
-    with torch.random.fork_rng(
-        devices=[]
-    ):  # the weights are drawn and then replaced; the caller's stream stays as it was
+    # The weights are drawn and then replaced; the caller's stream stays as it was.
+    with torch.random.fork_rng(devices=[]), factors_to_be_loaded():
         model = MACE(config, len(elements), header["avg_num_neighbors"])
     zeros = [0.0] * len(elements)
     scale = EnergyScale(zeros, zeros, zeros, exact_isolated_atoms=header["exact_isolated_atoms"])
     potential = Potential(model, scale, elements).to(getattr(torch, header["dtype"]))
+    if header["format"] == 1:
+        tensors = {_name_since_format_2(name): tensor for name, tensor in tensors.items()}
     try:
         potential.load_state_dict(tensors)
     except RuntimeError as error:
         raise ValueError(f"the weights in {path} do not fit the architecture it states: {error}") from error
     return potential.to(device=device, dtype=dtype).eval()
+
+
+def _name_since_format_2(name: str) -> str:
+    """Format 1 named the weights of linear maps by degree, "1", where it is now the irrep, "1o"; all were true tensors."""
+    stem, _, last = name.rpartition(".")
+    if "linear" in stem and last.isdigit():
+        return f"{stem}.{last}{'o' if int(last) % 2 else 'e'}"
+    return name
 
 
 def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:

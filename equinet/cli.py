@@ -106,6 +106,64 @@ def evaluate(
 
 
 @app.command()
+def check(
+    model: Annotated[Path, typer.Argument(help="Model file (*.eqn).")],
+    data: Annotated[
+        Path | None,
+        typer.Argument(help="Structures to measure on, any format ASE reads, labels or not; by default random ones."),
+    ] = None,
+    max_frames: Annotated[int, typer.Option(help="Of a longer file take this many frames, spread evenly.")] = 20,
+    tolerance_float32: Annotated[float, typer.Option(help="Largest relative error that passes in float32.")] = 3e-5,
+    tolerance_float64: Annotated[
+        float, typer.Option(help="The same in float64; finite differences get at least 1e-6.")
+    ] = 1e-10,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write everything to this file.")] = None,
+    device: Annotated[str, typer.Option(help='"auto", "cpu", "cuda", ...')] = "auto",
+    seed: Annotated[int, typer.Option(help="Decides rotations, directions and random structures.")] = 0,
+) -> None:
+    """Measure whether a model obeys physics: what must hold exactly, whatever it has learnt.
+
+    On every structure, in float32 and float64: turned, mirrored, shifted, with its atoms in another order, or beside other
+    structures in a batch, it must have the same energy, forces and stress; a doubled cell must have twice the energy; forces
+    and stress must be derivatives of the energy.
+
+    Errors are relative to interaction energies and forces, so 3e-5 is a tolerable rounding error in float32. A model
+    whose tensor products are approximate is not exactly equivariant: it fails, and the table tells by how much.
+
+    Without DATA it takes random structures of the model's elements: clusters, a slab, a crystal, a pair, an isolated atom.
+    Your own tell more about errors where you will use it. The exit code is 1 if anything fails.
+    """
+    from equinet import checks
+    from equinet.checkpoint import load_potential
+    from equinet.datasets import read_frames
+    from equinet.potential import choose_device
+    from equinet.train.log import write_json
+
+    with _plain_errors():
+        frames = None if data is None else read_frames(data, checks.NO_LABELS)
+        report = checks.check(
+            load_potential(model, device=choose_device(device)),
+            frames,
+            tolerance_float32=tolerance_float32,
+            tolerance_float64=tolerance_float64,
+            seed=seed,
+            max_structures=max_frames,
+            console=console,
+        )
+        taken = len(report.structures)
+        where = f"{taken} random structures" if frames is None else f"{taken} of {len(frames)} frames of {data}"
+        spread = ", spread evenly" if frames and taken < len(frames) else ""
+        console.print(f"{model} on {where}{spread}", highlight=False, soft_wrap=True, markup=False)
+        console.print(report.table())
+        for sentence in report.sentences():
+            console.print(sentence, highlight=False, soft_wrap=True, markup=False)
+        if json_file is not None:
+            write_json(json_file, report.as_json())
+    if report.failures:
+        raise typer.Exit(1)
+
+
+@app.command()
 def md(
     model: Annotated[Path, typer.Argument(help="Model file (*.eqn).")],
     atoms: Annotated[

@@ -46,14 +46,14 @@ SMALL: dict[str, Any] = {
 def make_potential() -> Callable[..., Potential]:
     """A function that makes a small random potential for H, C and O: float64, eval mode, always the same weights.
 
-    Keyword arguments override the fields of its :class:`MACEConfig`; ``convolution`` and ``many_body`` are method objects.
+    Keyword arguments override the fields of its :class:`MACEConfig`.
     """
 
-    def make(*, seed: int = 0, convolution: Any = None, many_body: Any = None, **config_overrides: Any) -> Potential:
+    def make(*, seed: int = 0, **config_overrides: Any) -> Potential:
         config = MACEConfig(**{**SMALL, **config_overrides})
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            model = MACE(config, len(ELEMENTS), 8.0, convolution=convolution, many_body=many_body)
+            model = MACE(config, len(ELEMENTS), 8.0)
         scale = EnergyScale(REFERENCE, SCALE, SHIFT, exact_isolated_atoms=config.exact_isolated_atoms)
         potential = Potential(model, scale, ELEMENTS).double().eval()
         graph = collate([from_atoms(atoms, config.cutoff) for atoms in (an_ethanol(), a_crystal())])

@@ -77,6 +77,7 @@ OPTIONS = {
         "--device",
         "--resume",
     ],
+    "check": ["--max-frames", "--tolerance-float32", "--tolerance-float64", "--json", "--device", "--seed"],
     "demo": ["--out"],
     "doctor": [],
     "keys": [],
@@ -149,7 +150,7 @@ def test_every_command_explains_its_options(command):
     printed = works(command, "--help")
     for option in OPTIONS[command]:
         assert option in printed
-    found = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", printed.partition("Options")[2]))
+    found = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", printed.partition("Options")[2]))
     assert found - {"--help", "--no-resume"} == set(OPTIONS[command])
 
 

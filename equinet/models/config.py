@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 
-from equinet.ops import method_from_name
+from equinet.ops import method_from_config, method_to_config
+
+# A name or a table in a file, a method object in Python; written back as what the file would say.
+TensorProduct = Annotated[Any, BeforeValidator(method_from_config), PlainSerializer(method_to_config)]
 
 
 class MACEConfig(BaseModel):
@@ -26,10 +29,12 @@ class MACEConfig(BaseModel):
     """Rounds of message passing; the model sees `layers` times the cutoff."""
     cutoff: float = Field(5.0, gt=0)
     """Radius in Å beyond which atoms do not see each other directly."""
-    convolution: str = "cg"
-    """Tensor product of neighbour features with edge harmonics."""
-    many_body: str = "cg"
-    """Tensor product of a node's features with themselves."""
+    convolution: TensorProduct = Field("cg", validate_default=True)
+    """Tensor product of neighbour features with edge harmonics: "cg", "gaunt_grid", "gaunt_fourier", "bracket", "matrix", "so2", or a table with arguments such as { method = "cp", rank = 24 }."""
+    many_body: TensorProduct = Field("cg", validate_default=True)
+    """Tensor product of a node's features with themselves; likewise, but for "so2"."""
+    pseudotensors: bool = False
+    """Also carry pseudotensors (0o, 1e, 2o, ...), as far as products reach them: about twice the features."""
     bessel_functions: int = Field(8, ge=1)
     """Number of Bessel functions of the distance."""
     envelope_power: int = Field(5, ge=2)
@@ -44,9 +49,3 @@ class MACEConfig(BaseModel):
     """Divide messages by a learned density instead of the mean number of neighbours; helps where coordination varies."""
     exact_isolated_atoms: bool = True
     """An atom alone has exactly its reference energy. False: MACE's form, in which the shift stays with it."""
-
-    @field_validator("convolution", "many_body")
-    @classmethod
-    def _known_method(cls, name: str) -> str:
-        method_from_name(name)
-        return name

@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+from e3nn import o3
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from equinet.nn import BesselBasis, Interaction, ManyBodyBlock, PolynomialEnvelope, Readout
-from equinet.ops import METHODS, Method, SpeciesGroups, SphericalHarmonics, method_from_name, natural_irreps
+from equinet.ops import ManyBodySpec, SpeciesGroups, SphericalHarmonics, TensorProductSpec, natural_irreps
 from equinet.ops.convolution import sum_on_nodes
+from equinet.ops.layout import irreps_up_to, is_true, with_channels
 
 from .config import MACEConfig
 
@@ -50,34 +52,21 @@ class MACE(nn.Module):
         config: Architecture.
         num_species: Number of chemical elements.
         avg_num_neighbors: Mean number of neighbours within the cutoff in the training set.
-        convolution: Tensor product of the edge convolution, of the kind that ``config`` names, when its arguments or its
-            backend are not to be the default ones.
-        many_body: Tensor product of the many-body product; likewise.
 
     Raises:
-        ValueError: If a tensor product cannot do what the architecture asks of it, or is not the one ``config`` names.
+        ValueError: If a tensor product cannot do what the architecture asks of it; says why.
     """
 
     embedding: nn.Parameter
     bias: nn.Parameter
 
-    def __init__(
-        self,
-        config: MACEConfig,
-        num_species: int,
-        avg_num_neighbors: float,
-        *,
-        convolution: Method | None = None,
-        many_body: Method | None = None,
-    ) -> None:
+    def __init__(self, config: MACEConfig, num_species: int, avg_num_neighbors: float) -> None:
         super().__init__()
         if avg_num_neighbors <= 0:
             raise ValueError(f"`avg_num_neighbors` must be positive, got {avg_num_neighbors}; are there edges at all?")
         self.config = config
         self.num_species = num_species
         self.avg_num_neighbors = float(avg_num_neighbors)
-        convolution = _checked_method("convolution", convolution, config.convolution)
-        many_body = _checked_method("many_body", many_body, config.many_body)
         self.harmonics = SphericalHarmonics(config.sh_degree)
         self.basis = BesselBasis(config.cutoff, config.bessel_functions)
         self.envelope = PolynomialEnvelope(config.cutoff, config.envelope_power)
@@ -86,14 +75,13 @@ class MACE(nn.Module):
         self.interactions = nn.ModuleList()
         self.products = nn.ModuleList()
         self.readouts = nn.ModuleList()
-        degree = 0
-        for layer in range(config.layers):
+        for layer, irreps in enumerate(irreps_of_layers(config)):
             last = layer == config.layers - 1
-            degree_out = 0 if last else config.max_l  # only scalars are read from the last layer
             self.interactions.append(
                 Interaction(
-                    degree_in=degree,
-                    degree_out=degree_out,
+                    irreps_in=irreps.features,
+                    irreps_out=irreps.result,
+                    irreps_density=irreps.density,
                     sh_degree=config.sh_degree,
                     channels=config.channels,
                     species=num_species,
@@ -101,21 +89,20 @@ class MACE(nn.Module):
                     normalization=1.0 if config.density_normalization else avg_num_neighbors,
                     residual=layer > 0 or config.residual_first,
                     density_normalization=config.density_normalization,
-                    method=convolution,
+                    method=config.convolution,
                 )
             )
             self.products.append(
                 ManyBodyBlock(
-                    sh_degree=config.sh_degree,
-                    degree_out=degree_out,
+                    irreps_in=irreps.density,
+                    irreps_out=irreps.result,
                     channels=config.channels,
                     species=num_species,
                     correlation=config.correlation,
-                    method=many_body,
+                    method=config.many_body,
                 )
             )
             self.readouts.append(Readout(config.channels, config.readout_hidden if last else 0))
-            degree = degree_out
 
     def forward(
         self, vectors: Float[Tensor, "edges 3"], species: Int[Tensor, " nodes"], edge_index: Int[Tensor, "2 edges"]
@@ -175,7 +162,7 @@ class MACE(nn.Module):
 
     def __repr__(self) -> str:
         c = self.config
-        hidden = natural_irreps(c.max_l, c.channels)
+        hidden = with_channels(irreps_of_layers(c)[0].result if c.layers > 1 else [o3.Irrep("0e")], c.channels)
         lines = [
             f"MACE({hidden}, {c.layers} layers, {self.num_species} species, {count_weights(self):,} weights)",
             f"  Y_lm(r̂_ij), l ≤ {c.sh_degree}",
@@ -212,11 +199,30 @@ def count_weights(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def _checked_method(role: str, method: Method | None, name: str) -> Method:
-    if method is None:
-        return method_from_name(name)
-    if not isinstance(method, METHODS[name]):
-        raise ValueError(
-            f"`{role}` is {method}, but the config names {name!r}; a saved model would come back different"
+class LayerIrreps(NamedTuple):
+    """Irreps of a layer: its features, its density, its result."""
+
+    features: list[o3.Irrep]
+    density: list[o3.Irrep]
+    result: list[o3.Irrep]
+
+
+def irreps_of_layers(config: MACEConfig) -> list[LayerIrreps]:
+    """What every layer carries: true tensors up to the degrees of ``config``, pseudotensors as far as products reach them."""
+    layers, features = [], [o3.Irrep("0e")]
+    for layer in range(config.layers):
+        wanted = irreps_up_to(config.sh_degree, pseudotensors=config.pseudotensors)
+        couplings = TensorProductSpec(
+            with_channels(features, 1), natural_irreps(config.sh_degree), with_channels(wanted, 1)
         )
-    return method
+        density = list(couplings.paths_per_output)
+        result = irreps_up_to(config.max_l, pseudotensors=config.pseudotensors)
+        if layer == config.layers - 1:
+            result = result[:1]  # only scalars are read from the last layer
+        elif config.pseudotensors:
+            powers = ManyBodySpec(with_channels(density, 1), with_channels(result, 1), config.correlation, 1)
+            reached = config.many_body.reached(powers)
+            result = [ir for ir in result if is_true(ir) or ir in reached]
+        layers.append(LayerIrreps(features, density, result))
+        features = result
+    return layers

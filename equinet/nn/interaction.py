@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
+from e3nn import o3
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from equinet.ops import Method, SpeciesGroups, TensorProductSpec, natural_irreps
 from equinet.ops.constants import Float64Buffers
 from equinet.ops.convolution import sum_on_nodes
+from equinet.ops.layout import with_channels
 
 from .linear import EquivariantLinear, SpeciesLinear
 from .radial import RadialMLP
@@ -32,9 +36,10 @@ class Interaction(Float64Buffers):
     density itself is mixed by :math:`W_{z_i}` and nothing is passed around it.
 
     Args:
-        degree_in: Highest degree of the incoming features.
-        degree_out: Highest degree of the features that the layer will produce (shape of the residual).
-        sh_degree: Highest degree of the harmonics and of the density.
+        irreps_in: Irreps of the incoming features, in order.
+        irreps_out: Irreps of the features that the layer will produce (shape of the residual).
+        irreps_density: Irreps wanted in the density; those that no coupling reaches are left out (:attr:`irreps_density`).
+        sh_degree: Highest degree of the harmonics.
         channels: Channels of features and density.
         species: Number of species.
         radial_sizes: Width of the radial basis and of the hidden layers of the radial network.
@@ -42,6 +47,9 @@ class Interaction(Float64Buffers):
         residual: See above.
         density_normalization: See above.
         method: Tensor product of the convolution.
+
+    Raises:
+        ValueError: If ``method`` cannot do it; says why.
 
     Source:
         MACE, arXiv 2206.07697, eqs. 8 and 9; density normalisation as in the MACE-MP-0b models.
@@ -52,8 +60,9 @@ class Interaction(Float64Buffers):
     def __init__(
         self,
         *,
-        degree_in: int,
-        degree_out: int,
+        irreps_in: Sequence[o3.Irrep],
+        irreps_out: Sequence[o3.Irrep],
+        irreps_density: Sequence[o3.Irrep],
         sh_degree: int,
         channels: int,
         species: int,
@@ -65,22 +74,21 @@ class Interaction(Float64Buffers):
     ) -> None:
         super().__init__()
         spec = TensorProductSpec(
-            natural_irreps(degree_in, channels), natural_irreps(sh_degree), natural_irreps(sh_degree)
+            with_channels(irreps_in, channels), natural_irreps(sh_degree), with_channels(irreps_density, 1)
         )
         if reason := method.supports(spec):
             raise ValueError(f"{method} cannot do the convolution {spec}: {reason}")
         self.residual = residual
         self.channels = channels
-        self.linear_up = EquivariantLinear(dict.fromkeys(range(degree_in + 1), 1), channels, channels)
+        self.linear_up = EquivariantLinear(dict.fromkeys(irreps_in, 1), channels, channels)
         self.convolution = method.convolution(spec)
         self.radial = RadialMLP([*radial_sizes, self.convolution.weight_numel * channels])
-        copies = {out.l: paths for out, paths in spec.paths_per_output.items()}
-        self.linear = EquivariantLinear(copies, channels, channels)
+        self.irreps_density = list(self.convolution.copies)
+        self.linear = EquivariantLinear(self.convolution.copies, channels, channels)
         self.register_buffer("normalization", torch.tensor(float(normalization), dtype=torch.float64))
         self.density = RadialMLP([radial_sizes[0], 1]) if density_normalization else None
-        degrees_in = list(range(degree_in + 1)) if residual else list(copies)
-        degrees_out = list(range(degree_out + 1)) if residual else list(copies)
-        self.species_linear = SpeciesLinear(degrees_in, degrees_out, channels, species)
+        mixed = (irreps_in, irreps_out) if residual else (self.irreps_density, self.irreps_density)
+        self.species_linear = SpeciesLinear(*mixed, channels, species)
 
     def forward(
         self,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 
-import torch
+from e3nn import o3
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from equinet.ops import ManyBodySpec, Method, SpeciesGroups, natural_irreps
+from equinet.ops import ManyBodySpec, Method, SpeciesGroups
+from equinet.ops.layout import with_channels
 
 from .linear import EquivariantLinear
 
@@ -19,30 +20,39 @@ class ManyBodyBlock(nn.Module):
     .. math:: h'_i = W \, B(A_i; w^{z_i}) + \mathrm{residual}_i
 
     Args:
-        sh_degree: Highest degree of the density.
-        degree_out: Highest degree of the new features.
+        irreps_in: Irreps of the density, in order.
+        irreps_out: Irreps of the new features.
         channels: Channels of both.
         species: Number of species.
         correlation: Highest number of factors, nu.
         method: Tensor product of the many-body product.
+
+    Raises:
+        ValueError: If ``method`` cannot do it; says why.
 
     Source:
         MACE, arXiv 2206.07697, eqs. 10 and 11.
     """
 
     def __init__(
-        self, *, sh_degree: int, degree_out: int, channels: int, species: int, correlation: int, method: Method
+        self,
+        *,
+        irreps_in: Sequence[o3.Irrep],
+        irreps_out: Sequence[o3.Irrep],
+        channels: int,
+        species: int,
+        correlation: int,
+        method: Method,
     ) -> None:
         super().__init__()
         spec = ManyBodySpec(
-            natural_irreps(sh_degree, channels), natural_irreps(degree_out, channels), correlation, species
+            with_channels(irreps_in, channels), with_channels(irreps_out, channels), correlation, species
         )
         if reason := method.supports(spec):
             raise ValueError(f"{method} cannot do the many-body product {spec}: {reason}")
         self.product = method.many_body(spec)
-        paths = self.product.weight_numel
-        self.weight = nn.Parameter(torch.randn(species, paths, channels) / math.sqrt(paths))
-        self.linear = EquivariantLinear(dict.fromkeys(range(degree_out + 1), 1), channels, channels)
+        self.weight = nn.Parameter(self.product.initial_weight())
+        self.linear = EquivariantLinear(dict.fromkeys(irreps_out, 1), channels, channels)
 
     def forward(
         self,

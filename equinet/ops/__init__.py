@@ -3,24 +3,38 @@
 if __name__ != "equinet.ops":
     raise ImportError("import this folder as `equinet.ops`")
 
+from .clebsch_gordan import ClebschGordan
+from .cp_product import CPDecomposed
+from .gaunt import Bracket, GauntFourier, GauntGrid
 from .harmonics import SphericalHarmonics
 from .layout import from_mul_ir, natural_irreps, to_mul_ir
-from .methods import METHODS, ClebschGordan, Convolution, ManyBody, Method, method_from_name
+from .matrix import MatrixProduct
+from .methods import METHODS, method_from_config, method_to_config, tensor_product
+from .protocols import Convolution, ManyBody, Method
+from .so2 import SO2
 from .spec import ManyBodySpec, TensorProductSpec
 from .species import SpeciesGroups
 
 __all__ = [
     "METHODS",
+    "SO2",
+    "Bracket",
+    "CPDecomposed",
     "ClebschGordan",
     "Convolution",
+    "GauntFourier",
+    "GauntGrid",
     "ManyBody",
     "ManyBodySpec",
+    "MatrixProduct",
     "Method",
     "SpeciesGroups",
     "SphericalHarmonics",
     "TensorProductSpec",
     "from_mul_ir",
-    "method_from_name",
+    "method_from_config",
+    "method_to_config",
     "natural_irreps",
+    "tensor_product",
     "to_mul_ir",
 ]

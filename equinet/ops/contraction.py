@@ -49,6 +49,14 @@ class PolynomialTables(ConstantModule, ABC):
         """Weights per species and channel."""
         return len(self.contents)
 
+    def initial_weight(self) -> Float[Tensor, "species paths channels"]:
+        """Unit normals over the square root of the number of paths."""
+        shape = (self.spec.species, self.weight_numel, self.spec.channels)
+        return torch.randn(shape) / math.sqrt(self.weight_numel)
+
+    def extra_repr(self) -> str:
+        return str(self.spec)
+
 
 class NaiveManyBody(PolynomialTables):
     """The formula of :class:`ManyBodySpec` term by term: every monomial, then every polynomial. The oracle of tests."""

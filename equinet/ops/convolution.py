@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
+from e3nn import o3
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from .constants import ConstantModule
 from .coupling import clebsch_gordan
+from .protocols import Convolution
 from .spec import TensorProductSpec
 
 
@@ -20,41 +23,72 @@ def sum_on_nodes(
     return values.new_zeros((num_nodes, *values.shape[1:])).index_add(0, nodes, values)
 
 
-class NaiveConvolution(ConstantModule):
-    """The formula of :class:`TensorProductSpec` path by path, summed on receivers. The oracle of tests."""
+def paths_apart(weight: Float[Tensor, "edges paths channels"]) -> Float[Tensor, "edges slots paths channels"]:
+    """Path weights of a convolution that keeps every path apart: slot p holds path p alone."""
+    return torch.eye(weight.shape[1], dtype=weight.dtype, device=weight.device).unsqueeze(2) * weight.unsqueeze(1)
 
-    def __init__(self, spec: TensorProductSpec) -> None:
+
+class NaiveConvolution(ConstantModule):
+    r"""The formula of :class:`TensorProductSpec` path by path, summed on receivers. The oracle of tests.
+
+    Args:
+        spec: What to compute.
+        like: An executor whose result is to be computed; by default every path is kept apart. Slot s of the result is
+
+            .. math:: z^{s} = \sum_p \mathrm{path\_weights}(w)_{s p} \; z^{p}
+
+            with :math:`z^p` the path's own product, for whatever ``like.path_weights`` says.
+    """
+
+    def __init__(self, spec: TensorProductSpec, like: Convolution | None = None) -> None:
         super().__init__()
         self.spec = spec
+        self.copies = spec.paths_per_output if like is None else like.copies
+        self.weight_numel = len(spec.paths) if like is None else like.weight_numel
+        self.like = like  # a module within this one, so that its constants have the same precision
+        self._slots = slot_rows(self.copies)
         for n, path in enumerate(spec.paths):
             l1, l2 = spec.irreps_in1[path.i1].ir.l, spec.irreps_in2[path.i2].ir.l
             coupling = math.sqrt(path.out.dim) * clebsch_gordan(l1, l2, path.out.l)
             self.register_constant(f"coupling_{n}", coupling)
-            self.register_constant(f"rows_{n}", torch.tensor(spec.row_of(n)))
-
-    @property
-    def weight_numel(self) -> int:
-        """Weights per edge and channel: one per path."""
-        return len(self.spec.paths)
 
     def forward(
         self,
         node_feats: Float[Tensor, "nodes dim channels"],
         edge_attrs: Float[Tensor, "edges harmonics"],
-        weight: Float[Tensor, "edges paths channels"],
+        weight: Float[Tensor, "edges weights channels"],
         edge_index: Int[Tensor, "2 edges"],
     ) -> Float[Tensor, "nodes rows channels"]:
         sender, receiver = edge_index
         x = node_feats[sender].split([ir.dim for _, ir in self.spec.irreps_in1], dim=1)
         y = edge_attrs.split([ir.dim for _, ir in self.spec.irreps_in2], dim=1)
-        messages = weight.new_zeros(weight.shape[0], self.spec.rows, self.spec.channels)
+        weights = self.path_weights(weight)
+        messages = weight.new_zeros(weight.shape[0], sum(len(rows) for _, rows in self._slots), self.spec.channels)
         for n, path in enumerate(self.spec.paths):
             z = torch.einsum("ijk,eic,ej->ekc", getattr(self, f"coupling_{n}"), x[path.i1], y[path.i2])
-            messages = messages.index_copy(1, getattr(self, f"rows_{n}"), z * weight[:, n : n + 1])
+            for slot, (ir, rows) in enumerate(self._slots):
+                if ir == path.out:
+                    index = torch.tensor(rows, device=messages.device)
+                    messages = messages.index_add(1, index, z * weights[:, slot, n].unsqueeze(1))
         return sum_on_nodes(messages, receiver, node_feats.shape[0])
+
+    def path_weights(self, weight: Tensor) -> Tensor:
+        return paths_apart(weight) if self.like is None else self.like.path_weights(weight)
 
     def extra_repr(self) -> str:
         return str(self.spec)
+
+
+def slot_rows(copies: Mapping[o3.Irrep, int]) -> list[tuple[o3.Irrep, list[int]]]:
+    """Every copy of every output irrep ("slot") in order, with the rows of a result that hold its components.
+
+    Rows are grouped by irrep; within one the component is slow and the copy fast (:class:`TensorProductSpec`).
+    """
+    slots, before = [], 0
+    for ir, count in copies.items():
+        slots += [(ir, [before + k * count + copy for k in range(ir.dim)]) for copy in range(count)]
+        before += ir.dim * count
+    return slots
 
 
 class EdgeMatrixConvolution(ConstantModule):
@@ -71,6 +105,8 @@ class EdgeMatrixConvolution(ConstantModule):
     def __init__(self, spec: TensorProductSpec) -> None:
         super().__init__()
         self.spec = spec
+        self.copies = spec.paths_per_output
+        self.weight_numel = len(spec.paths)
         dim1 = spec.irreps_in1.dim // spec.channels
         starts1 = [part.start // spec.channels for part in spec.irreps_in1.slices()]
         starts2 = [part.start for part in spec.irreps_in2.slices()]
@@ -84,11 +120,6 @@ class EdgeMatrixConvolution(ConstantModule):
                 table[s2 : s2 + ir2.dim, :, p, s1 : s1 + ir1.dim] = block
             self.register_constant(f"table_{k}", table.flatten(1))
             self._columns.append((out.dim, paths))
-
-    @property
-    def weight_numel(self) -> int:
-        """Weights per edge and channel: one per path."""
-        return len(self.spec.paths)
 
     def forward(
         self,
@@ -107,6 +138,9 @@ class EdgeMatrixConvolution(ConstantModule):
             message = torch.bmm(matrix, x).unflatten(1, (components, paths)) * weights[k].unsqueeze(1)
             outputs.append(sum_on_nodes(message, receiver, num_nodes).flatten(1, 2))
         return torch.cat(outputs, dim=1)
+
+    def path_weights(self, weight: Tensor) -> Tensor:
+        return paths_apart(weight)
 
     def extra_repr(self) -> str:
         return str(self.spec)

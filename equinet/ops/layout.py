@@ -7,6 +7,8 @@ channel, then the next channel. Everything that leaves equinet (descriptors, exp
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from e3nn import o3
 from jaxtyping import Float
@@ -30,6 +32,27 @@ def channels_of(irreps: o3.Irreps) -> int:
 def natural_irreps(max_degree: int, channels: int = 1) -> o3.Irreps:
     """``channels`` copies of each degree 0 to ``max_degree`` with the parity of a spherical harmonic, (-1)^l."""
     return o3.Irreps([(channels, (degree, (-1) ** degree)) for degree in range(max_degree + 1)])
+
+
+def irreps_up_to(max_degree: int, *, pseudotensors: bool) -> list[o3.Irrep]:
+    """True tensors of degree 0 to ``max_degree``, parity (-1)^l, and after those of each degree the pseudotensors if wanted."""
+    parities = (1, -1) if pseudotensors else (1,)
+    return [o3.Irrep(l, sign * (-1) ** l) for l in range(max_degree + 1) for sign in parities]
+
+
+def is_true(ir: o3.Irrep) -> bool:
+    """Whether an irrep is a true tensor: the parity of a harmonic of its degree. If not, it is a pseudotensor."""
+    return bool(ir.p == (-1) ** ir.l)
+
+
+def with_channels(irreps: Iterable[o3.Irrep], channels: int) -> o3.Irreps:
+    """``channels`` copies of each irrep, in order."""
+    return o3.Irreps([(channels, ir) for ir in irreps])
+
+
+def one_of_each(irreps: o3.Irreps) -> o3.Irreps:
+    """The same irreps with one channel."""
+    return o3.Irreps([(1, ir) for _, ir in o3.Irreps(irreps)])
 
 
 def from_mul_ir(features: Float[Tensor, "nodes features"], irreps: o3.Irreps) -> Float[Tensor, "nodes dim channels"]:

@@ -140,9 +140,10 @@ def parse_config(tree: Mapping[str, Any], origin: str = "the configuration") -> 
 def to_toml(config: RunConfig) -> str:
     """The configuration in full, as TOML, with every key's explanation above it."""
     lines: list[str] = []
+    values = config.model_dump()
     for section, model in config:
         lines.append(f"[{section}]")
-        for name, value in model:
+        for name, value in values[section].items():
             description = type(model).model_fields[name].description or ""
             lines += [f"# {line}" for line in description.splitlines()]
             lines.append(f"# {name} is not set" if value is None else f"{name} = {_toml(value)}")

@@ -194,7 +194,9 @@ def _refuse_if_too_large(graphs: Sequence[AtomicGraph], potential: Potential, co
     """Estimate the peak memory of a training step on the largest batch and compare it with what is free."""
     edges = sorted((graph.edge_index.shape[1] for graph in graphs), reverse=True)[: config.train.batch_size]
     executors = [interaction.convolution for interaction, _, _ in potential.model.layers]
-    per_edge = sum(executor.spec.rows + 2 * executor.weight_numel for executor in executors) * config.model.channels
+    rows = [sum(out.dim * n for out, n in executor.copies.items()) for executor in executors]
+    weights = [executor.weight_numel for executor in executors]
+    per_edge = (sum(rows) + 2 * sum(weights)) * config.model.channels
     # Forces and their gradient keep about eight copies of messages and weights (7 to 9 measured for max_l 0 to 2).
     size = 8 * sum(edges) * per_edge * potential.dtype.itemsize
     free = available_memory() if potential.device.type == "cpu" else float(torch.cuda.mem_get_info(potential.device)[0])
