@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import platform
+from dataclasses import replace
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 import torch
+from e3nn import o3
 from rich.console import Group
 from rich.table import Table
 
-from equinet.ops import ClebschGordan, ManyBodySpec, SpeciesGroups, TensorProductSpec, natural_irreps
+from equinet.ops import (
+    METHODS,
+    ManyBodySpec,
+    SpeciesGroups,
+    SphericalHarmonics,
+    TensorProductSpec,
+    method_from_config,
+    natural_irreps,
+)
 
-REQUIRED = ("equinet", "torch", "e3nn", "torch-geometric", "ase", "vesin", "numpy", "safetensors", "pydantic")
+REQUIRED = ("equinet", "torch", "e3nn", "torch-geometric", "ase", "vesin", "numpy", "scipy", "safetensors", "pydantic")
 
 # package -> (module to import, what it is for, how to get it)
 OPTIONAL = {
@@ -84,31 +95,56 @@ def _optional(name: str, module: str, purpose: str, remedy: str) -> tuple[str, s
 
 
 def self_test() -> list[tuple[str, str, str, float]]:
-    """(product, executor, dtype, largest relative error against the naive form in float64) for every executor."""
+    """(role and product, executor, dtype, largest relative error against the formulas in float64) for every method."""
+    results = []
+    for name in METHODS:
+        method = method_from_config({"method": name, **({"rank": 36} if name == "cp" else {})})
+        naive = replace(method, backend="naive")  # type: ignore[type-var]  # methods are dataclasses
+        for role, spec in (("convolution", _convolution_spec(name)), ("many_body", _many_body_spec(name))):
+            if method.supports(spec):
+                continue  # the bracket and the frame of an edge have one role each here
+            if isinstance(spec, TensorProductSpec):
+                fast, oracle = method.convolution(spec), naive.convolution(spec)
+            else:
+                fast, oracle = method.many_body(spec), naive.many_body(spec)
+            expected = _run(oracle, spec, torch.float64)
+            for dtype in (torch.float32, torch.float64):
+                error = _error(_run(fast, spec, dtype), expected)
+                results.append((f"{role}, {name}", type(fast).__name__, str(dtype).removeprefix("torch."), error))
+    return results
+
+
+def _convolution_spec(name: str) -> TensorProductSpec:
+    outputs = o3.Irreps("1e+2o") if name == "bracket" else natural_irreps(2)
+    return TensorProductSpec(natural_irreps(1, 8), natural_irreps(2), outputs)
+
+
+def _many_body_spec(name: str) -> ManyBodySpec:
+    outputs = o3.Irreps("8x2o") if name == "bracket" else natural_irreps(1, 8)
+    return ManyBodySpec(natural_irreps(2, 8), outputs, 3, 2)
+
+
+def _run(executor: Any, spec: TensorProductSpec | ManyBodySpec, dtype: torch.dtype) -> torch.Tensor:
+    """The result for inputs that are always the same; those of a convolution have real directions."""
     generator = torch.Generator().manual_seed(0)
 
     def random(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, dtype=torch.float64, generator=generator)
 
-    edges, nodes, channels = 40, 7, 8
-    conv = TensorProductSpec(natural_irreps(2, channels), natural_irreps(3), natural_irreps(3))
-    many = ManyBodySpec(natural_irreps(2, channels), natural_irreps(1, channels), 3, 2)
-    index = torch.randint(nodes, (2, edges), generator=generator)
-    groups = SpeciesGroups(torch.randint(2, (nodes,), generator=generator))
-    x, y, w = random(nodes, 9, channels), random(edges, 16), random(edges, len(conv.paths), channels)
-    fast, naive = ClebschGordan(), ClebschGordan(backend="naive")
-    results = []
-    conv_fast, conv_naive = fast.convolution(conv), naive.convolution(conv).double()  # type: ignore[attr-defined]
-    many_fast, many_naive = fast.many_body(many), naive.many_body(many).double()  # type: ignore[attr-defined]
-    v = random(2, many_naive.weight_numel, channels)
-    conv_oracle, many_oracle = conv_naive(x, y, w, index), many_naive(x, v, groups)
-    for dtype in (torch.float32, torch.float64):
-        name = str(dtype).removeprefix("torch.")
-        out = conv_fast.to(dtype)(x.to(dtype), y.to(dtype), w.to(dtype), index)  # type: ignore[attr-defined]
-        results.append(("convolution, cg", type(conv_fast).__name__, name, _error(out, conv_oracle)))
-        out = many_fast.to(dtype)(x.to(dtype), v.to(dtype), groups)  # type: ignore[attr-defined]
-        results.append(("many_body, cg", type(many_fast).__name__, name, _error(out, many_oracle)))
-    return results
+    edges, nodes, channels = 40, 7, spec.channels
+    executor = executor.to(dtype)
+    if isinstance(spec, TensorProductSpec):
+        directions = torch.nn.functional.normalize(random(edges, 3))
+        harmonics = SphericalHarmonics(spec.irreps_in2.lmax).double()(directions)
+        inputs = [random(nodes, spec.irreps_in1.dim // channels, channels), harmonics]
+        inputs.append(random(edges, executor.weight_numel, channels))
+        rest: Any = torch.randint(nodes, (2, edges), generator=generator)
+    else:
+        inputs = [random(nodes, spec.irreps_in.dim // channels, channels)]
+        inputs.append(random(spec.species, executor.weight_numel, channels))
+        rest = SpeciesGroups(torch.randint(spec.species, (nodes,), generator=generator))
+    result: torch.Tensor = executor(*(value.to(dtype) for value in inputs), rest)
+    return result
 
 
 def _error(value: torch.Tensor, oracle: torch.Tensor) -> float:

@@ -89,5 +89,8 @@ def test_examples_run_and_are_short(tmp_path):
     assert (tmp_path / "ethanol.eqn").exists()
     printed = run([sys.executable, str(REPOSITORY / "examples" / "run_md.py"), "ethanol.eqn", "50"], tmp_path)
     assert " K" in printed
-    for name in ("train_from_script.py", "run_md.py"):
+    printed = run([sys.executable, str(REPOSITORY / "examples" / "choose_a_product.py")], tmp_path)
+    assert re.search(r"gaunt_grid 2 degrees +17 ", printed)
+    assert re.search(r"cp 32 +9 +\de-0[123] ", printed)
+    for name in ("train_from_script.py", "run_md.py", "choose_a_product.py"):
         assert len((REPOSITORY / "examples" / name).read_text().splitlines()) < 40

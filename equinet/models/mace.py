@@ -11,8 +11,10 @@ from torch import Tensor, nn
 
 from equinet.nn import BesselBasis, Interaction, ManyBodyBlock, PolynomialEnvelope, Readout
 from equinet.ops import ManyBodySpec, SpeciesGroups, SphericalHarmonics, TensorProductSpec, natural_irreps
+from equinet.ops.algebra import Algebra
 from equinet.ops.convolution import sum_on_nodes
 from equinet.ops.layout import irreps_up_to, is_true, with_channels
+from equinet.ops.sphere import BracketChain
 
 from .config import MACEConfig
 
@@ -181,8 +183,8 @@ def _equations(interaction: Interaction, product: ManyBodyBlock, readout: Readou
     )
     mixed = "" if interaction.residual else "W[z_i] "
     residual = " + W[z_i] h_i" if interaction.residual else ""
-    spec, executor = interaction.convolution.spec, type(interaction.convolution).__name__
-    many, many_executor = product.product.spec, type(product.product).__name__
+    spec, executor = interaction.convolution.spec, _executor(interaction.convolution)
+    many, many_executor = product.product.spec, _executor(product.product)
     final = "MLP" if len(readout.network.sizes) > 2 else "W"
     return [
         f"R(r_ij) = MLP[{interaction.radial.extra_repr()}](b)",
@@ -192,6 +194,12 @@ def _equations(interaction: Interaction, product: ManyBodyBlock, readout: Readou
         f"h_i = W B_i{residual}",
         f"ε_i += {final} h_i    [{readout.network.extra_repr()}]",
     ]
+
+
+def _executor(module: nn.Module) -> str:
+    """Class of an executor and, where it multiplies in some space, which."""
+    spaces = [repr(part) for part in module.modules() if isinstance(part, (Algebra, BracketChain))]
+    return type(module).__name__ + (": " + " and ".join(spaces) if spaces else "")
 
 
 def count_weights(module: nn.Module) -> int:

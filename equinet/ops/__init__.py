@@ -5,6 +5,7 @@ if __name__ != "equinet.ops":
 
 from .clebsch_gordan import ClebschGordan
 from .cp_product import CPDecomposed
+from .expressivity import explain
 from .gaunt import Bracket, GauntFourier, GauntGrid
 from .harmonics import SphericalHarmonics
 from .layout import from_mul_ir, natural_irreps, to_mul_ir
@@ -31,6 +32,7 @@ __all__ = [
     "SpeciesGroups",
     "SphericalHarmonics",
     "TensorProductSpec",
+    "explain",
     "from_mul_ir",
     "method_from_config",
     "method_to_config",

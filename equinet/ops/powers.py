@@ -153,7 +153,7 @@ class PowerManyBody(ConstantModule):
             if size > VANISHES
         ]
         scale = [1 / math.sqrt(sizes[nu - 2][k]) for nu, k in self.terms]
-        self._per_copy = (modulations * len(irreps_in), len(self.terms))
+        self._per_copy = (modulations * len(irreps_in) if self.terms else 0, len(self.terms))
         columns = [1.0] * len(self.linear) + ([1.0] * self._per_copy[0] + scale) * copies
         self.register_constant("column_scale", torch.tensor(columns, dtype=torch.float64))
         self.weight_numel = len(self.linear) + copies * sum(self._per_copy)
@@ -198,9 +198,9 @@ class PowerManyBody(ConstantModule):
     ) -> Float[Tensor, "nodes out channels"]:
         weight = (weight * self.column_scale.unsqueeze(1)).index_select(0, groups.species)
         linear, rest = weight.split([len(self.linear), weight.shape[1] - len(self.linear)], dim=1)
-        factors, columns = rest.unflatten(1, (self._copies, -1)).split(self._per_copy, dim=2)
         outputs = self._linear_term(features, linear)
         if self.terms:
+            factors, columns = rest.unflatten(1, (self._copies, -1)).split(self._per_copy, dim=2)
             factors = factors.unflatten(2, (self._modulations, -1)).index_select(3, self.irrep_of_row)
             inputs = [  # (nodes, dim, copies * channels)
                 (features.unsqueeze(1) * factor).transpose(1, 2).flatten(2) for factor in factors.unbind(2)

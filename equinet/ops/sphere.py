@@ -82,6 +82,9 @@ class BracketChain(ConstantModule, Chain):
             results.append(self.to_out @ product)
         return results
 
+    def extra_repr(self) -> str:
+        return f"{len(self.to_values)} values"
+
 
 class SeparableSphere(Algebra):
     r"""The same product on a grid of latitudes and longitudes, transformed one angle after the other.

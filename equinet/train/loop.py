@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -62,6 +62,7 @@ def fit(
     *,
     state: TrainingState | None = None,
     reporter: Reporter | None = None,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> TrainingState:
     """Train a potential.
 
@@ -74,6 +75,7 @@ def fit(
         state: Where to begin; by default at the beginning. It is kept up to date, so whoever holds it can save it at any
             time, after an interruption too.
         reporter: Is told about every step and epoch.
+        clock: Seconds by which time is measured and ``max_minutes`` kept; ``time.process_time`` on a machine that others use.
 
     Returns:
         The final state. The potential itself ends with the weights of the epoch with the lowest validation loss; to train on
@@ -91,7 +93,7 @@ def fit(
         potential.train()
         reporter.epoch_begins(state.epoch, batches, state.batch)
         for graph in data.train.epoch(state.epoch, skip=state.batch):
-            began = time.perf_counter()
+            began = clock()
             set_learning_rate(optimizer, config, state, config.epochs * batches)
             value = train_step(potential, graph.to(potential.device), loss, optimizer, config.clip_gradient)
             if not math.isfinite(value):
@@ -101,14 +103,14 @@ def fit(
                 )
             state.after_step()
             state.running["loss"] = state.running.get("loss", 0.0) + value
-            state.seconds += time.perf_counter() - began
+            state.seconds += clock() - began
             reporter.batch_done()
             if _out_of_time(state, config):
                 break  # a long epoch is closed early rather than let it run on past the limit
-        began = time.perf_counter()
+        began = clock()
         with state.averaged():
             found, score = validate(potential, data.valid, loss)
-        state.seconds += time.perf_counter() - began
+        state.seconds += clock() - began
         record = {
             "epoch": state.epoch + 1,
             "step": state.step,
