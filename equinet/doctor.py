@@ -103,6 +103,8 @@ def self_test() -> list[tuple[str, str, str, float]]:
         for role, spec in (("convolution", _convolution_spec(name)), ("many_body", _many_body_spec(name))):
             if method.supports(spec):
                 continue  # the bracket and the frame of an edge have one role each here
+            fast: Any
+            oracle: Any
             if isinstance(spec, TensorProductSpec):
                 fast, oracle = method.convolution(spec), naive.convolution(spec)
             else:

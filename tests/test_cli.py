@@ -19,6 +19,7 @@ from equinet.checkpoint import load_potential, read_header
 from equinet.cli import app
 from equinet.datasets import SAMPLE
 from equinet.md import read_run
+from equinet.ops import METHODS
 from equinet.train import evaluate_file
 from equinet.train.config import describe_keys
 
@@ -78,7 +79,9 @@ OPTIONS = {
         "--resume",
     ],
     "check": ["--max-frames", "--tolerance-float32", "--tolerance-float64", "--json", "--device", "--seed"],
+    "convert": ["--out", "--many-body", "--convolution", "--rank", "--copies", "--data", "--json", "--seed"],
     "demo": ["--out"],
+    "explain": ["--correlation", "--method", "--json"],
     "doctor": [],
     "keys": [],
     "show": [],
@@ -435,8 +438,9 @@ def test_keys_lists_every_key_with_its_explanation():
 def test_doctor_tests_every_executor_and_finds_them_right():
     printed = works("doctor")
     assert "WRONG" not in printed
-    assert printed.count("convolution, cg") == 2
-    assert printed.count("many_body, cg") == 2
+    for name in METHODS:
+        assert printed.count(f"convolution, {name} ") == 2
+        assert printed.count(f"many_body, {name} ") == (0 if name == "so2" else 2)
     for package in ("torch", "ase", "e3nn"):
         assert re.search(rf"{package}\W+\d", printed), package
 
@@ -444,7 +448,7 @@ def test_doctor_tests_every_executor_and_finds_them_right():
 def test_doctor_tells_a_wrong_executor(monkeypatch):
     real = equinet.doctor._error
     monkeypatch.setattr("equinet.doctor._error", lambda value, oracle: real(value * (1 + 1e-4), oracle))
-    assert works("doctor").count("WRONG") == 4
+    assert works("doctor").count("WRONG") == 4 * len(METHODS) - 2  # two roles, two precisions; so2 has one role
 
 
 def test_doctor_tells_of_a_package_that_is_not_there(monkeypatch):

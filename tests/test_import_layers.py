@@ -39,17 +39,20 @@ MAY_IMPORT: dict[str, set[str]] = {
     "checkpoint": {"potential", "models", "nn", "ops", "elements"},
     "datasets": {"graph", "neighbors", "potential", "checkpoint"},
     "checks": EVERYTHING_BELOW - {"checks"},
+    "convert": EVERYTHING_BELOW,
     "testing": EVERYTHING_BELOW,
     "train": EVERYTHING_BELOW,
     "md": EVERYTHING_BELOW,
     "doctor": EVERYTHING_BELOW,
     "demo": EVERYTHING_BELOW | {"train", "md"},
-    "cli": EVERYTHING_BELOW | {"train", "md", "testing", "demo", "doctor"},
+    "swap": EVERYTHING_BELOW | {"train", "md"},
+    "swap_report": EVERYTHING_BELOW | {"train", "md", "swap"},
+    "cli": EVERYTHING_BELOW | {"train", "md", "convert", "testing", "demo", "doctor", "swap", "swap_report"},
     "__main__": {"cli"},
 }
 # library: the rooms, or the one module, that may know of it. What is not named here or below may be used anywhere.
 MAY_USE: dict[str, set[str]] = {
-    "ase": {"datasets", "neighbors", "md", "checks"},
+    "ase": {"datasets", "neighbors", "md", "checks", "swap"},
     "vesin": {"neighbors"},
     "safetensors": {"checkpoint", "train.state"},
     "torch_geometric": {"graph", "datasets"},
@@ -62,7 +65,14 @@ MAY_USE: dict[str, set[str]] = {
     "mace": set(),
 }
 # Imported by a function or for a type checker only, so that importing the room stays light.
-LAZY = {("potential", "graph"), ("graph", "ase"), ("train", "ase"), ("", "potential"), ("", "checkpoint")}
+LAZY = {
+    ("potential", "graph"),
+    ("graph", "ase"),
+    ("train", "ase"),
+    ("convert", "ase"),
+    ("", "potential"),
+    ("", "checkpoint"),
+}
 
 
 def name_of(source: Path) -> str:

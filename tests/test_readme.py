@@ -19,6 +19,10 @@ README = (REPOSITORY / "README.md").read_text()
 SHORTER = {
     "equinet train": "--set train.epochs=1 --set model.channels=4 --set data.train=few.xyz",
     "equinet md": "--steps 5",
+    "equinet check": "--max-frames 2",
+    "equinet convert": "--copies 1",
+    "equinet bench swap": "--minutes 0.01 --seeds 1 --only fourier --set data.train=few.xyz --set data.test=few.xyz "
+    "--set model.channels=2",
 }
 
 
@@ -55,7 +59,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_commands_and_python_of_the_readme_run(desk):
     commands = [line for block in blocks("bash") for line in block.splitlines() if line.startswith("equinet")]
-    assert {line.split()[1] for line in commands} >= {"keys", "train", "evaluate", "show", "md"}
+    assert {line.split()[1] for line in commands} >= {"keys", "train", "evaluate", "show", "md", "check", "explain", "convert", "bench"}
     for line in commands:
         extra = next((added for start, added in SHORTER.items() if line.startswith(start)), "")
         run([*line.split(), *extra.split()], desk)
@@ -67,6 +71,8 @@ def test_commands_and_python_of_the_readme_run(desk):
         "errors.json",
         "parity.png",
         "nvt.traj",
+        "gaunt.eqn",
+        "swap/swap.md",
     ):
         assert (desk / name).stat().st_size > 0, name
     script = desk / "readme.py"

@@ -122,7 +122,11 @@ def test_without_test_frames_there_is_nothing_to_compare(config: RunConfig, tmp_
 
 
 def test_summaries_have_means_spreads_and_the_best_first() -> None:
-    rows = [GOOD, replace(GOOD, pair="so2 | cg", forces_rmse=40.0), replace(GOOD, pair="so2 | cg", seed=2, forces_rmse=44.0)]
+    rows = [
+        GOOD,
+        replace(GOOD, pair="so2 | cg", forces_rmse=40.0),
+        replace(GOOD, pair="so2 | cg", seed=2, forces_rmse=44.0),
+    ]
     best, second = summarise(rows)
     assert (best.pair, best.seeds, best.means["forces_rmse"]) == ("so2 | cg", 2, 42.0)
     assert best.spreads["forces_rmse"] == pytest.approx(8**0.5)
@@ -130,7 +134,11 @@ def test_summaries_have_means_spreads_and_the_best_first() -> None:
 
 
 def test_a_report_is_a_document_a_picture_and_numbers(config: RunConfig, tmp_path: Path) -> None:
-    rows = [GOOD, replace(GOOD, pair="bracket | cg", refused="it has no even paths"), replace(GOOD, seed=2, forces_rmse=54.0)]
+    rows = [
+        GOOD,
+        replace(GOOD, pair="bracket | cg", refused="it has no even paths"),
+        replace(GOOD, seed=2, forces_rmse=54.0),
+    ]
     write_report(rows, config, 2.0, tmp_path)
     text = (tmp_path / "swap.md").read_text()
     assert text == markdown(rows, config, 2.0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from e3nn import o3
@@ -196,7 +196,7 @@ def _equations(interaction: Interaction, product: ManyBodyBlock, readout: Readou
     ]
 
 
-def _executor(module: nn.Module) -> str:
+def _executor(module: Any) -> str:
     """Class of an executor and, where it multiplies in some space, which."""
     spaces = [repr(part) for part in module.modules() if isinstance(part, (Algebra, BracketChain))]
     return type(module).__name__ + (": " + " and ".join(spaces) if spaces else "")

@@ -163,6 +163,14 @@ class PowerManyBody(ConstantModule):
         """The outputs that are not zero for every input."""
         return {self._outputs[k] for k in self.linear} | {self._outputs[k] for _, k in self.terms}
 
+    @property
+    def terms_per_output(self) -> list[int]:
+        """Number of weighted terms into each output, the linear one included."""
+        return [
+            (k in self.linear) + self._copies * sum(1 for _, other in self.terms if other == k)
+            for k in range(len(self._outputs))
+        ]
+
     @torch.no_grad()
     def _sizes(self, chain: Chain) -> list[list[float]]:
         """Mean square of each product into each output, for random features and factors."""
@@ -176,12 +184,13 @@ class PowerManyBody(ConstantModule):
         dims = [out.dim for out in self._outputs]
         return [[block.square().mean().item() for block in product.split(dims, dim=1)] for product in products]
 
-    def initial_weight(self) -> Float[Tensor, "species weights channels"]:
-        """Unit normals over the square root of the number of terms into an output; factors on irreps scatter around 1."""
-        counts = [
-            (k in self.linear) + self._copies * sum(1 for _, other in self.terms if other == k)
-            for k in range(len(self._outputs))
-        ]
+    def initial_weight(self, others: Sequence[int] | None = None) -> Float[Tensor, "species weights channels"]:
+        """Unit normals over the square root of the number of terms into an output; factors on irreps scatter around 1.
+
+        Args:
+            others: Terms that other executors add to each output.
+        """
+        counts = [own + more for own, more in zip(self.terms_per_output, others or [0] * len(self._outputs))]
         spread = [1 / math.sqrt(counts[k]) for k in self.linear]
         spread += self._copies * (
             [MODULATION_SPREAD] * self._per_copy[0] + [1 / math.sqrt(counts[k]) for _, k in self.terms]
@@ -251,7 +260,15 @@ class JoinedManyBody(nn.Module):
         return list(self.parts)  # type: ignore[arg-type]
 
     def initial_weight(self) -> Tensor:
-        return torch.cat([part.initial_weight() for part in self._executors], dim=1)
+        counts = [part.terms_per_output for part in self._executors]
+        everything = [sum(column) for column in zip(*counts)]
+        return torch.cat(
+            [
+                part.initial_weight([total - own for total, own in zip(everything, count)])
+                for part, count in zip(self._executors, counts)
+            ],
+            dim=1,
+        )
 
     def forward(self, features: Tensor, weight: Tensor, groups: SpeciesGroups) -> Tensor:
         weights = weight.split(self._numels, dim=1)

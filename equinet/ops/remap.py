@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import fields
+from typing import Any, Literal, NamedTuple
 
 import torch
 from e3nn import o3
 from jaxtyping import Float
 from torch import Tensor
 
+from .basis import random_features
 from .convolution import NaiveConvolution
 from .harmonics import SphericalHarmonics
-from .protocols import Convolution
-from .refit import random_features
+from .protocols import Convolution, Method
 
 ROUNDING = 1e-10
 REMEDY = "Convert the many-body product alone, or train anew with this convolution"
+
+
+def essence(method: Method, role: Literal["many_body", "convolution"]) -> dict[str, Any]:
+    """What decides which function of its weights a method computes: not the way it is computed."""
+    kind = type(method).__name__
+    essence = {field.name: getattr(method, field.name) for field in fields(method)}  # type: ignore[arg-type]
+    naive = essence.pop("backend", None) == "naive" and kind == "CPDecomposed"  # that one has no decomposition
+    if kind in ("GauntGrid", "GauntFourier"):
+        kind, essence = "Gaunt", {"bracket": False, **essence}
+        essence.pop("transform", None)
+    if role == "many_body":
+        essence.pop("weights", None)
+    return {"kind": kind, "naive": naive, **essence}
 
 
 class ConvolutionMap(NamedTuple):

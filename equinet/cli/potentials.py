@@ -1,42 +1,13 @@
-"""The command line: thin, each command calls one function of the library."""
+"""Commands that make, test and use a potential."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 
-app = typer.Typer(
-    name="equinet",
-    help="Equivariant interatomic potentials: train on your frames, test, run molecular dynamics.\n\n"
-    "Begin with `equinet demo`: it trains on a sample that ships with equinet, tests, and runs molecular dynamics.",
-    no_args_is_help=True,
-    rich_markup_mode="markdown",
-    pretty_exceptions_show_locals=False,
-)
-console = Console()
-errors_to = Console(stderr=True)
-
-
-@contextmanager
-def _plain_errors() -> Iterator[None]:
-    """Show what a user can mend as one sentence; anything else is a bug of ours and keeps its traceback."""
-    from equinet.md import Interrupted as RunInterrupted
-    from equinet.train import Interrupted as TrainingInterrupted
-
-    try:
-        yield
-    except (TrainingInterrupted, RunInterrupted) as stop:
-        errors_to.print(f"\n{escape(str(stop))}", style="yellow", highlight=False, soft_wrap=True)
-        raise typer.Exit(130) from None
-    except (ValueError, OSError, MemoryError, FloatingPointError) as error:
-        errors_to.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
-        raise typer.Exit(1) from None
+from .app import app, console, plain_errors
 
 
 @app.command()
@@ -63,7 +34,7 @@ def train(
     """
     from equinet.train import read_config, run
 
-    with _plain_errors():
+    with plain_errors():
         settings = read_config(config, set_ or [])
         folder = out or Path("runs") / config.stem
         run(settings, folder, resume=resume, console=console)
@@ -93,7 +64,7 @@ def evaluate(
     from equinet.train.log import error_table, write_json
     from equinet.train.plots import plot_parity
 
-    with _plain_errors():
+    with plain_errors():
         keys = LabelKeys(energy_key, forces_key, stress_key)
         predictions, found = evaluate_file(
             model, data, keys, dtype=dtype, device=device, batch_size=batch_size, console=console
@@ -139,7 +110,7 @@ def check(
     from equinet.potential import choose_device
     from equinet.train.log import write_json
 
-    with _plain_errors():
+    with plain_errors():
         frames = None if data is None else read_frames(data, checks.NO_LABELS)
         report = checks.check(
             load_potential(model, device=choose_device(device)),
@@ -189,7 +160,7 @@ def md(
     from equinet.datasets import read_structure
     from equinet.md import EquinetCalculator, plot_run, run_with_progress
 
-    with _plain_errors():
+    with plain_errors():
         calculator = EquinetCalculator(model, device=device, dtype=dtype)
         structure = read_structure(atoms)
         summary = run_with_progress(
@@ -212,50 +183,3 @@ def md(
         console.print(
             f"trajectory {out}   picture {picture}   view it with:  ase gui {out}", highlight=False, soft_wrap=True
         )
-
-
-@app.command()
-def demo(
-    out: Annotated[Path, typer.Option(help="Folder for everything the demonstration makes.")] = Path("equinet-demo"),
-) -> None:
-    """From real frames to molecular dynamics in one command: train, test, Langevin and NVE dynamics, with pictures."""
-    from equinet.demo import run_demo
-
-    with _plain_errors():
-        run_demo(out, console)
-
-
-@app.command()
-def doctor() -> None:
-    """What is installed, on what this machine will run, and which optional accelerators are missing and why."""
-    from equinet.doctor import report
-
-    console.print(report())
-
-
-@app.command()
-def keys() -> None:
-    """Every key of a training configuration, its default and its meaning."""
-    from rich.table import Table
-
-    from equinet.train.config import describe_keys
-
-    table = Table(title="keys of a training configuration (TOML)", show_lines=False)
-    for title in ("key", "default", "meaning"):
-        table.add_column(title, no_wrap=title == "key")
-    for key, default, meaning in describe_keys():
-        table.add_row(key, escape(default), escape(meaning))
-    console.print(table)
-
-
-@app.command()
-def show(model: Annotated[Path, typer.Argument(help="Model file (*.eqn).")]) -> None:
-    """What a model file holds: its equations, elements, versions, and the errors it was saved with."""
-    import json
-
-    from equinet.checkpoint import load_potential, read_header
-
-    with _plain_errors():
-        console.print(repr(load_potential(model)), markup=False, highlight=False, soft_wrap=True)
-        header = read_header(model)
-        console.print_json(json.dumps({key: header[key] for key in ("units", "versions", "training")}))

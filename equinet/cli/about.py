@@ -1,0 +1,58 @@
+"""Commands that show: what equinet does, has and expects."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from .app import app, console, plain_errors
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for everything the demonstration makes.")] = Path("equinet-demo"),
+) -> None:
+    """From real frames to molecular dynamics in one command: train, test, Langevin and NVE dynamics, with pictures."""
+    from equinet.demo import run_demo
+
+    with plain_errors():
+        run_demo(out, console)
+
+
+@app.command()
+def doctor() -> None:
+    """What is installed, on what this machine will run, and which optional accelerators are missing and why."""
+    from equinet.doctor import report
+
+    console.print(report())
+
+
+@app.command()
+def keys() -> None:
+    """Every key of a training configuration, its default and its meaning."""
+    from rich.table import Table
+
+    from equinet.train.config import describe_keys
+
+    table = Table(title="keys of a training configuration (TOML)", show_lines=False)
+    for title in ("key", "default", "meaning"):
+        table.add_column(title, no_wrap=title == "key")
+    for key, default, meaning in describe_keys():
+        table.add_row(key, escape(default), escape(meaning))
+    console.print(table)
+
+
+@app.command()
+def show(model: Annotated[Path, typer.Argument(help="Model file (*.eqn).")]) -> None:
+    """What a model file holds: its equations, elements, versions, and the errors it was saved with."""
+    import json
+
+    from equinet.checkpoint import load_potential, read_header
+
+    with plain_errors():
+        console.print(repr(load_potential(model)), markup=False, highlight=False, soft_wrap=True)
+        header = read_header(model)
+        console.print_json(json.dumps({key: header[key] for key in ("units", "versions", "training")}))

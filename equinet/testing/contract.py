@@ -1,0 +1,200 @@
+"""The contract of tensor products: what every method keeps, in both roles, on every spec that it supports."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from equinet.ops import ManyBodySpec, Method, TensorProductSpec
+
+from .roles import ConvolutionRole, ManyBodyRole, normal, turn
+
+EXACT, FIT = 1e-12, 1e-10  # what rounding may make of an exact method, and of a least-squares fit
+FLOAT32, FLOAT32_FLOOR = 1e-5, 1e-7  # the most; and of a form whose twin happens to err by next to nothing
+UNIT, ORDER_ONE = 0.1, math.log(8)  # how far a mean square may be from one, or its logarithm from zero
+
+
+class TensorProductContract:
+    """All that models rely on, checked for one method and one spec.
+
+    Values are those that ``path_weights`` says with e3nn's couplings (many-body: those of the naive twin, and an equivariant
+    polynomial of degree ``correlation``), and so are two derivatives in features, weights and edge vectors; the result turns
+    with its inputs; nothing goes wrong without edges or nodes; float32 errs little more than the naive twin does; unit inputs
+    give unit results (many-body: of order one); moves, copies and saved states lose no digit.
+
+    Numbers are errors relative to the size of the result, each output irrep and each derivative by itself. Where the irreps
+    of a convolution's second input allow it, that is harmonics of edge vectors.
+
+    Args:
+        method: What is tested. With its field ``backend`` set to ``"naive"`` it is the naive twin.
+        spec: A convolution or a many-body product.
+        error: What an approximate method may err in float64; by default rounding.
+        float32_factor: How many times the error of its naive twin a float32 result may have.
+
+    Raises:
+        AssertionError: If a check fails, or ``method`` does not support ``spec``; says what is wrong and by how much.
+
+    >>> from equinet.ops import GauntGrid
+    >>> contract = TensorProductContract(GauntGrid(), TensorProductSpec("3x0e+3x1o", "0e+1o", "0e+1o"))
+    >>> contract.check()["values"] < 1e-12
+    True
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        spec: TensorProductSpec | ManyBodySpec,
+        *,
+        error: float = EXACT,
+        float32_factor: float = 2.0,
+    ) -> None:
+        self.method, self.spec, self.error, self.float32_factor = method, spec, error, float32_factor
+        self.measured: dict[str, float] = {}
+        self._require(method.supports(spec) is None, f"not supported: {method.supports(spec)}")
+        self.executor = self._build(method)
+        self.twin = self._build(dataclasses.replace(method, backend="naive"))  # type: ignore[type-var]
+        role: Any = ManyBodyRole if isinstance(spec, ManyBodySpec) else ConvolutionRole
+        self.role = role(spec, self.executor, self.twin)
+
+    def check(self) -> dict[str, float]:
+        """Run every check; returns what was measured."""
+        for name in [name for name in dir(self) if name.startswith("check_")]:
+            getattr(self, name)()
+        return self.measured
+
+    def check_values(self) -> None:
+        for seed in range(2):
+            plain, index = self._inputs(seed)
+            found = self.role.run(self.executor, plain, index)
+            self._compare("values", found, self.role.expected(plain, index))
+            self._compare("values of the twin", self.role.run(self.twin, plain, index), found)
+        if isinstance(self.role, ManyBodyRole):
+            self._compare("polynomial", *self.role.predicted(), max(FIT, self.error))
+
+    def check_first_derivatives(self) -> None:
+        self._compare_derivatives("first derivative", 1)
+
+    def check_second_derivatives(self) -> None:
+        self._compare_derivatives("second derivative", 2)
+
+    def check_rotations(self) -> None:
+        for seed in range(2):
+            matrix = torch.linalg.qr(normal(seed)(3, 3))[0]
+            self._compare_turned("rotations", matrix * torch.linalg.det(matrix))
+
+    def check_inversion(self) -> None:
+        self._compare_turned("inversion", -torch.eye(3, dtype=torch.float64))
+
+    def check_shapes(self) -> None:
+        for sizes in self.role.edge_cases:
+            plain, index = self._inputs(0, *sizes)
+            found = self.role.run(self.executor, [leaf.requires_grad_() for leaf in plain], index)
+            shape = (sizes[0], self.role.slots.dim, self.spec.channels)
+            self._require(found.shape == shape, f"the result is {tuple(found.shape)}, not {shape}")
+            self._compare("shapes", found, self.role.expected(plain, index))
+            slopes = torch.autograd.grad(found.square().sum(), plain, materialize_grads=True)
+            self._require(all(bool(s.isfinite().all()) for s in slopes), f"a slope is not finite for sizes {sizes}")
+
+    def check_dtype(self) -> None:
+        squares = torch.zeros(2, 3)  # of values and slopes: errors of executor and twin, size
+        for seed in range(3):
+            plain, index = self._inputs(seed, *(10 * size for size in self.role.sizes))
+            forms = [(form, dtype) for form in (self.executor, self.twin) for dtype in (torch.float32, torch.float64)]
+            results = [self._value_and_slope(*form, [leaf.float() for leaf in plain], index) for form in forms]
+            for n, (low, high, twin_low, twin_high) in enumerate(zip(*results)):
+                squares[n] += torch.stack([x.square().sum() for x in (low - high, twin_low - twin_high, high)])
+        for name, (off, twin_off, size) in zip(("values", "slopes"), squares.tolist()):
+            allowed = min(FLOAT32, self.float32_factor * math.sqrt(twin_off / size) + FLOAT32_FLOOR)
+            self._at_most(f"float32 {name}", math.sqrt(off / size), allowed)
+
+    def check_unit_variance(self) -> None:
+        if many_body := isinstance(self.role, ManyBodyRole):
+            (features, weight), index = self._inputs(3, 2000)
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)
+                drawn = [self.executor.initial_weight().double() for _ in range(8)]
+            self._require(drawn[0].shape == weight.shape, f"initial weights are {tuple(drawn[0].shape)}")
+            result = torch.cat([self.role.run(self.executor, [features, each], index) for each in drawn])
+        else:  # signs have unit variance too, and less spread
+            (features, second, weight), _ = self._inputs(3, 3000, 3000)
+            index = torch.arange(3000).repeat(2, 1)
+            result = self.role.run(self.executor, [features.sign(), second, weight.sign()], index)
+        for name, block in self._blocks(result):
+            size = block.square().mean().item()
+            off, allowed = (abs(math.log(size)), ORDER_ONE) if many_body else (abs(size - 1), UNIT + 2 * self.error)
+            self._at_most("unit variance", off, allowed, f"{name} with mean square {size:.2g}")
+
+    def check_moves(self) -> None:
+        plain, index = self._inputs(0)
+        before = self.role.run(self.executor, plain, index)
+        copied, moved, restored = copy.deepcopy(self.executor), copy.deepcopy(self.executor), self._build(self.method)
+        restored.load_state_dict(self.executor.state_dict())
+        modules = {"copy": copied, "detour through float32": moved.float().double(), "saved state": restored}
+        for what, module in modules.items():
+            self._require(torch.equal(self.role.run(module, plain, index), before), f"a {what} gives another result")
+        self._require(str(self.spec) in repr(copied), "`repr` does not say what is computed")
+        for tensor in [*copied.parameters(), *copied.buffers()]:
+            tensor.data.zero_()
+        self._require(torch.equal(self.role.run(self.executor, plain, index), before), "a copy shares memory")
+
+    def _build(self, method: Any) -> Any:
+        make = method.many_body if isinstance(self.spec, ManyBodySpec) else method.convolution
+        return make(self.spec).double()
+
+    def _inputs(self, seed: int, *sizes: int) -> tuple[list[Tensor], Tensor]:
+        leaves, index = self.role.inputs(seed, *(sizes or self.role.sizes))
+        return self.role.plain(leaves), index
+
+    def _compare_derivatives(self, name: str, order: int) -> None:
+        leaves, index = self.role.inputs(5, *self.role.sizes)
+        slopes = []
+        for run in (lambda *given: self.role.run(self.executor, *given), self.role.expected):
+            draw, inputs = normal(9), [leaf.clone().requires_grad_() for leaf in leaves]
+            out = run(self.role.plain(inputs), index)
+            slope = torch.autograd.grad(out, inputs, draw(*out.shape), create_graph=True, materialize_grads=True)
+            if order == 2:
+                mixed = torch.stack([(part * draw(*part.shape)).sum() for part in slope]).sum()
+                slope = torch.autograd.grad(mixed, inputs, materialize_grads=True)
+            slopes.append(slope)
+        for leaf, found, expected in zip(self.role.names, *slopes):
+            self._compare_one(f"{name}, {leaf}", found, expected, 10 * self.error)
+
+    def _value_and_slope(self, form: Any, dtype: torch.dtype, rounded: list[Tensor], index: Tensor) -> list[Tensor]:
+        inputs = [leaf.to(dtype, copy=True).requires_grad_() for leaf in rounded]
+        out = self.role.run(form.to(dtype), inputs, index)
+        form.double()
+        slopes = torch.autograd.grad(out.sum(), inputs, materialize_grads=True)
+        self._require(out.dtype == dtype, f"with inputs in {dtype} the result is {out.dtype}")
+        return [out.detach(), torch.cat([slope.flatten() for slope in slopes])]
+
+    def _compare_turned(self, name: str, matrix: Tensor) -> None:
+        leaves, index = self.role.inputs(0, *self.role.sizes)
+        both = map(self.role.plain, (leaves, self.role.turned(leaves, matrix)))
+        before, after = (self.role.run(self.executor, plain, index) for plain in both)
+        self._compare(name, after, turn(self.role.slots, matrix, before))
+
+    def _blocks(self, result: Tensor) -> list[tuple[str, Tensor]]:
+        parts = result.split([ir.dim for _, ir in self.role.slots], dim=1)
+        return [(f" ({ir}, slot {n})", part) for n, ((_, ir), part) in enumerate(zip(self.role.slots, parts))]
+
+    def _compare(self, name: str, found: Tensor, expected: Tensor, allowed: float | None = None) -> None:
+        for (slot, mine), (_, other) in zip(self._blocks(found), self._blocks(expected)):
+            self._compare_one(name, mine, other, allowed or self.error, slot)
+
+    def _compare_one(self, name: str, found: Tensor, expected: Tensor, allowed: float, where: str = "") -> None:
+        size = expected.norm().item()
+        # What is zero by symmetry, such as the slope of an isotropic filter, has to be small in itself.
+        self._at_most(name, (found - expected).norm().item() / (size if size > 1e-10 else 1.0), allowed, where)
+
+    def _at_most(self, name: str, value: float, allowed: float, where: str = "") -> None:
+        self.measured[name] = max(value, self.measured.get(name, 0.0))
+        self._require(value <= allowed, f"{name}: off by {value:.1e}, allowed is {allowed:.1e}{where}")
+
+    def _require(self, holds: bool, message: str) -> None:
+        if not holds:
+            raise AssertionError(f"{self.method} on {self.spec}: {message}")
