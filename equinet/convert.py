@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 EXACT = 1e-8  # relative error that counts as none: rounding, and what a fit leaves of it
 ROUNDING = 1e-10
 SHOWN = 20
-FINE_TUNE = "train on from here: an approximate model is a start for training, not a result"
+FINE_TUNE = "train on from it with `train.start_from`: an approximate model is a start for training, not a result"
 
 
 @dataclass(frozen=True)

@@ -161,10 +161,12 @@ def swap(
         console: Where to show progress.
 
     Raises:
-        ValueError: If there are no test frames.
+        ValueError: If there are no test frames, or a model to start from is named.
     """
     if config.data.test is None:
         raise ValueError("`data.test` is not set; errors are compared on frames that no training has seen")
+    if config.train.start_from is not None:
+        raise ValueError("`train.start_from` is set, but every product begins with fresh weights; leave it out")
     out.mkdir(parents=True, exist_ok=True)
     tasks = [(pair, config.train.seed) for pair in pairs]
     rows = _train_all(config, tasks, minutes, out, jobs, console)

@@ -59,7 +59,17 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_commands_and_python_of_the_readme_run(desk):
     commands = [line for block in blocks("bash") for line in block.splitlines() if line.startswith("equinet")]
-    assert {line.split()[1] for line in commands} >= {"keys", "train", "evaluate", "show", "md", "check", "explain", "convert", "bench"}
+    assert {line.split()[1] for line in commands} >= {
+        "keys",
+        "train",
+        "evaluate",
+        "show",
+        "md",
+        "check",
+        "explain",
+        "convert",
+        "bench",
+    }
     for line in commands:
         extra = next((added for start, added in SHORTER.items() if line.startswith(start)), "")
         run([*line.split(), *extra.split()], desk)

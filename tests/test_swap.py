@@ -121,6 +121,13 @@ def test_without_test_frames_there_is_nothing_to_compare(config: RunConfig, tmp_
         swap(parse_config(settings), tmp_path, minutes=1, seeds=1, jobs=1, console=Console(quiet=True))
 
 
+def test_a_model_to_start_from_has_no_place_here(config: RunConfig, tmp_path: Path) -> None:
+    settings = config.model_dump(mode="json")
+    settings["train"]["start_from"] = "model.eqn"
+    with pytest.raises(ValueError, match=r"`train\.start_from` is set, but every product begins with fresh weights"):
+        swap(parse_config(settings), tmp_path, minutes=1, seeds=1, jobs=1, console=Console(quiet=True))
+
+
 def test_summaries_have_means_spreads_and_the_best_first() -> None:
     rows = [
         GOOD,

@@ -55,6 +55,8 @@ class TrainConfig(BaseModel):
     """Highest step size of Adam."""
     schedule: Literal["cosine", "constant"] = "cosine"
     """Let the learning rate fall along a cosine to a hundredth, or keep it."""
+    start_from: str | None = None
+    """Model file (*.eqn) to begin with instead of fresh weights: its architecture, elements and energy scale hold, [model] may stay empty."""
     seed: int = Field(1, ge=0)
     """Decides initial weights, order of frames and held-out frames."""
     max_minutes: float | None = Field(None, gt=0)
@@ -194,7 +196,9 @@ def _unknown_keys(tree: Mapping[str, Any], model: type[BaseModel], prefix: str) 
 
 
 def _make_absolute(tree: dict[str, Any], folder: Path) -> None:
-    data = tree.get("data")
+    train, data = tree.get("train"), tree.get("data")
+    if isinstance(train, dict) and isinstance(train.get("start_from"), str):
+        train["start_from"] = os.path.abspath(folder / train["start_from"])
     if not isinstance(data, dict):
         return
     for key in ("train", "valid", "test"):

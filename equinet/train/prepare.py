@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from equinet.checkpoint import load_potential, read_header
 from equinet.datasets import (
     LabelKeys,
     Statistics,
@@ -21,7 +22,7 @@ from equinet.datasets import (
     to_graphs,
 )
 from equinet.graph import AtomicGraph, collate
-from equinet.models import MACE
+from equinet.models import MACE, MACEConfig
 from equinet.nn import EnergyScale
 from equinet.potential import Potential, choose_device
 
@@ -88,9 +89,40 @@ def make_loss(config: RunConfig) -> Loss:
     return Loss(energy=weights.energy_weight, forces=weights.forces_weight, stress=weights.stress_weight)
 
 
+def with_model_of_start(config: RunConfig) -> RunConfig:
+    """``config`` with the architecture of the model that training starts from, if it starts from one.
+
+    Raises:
+        FileNotFoundError, ValueError: If there is no such model, or ``config`` asks for another architecture; says where.
+    """
+    if config.train.start_from is None:
+        return config
+    found = MACEConfig.model_validate(read_header(config.train.start_from)["model"])
+    for key in sorted(config.model.model_fields_set):
+        asked, there = (model.model_dump()[key] for model in (config.model, found))
+        if asked != there:
+            raise ValueError(
+                f"`model.{key}` is {asked!r}, but the model to start from, {config.train.start_from}, has {there!r}; leave [model] empty "
+                "to take its architecture"
+            )
+    return config.model_copy(update={"model": found})
+
+
 def make_potential(config: RunConfig, prepared: Prepared) -> Potential:
-    """A fresh potential: weights drawn from the seed, energies and densities at the level of the training data."""
+    """The potential to train: the one to start from, or a fresh one.
+
+    A fresh one has weights drawn from the seed, and energies and densities at the level of the training data.
+
+    Raises:
+        ValueError: If the model to start from lacks an element of the training data.
+    """
     statistics = prepared.statistics
+    if config.train.start_from is not None:
+        potential = load_potential(
+            config.train.start_from, device=choose_device(config.train.device), dtype=getattr(torch, config.train.dtype)
+        )
+        potential.species(torch.tensor(statistics.elements, device=potential.device))  # refuses what it does not know
+        return potential
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.train.seed)
         model = MACE(config.model, len(statistics.elements), statistics.avg_num_neighbors)

@@ -28,7 +28,7 @@ from .log import TerminalReporter, error_table, write_json
 from .loop import Data, fit, make_optimizer
 from .metrics import Errors, Predictions, errors, predict
 from .plots import plot_history, plot_parity
-from .prepare import Prepared, make_loss, make_potential, prepare
+from .prepare import Prepared, make_loss, make_potential, prepare, with_model_of_start
 from .state import TrainingState
 
 EVALUATION_BATCH = 32
@@ -73,6 +73,7 @@ def run(config: RunConfig, out: Path, *, resume: bool = False, console: Console 
     out, state_file = Path(out), Path(out) / "state.safetensors"
     _refuse_to_overwrite(out, state_file, resume)
     console.print("reading frames and finding neighbours …", style="dim")
+    config = with_model_of_start(config)
     prepared = prepare(config)
     potential = make_potential(config, prepared)
     _refuse_if_too_large(prepared.graphs["train"], potential, config)
@@ -145,10 +146,12 @@ def _describe(
 ) -> None:
     statistics = prepared.statistics
     counts = ", ".join(f"{len(graphs)} {part}" for part, graphs in prepared.graphs.items())
-    e0s = ", ".join(f"{SYMBOLS[z]} {e:.4f}" for z, e in zip(statistics.elements, statistics.reference))
+    start = config.train.start_from
+    e0s = ", ".join(f"{SYMBOLS[z]} {e:.4f}" for z, e in zip(potential.elements, potential.scale.reference.tolist()))
+    origin = statistics.reference_origin if start is None else f"of {start}"
     apart = f"; {prepared.isolated} isolated atoms set apart" if prepared.isolated else ""
     console.print(f"frames      {counts}{apart}", highlight=False, soft_wrap=True)
-    console.print(f"E0          {e0s} eV ({statistics.reference_origin})", highlight=False, soft_wrap=True)
+    console.print(f"E0          {e0s} eV ({origin})", highlight=False, soft_wrap=True)
     console.print(
         f"interaction {min(statistics.shift):.3f} eV/atom on average; forces {max(statistics.scale):.3f} eV/Å rms; "
         f"{statistics.avg_num_neighbors:.1f} neighbours within {config.model.cutoff:g} Å",
@@ -157,7 +160,7 @@ def _describe(
     )
     hidden = "+".join(f"{config.model.channels}x{l}{'eo'[l % 2]}" for l in range(config.model.max_l + 1))
     console.print(
-        f"model       MACE {hidden}, {config.model.layers} layers, {count_weights(potential):,} weights, "
+        f"model       MACE {hidden}{'' if start is None else f' from {start}'}, {config.model.layers} layers, {count_weights(potential):,} weights, "
         f"{config.train.dtype} on {potential.device}, {torch.get_num_threads()} threads",
         highlight=False,
         soft_wrap=True,

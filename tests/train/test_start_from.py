@@ -1,0 +1,64 @@
+"""Training that starts from a model that is there: same architecture, same energies before the first step."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from equinet.checkpoint import load_potential, read_header
+from equinet.graph import collate
+from equinet.train import prepare, read_config, run
+
+
+@pytest.fixture
+def begin(make_config, finished):
+    """A configuration that starts from the finished run's model and says nothing of the architecture."""
+    config = make_config(epochs=1, start_from=str(finished.out / "model.eqn"), learning_rate=1e-12)
+    return config.model_copy(update={"model": type(config.model)()})
+
+
+def test_it_begins_where_the_model_was(begin, finished, tmp_path: Path) -> None:
+    result = run(begin, tmp_path / "on")
+    start = load_potential(finished.out / "model.eqn")
+    graph = collate(prepare(read_config(tmp_path / "on" / "config.toml", [])).graphs["valid"])
+    torch.testing.assert_close(
+        result.potential.double()(graph)["energy"], start.double()(graph)["energy"], rtol=0, atol=1e-4
+    )
+    assert result.potential.model.config == finished.potential.model.config
+    assert result.potential.elements == finished.potential.elements
+    assert torch.equal(result.potential.scale.shift, finished.potential.scale.shift)
+
+
+def test_the_written_configuration_has_the_architecture_of_the_model(begin, finished, tmp_path: Path) -> None:
+    run(begin, tmp_path / "on")
+    config = read_config(tmp_path / "on" / "config.toml", [])
+    assert config.model == finished.potential.model.config
+    again = run(config, tmp_path / "again")
+    assert read_header(again.out / "model.eqn")["model"] == read_header(tmp_path / "on" / "model.eqn")["model"]
+
+
+def test_another_architecture_is_refused(make_config, finished, tmp_path: Path) -> None:
+    config = make_config(model={"channels": 5}, epochs=1, start_from=str(finished.out / "model.eqn"))
+    with pytest.raises(ValueError, match=r"`model\.channels` is 5, but the model to start from, .*model\.eqn, has \d+"):
+        run(config, tmp_path / "on")
+
+
+def test_an_element_that_the_model_does_not_know_is_refused(begin, copper, write, tmp_path: Path) -> None:
+    data = begin.data.model_copy(
+        update={"train": write("copper.xyz", copper), "valid": 0.5, "test": None, "e0s": "auto"}
+    )
+    with pytest.raises(ValueError, match="this model does not know Cu"):
+        run(begin.model_copy(update={"data": data}), tmp_path / "on")
+
+
+def test_a_model_that_is_not_there_is_refused(begin, tmp_path: Path) -> None:
+    train = begin.train.model_copy(update={"start_from": str(tmp_path / "no.eqn")})
+    with pytest.raises(FileNotFoundError, match=r"there is no file .*no\.eqn"):
+        run(begin.model_copy(update={"train": train}), tmp_path / "on")
+
+
+def test_a_relative_path_is_beside_the_configuration(tmp_path: Path) -> None:
+    (tmp_path / "train.toml").write_text('[data]\ntrain = "x.xyz"\n[train]\nstart_from = "old/model.eqn"\n')
+    assert read_config(tmp_path / "train.toml", []).train.start_from == str(tmp_path / "old" / "model.eqn")
