@@ -16,10 +16,8 @@ from equinet.models import MACE
 from equinet.models.mace import irreps_of_layers
 from equinet.nn import Interaction, ManyBodyBlock
 from equinet.ops import Method, method_to_config
-from equinet.ops.basis import coefficients, group_errors, product_error
 from equinet.ops.questions import method_from_text
-from equinet.ops.refit import weights_for
-from equinet.ops.remap import essence, exact_map
+from equinet.ops.refit import coefficients, essence, exact_map, group_errors, product_error, weights_for
 from equinet.potential import Potential
 
 if TYPE_CHECKING:

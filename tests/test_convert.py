@@ -16,12 +16,11 @@ from equinet.cli import app
 from equinet.convert import EXACT, convert, measure_change
 from equinet.graph import collate, from_atoms
 from equinet.ops import ManyBodySpec, SpeciesGroups
-from equinet.ops.basis import Basis, coefficients, product_error, random_features
 from equinet.ops.clebsch_gordan import ClebschGordan
 from equinet.ops.cp_product import CPDecomposed
 from equinet.ops.gaunt import Bracket, GauntFourier, GauntGrid
 from equinet.ops.matrix import MatrixProduct
-from equinet.ops.refit import weights_for
+from equinet.ops.refit import Basis, coefficients, product_error, random_features, weights_for
 from equinet.ops.so2 import SO2
 
 CG = ClebschGordan()

@@ -62,8 +62,7 @@ def explain(
     1o is an irrep: its degree, 1, a vector, and its parity, o for odd (it changes sign in a mirror through a point) or e for
     even. A path such as 1o x 1o -> 0e is a coupling of two inputs into an output, here the scalar product.
     """
-    from equinet.ops.explanation import Comparison
-    from equinet.ops.expressivity import compare
+    from equinet.ops.expressivity import Comparison, compare
     from equinet.ops.expressivity import explain as explain_method
     from equinet.ops.questions import method_from_text, spec_from_text
     from equinet.train.log import write_json

@@ -26,11 +26,11 @@ from equinet.ops import (
     natural_irreps,
 )
 from equinet.ops.algebra import harmonics_at
-from equinet.ops.cost import cost
 from equinet.ops.coupling import clebsch_gordan
 from equinet.ops.cp import coupling_tensor, cp_factors
-from equinet.ops.equivariance import RandomTurns
 from equinet.ops.expressivity import compare, usual_methods
+from equinet.ops.expressivity.cost import cost
+from equinet.ops.expressivity.equivariance import RandomTurns
 from equinet.ops.factorised import FactorisedConvolution
 from equinet.ops.pairings import bracket, gaunt
 from equinet.ops.polynomials import covariants

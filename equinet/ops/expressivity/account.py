@@ -14,24 +14,24 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .clebsch_gordan import ClebschGordan
+from ..clebsch_gordan import ClebschGordan
+from ..coupling import MAX_TABULATED_DEGREE
+from ..cp_product import CPDecomposed
+from ..factorised import FactorisedConvolution, JoinedConvolution
+from ..factorised_method import highest_degree
+from ..gaunt import Bracket, GauntFourier, GauntGrid
+from ..layout import is_true, with_channels
+from ..matrix import MatrixProduct
+from ..methods import method_from_config, method_to_config
+from ..polynomials import covariants, monomials
+from ..protocols import Convolution, Method
+from ..quadrature import smallest_rule
+from ..so2 import SO2
+from ..spec import ManyBodySpec, TensorProductSpec
+from ..species import SpeciesGroups
 from .cost import cost
-from .coupling import MAX_TABULATED_DEGREE
-from .cp_product import CPDecomposed
 from .equivariance import equivariance_error, tensor_error
 from .explanation import Comparison, Explanation, Part
-from .factorised import FactorisedConvolution, JoinedConvolution
-from .factorised_method import highest_degree
-from .gaunt import Bracket, GauntFourier, GauntGrid
-from .layout import is_true, with_channels
-from .matrix import MatrixProduct
-from .methods import method_from_config, method_to_config
-from .polynomials import covariants, monomials
-from .protocols import Convolution, Method
-from .quadrature import smallest_rule
-from .so2 import SO2
-from .spec import ManyBodySpec, TensorProductSpec
-from .species import SpeciesGroups
 
 # Singular values below this fraction of the largest, with columns of equal norm, count as zero. Rounding leaves 1e-15,
 # random points of the families here more than 1e-6.
@@ -62,7 +62,7 @@ def explain(spec: TensorProductSpec | ManyBodySpec, method: Method | str | Mappi
 
     The **equivariance error** is the mean of :math:`\|T(D x, D y) - D\,T(x, y)\| / \|D\,T(x, y)\|` over random rotations, half of
     them with an inversion, and random inputs; where the second input may be the harmonics of one direction, it is that.
-    Costs are counted by the rule of :mod:`equinet.ops.cost`.
+    Costs are counted by the rule of :mod:`equinet.ops.expressivity.cost`.
 
     Args:
         spec: The product. A method that refuses it, as paths are missing, is explained all the same.

@@ -10,10 +10,10 @@ from e3nn import o3
 from jaxtyping import Float
 from torch import Tensor
 
+from ..convolution import NaiveConvolution
+from ..harmonics import SphericalHarmonics
+from ..protocols import Convolution, Method
 from .basis import random_features
-from .convolution import NaiveConvolution
-from .harmonics import SphericalHarmonics
-from .protocols import Convolution, Method
 
 ROUNDING = 1e-10
 REMEDY = "Convert the many-body product alone, or train anew with this convolution"

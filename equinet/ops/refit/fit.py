@@ -10,10 +10,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..contraction import PolynomialTables
+from ..powers import JoinedManyBody, PowerManyBody
+from ..protocols import ManyBody
 from .basis import CHUNK, SAMPLES, Basis, random_features
-from .contraction import PolynomialTables
-from .powers import JoinedManyBody, PowerManyBody
-from .protocols import ManyBody
 
 STARTS = 12
 STEPS = 120  # and four times as many towards an exact solution

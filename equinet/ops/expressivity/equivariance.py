@@ -12,13 +12,13 @@ from e3nn import o3
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .algebra import harmonics_at
-from .cp_product import CPTerms
-from .factorised_method import highest_degree
-from .quadrature import smallest_rule
-from .so2 import supports as why_no_direction
-from .spec import ManyBodySpec, TensorProductSpec
-from .species import SpeciesGroups
+from ..algebra import harmonics_at
+from ..cp_product import CPTerms
+from ..factorised_method import highest_degree
+from ..quadrature import smallest_rule
+from ..so2 import supports as why_no_direction
+from ..spec import ManyBodySpec, TensorProductSpec
+from ..species import SpeciesGroups
 
 # Rotations and inputs over which the error is averaged.
 SAMPLES = 32

@@ -24,16 +24,16 @@ from dataclasses import dataclass
 from functools import singledispatch
 from typing import NamedTuple
 
-from .algebra import Algebra, Matrices
-from .contraction import HornerManyBody
-from .convolution import EdgeMatrixConvolution
-from .cp_product import TermChain
-from .factorised import FactorisedConvolution, JoinedConvolution
-from .powers import AlgebraChain, Chain, JoinedManyBody, PowerManyBody
-from .so2 import PolarFrame, SO2Convolution
-from .spec import ManyBodySpec, TensorProductSpec
-from .sphere import BracketChain, SeparableSphere
-from .torus import Torus
+from ..algebra import Algebra, Matrices
+from ..contraction import HornerManyBody
+from ..convolution import EdgeMatrixConvolution
+from ..cp_product import TermChain
+from ..factorised import FactorisedConvolution, JoinedConvolution
+from ..powers import AlgebraChain, Chain, JoinedManyBody, PowerManyBody
+from ..so2 import PolarFrame, SO2Convolution
+from ..spec import ManyBodySpec, TensorProductSpec
+from ..sphere import BracketChain, SeparableSphere
+from ..torus import Torus
 
 
 class Work(NamedTuple):
@@ -55,7 +55,7 @@ class Work(NamedTuple):
 
 @dataclass(frozen=True)
 class Cost:
-    """Operations and bytes of a product, all channels; the rule is in :mod:`equinet.ops.cost`."""
+    """Operations and bytes of a product, all channels; the rule is in :mod:`equinet.ops.expressivity.cost`."""
 
     edge: Work
     node: Work

@@ -9,12 +9,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .contraction import PolynomialTables
-from .layout import one_of_each
-from .polynomials import Covariants, covariants, monomials
-from .protocols import ManyBody
-from .spec import ManyBodySpec
-from .species import SpeciesGroups
+from ..contraction import PolynomialTables
+from ..layout import one_of_each
+from ..polynomials import Covariants, covariants, monomials
+from ..protocols import ManyBody
+from ..spec import ManyBodySpec
+from ..species import SpeciesGroups
 
 SAMPLES = 512  # of random features for coefficients, at least; those of polynomials are exact from any
 CHUNK = 256  # of draws or problems at a time

@@ -219,10 +219,10 @@ class Comparison(Printable):
 LEGEND = (
     "paths: couplings reached, of all there are. expressivity: independent numbers that training can choose, with "
     "equivariant linear maps before and after. weights: per edge and channel. FLOPs and bytes: of all channels, by the rule "
-    "of equinet.ops.cost. error: of equivariance, measured, relative; 1e-15 and 1e-7 are rounding."
+    "of equinet.ops.expressivity.cost. error: of equivariance, measured, relative; 1e-15 and 1e-7 are rounding."
 )
 LEGEND_MANY_BODY = (
     "expressivity: dimension of what the weights of one species and channel reach, of all equivariant polynomials. weights: "
-    "per species and channel. FLOPs and bytes: of all channels, by the rule of equinet.ops.cost. error: of equivariance, "
+    "per species and channel. FLOPs and bytes: of all channels, by the rule of equinet.ops.expressivity.cost. error: of equivariance, "
     "measured, relative; 1e-15 and 1e-7 are rounding."
 )
