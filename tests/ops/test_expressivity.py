@@ -75,10 +75,20 @@ def test_the_bracket_is_4_l_minus_3(max_l: int, dimension: int) -> None:
     assert explain(everything(max_l), Bracket()).expressivity == dimension
 
 
+def test_copies_share_the_maps_before_them() -> None:
+    spec = natural(2, 3, 3)  # 17 paths
+    found = {
+        kind: explain(spec, GauntGrid(copies=2, weights=kind)).expressivity for kind in ("shared", "filter", "degrees")
+    }
+    # One set of factors of features and of harmonics, two of outputs; then two of harmonics; then two of everything.
+    assert found == {"shared": 9, "filter": 14, "degrees": 17}
+
+
 @pytest.mark.parametrize(("max_l", "even"), [(1, 5), (2, 14), (3, 30)])
 def test_gaunt_has_the_even_paths_the_bracket_the_odd_ones_and_both_all(max_l: int, even: int) -> None:
     spec = everything(max_l)
-    pointwise, odd, both = (explain(spec, method) for method in (GauntGrid(), Bracket(), GauntGrid(bracket=True)))
+    methods = (GauntGrid(), Bracket(), GauntGrid(bracket=True, weights="degrees"))
+    pointwise, odd, both = (explain(spec, method) for method in methods)
     assert pointwise.reached == even
     for found, parity in ((pointwise, 0), (odd, 1)):
         for path, part in zip(spec.paths, found.parts):
@@ -92,11 +102,11 @@ def test_gaunt_has_the_even_paths_the_bracket_the_odd_ones_and_both_all(max_l: i
 
 @pytest.mark.parametrize(("max_l", "copies"), [(1, 1), (2, 2), (3, 3), (4, 4), (5, 5)])
 def test_so_many_copies_of_gaunt_reach_all_even_paths(max_l: int, copies: int) -> None:
-    assert explain(everything(max_l), GauntGrid(copies=copies)).expressivity == sum(
+    assert explain(everything(max_l), GauntGrid(copies=copies, weights="degrees")).expressivity == sum(
         part.reached for part in explain(everything(max_l), GauntGrid()).parts
     )
     if copies > 1:
-        found = explain(everything(max_l), GauntGrid(copies=copies - 1))
+        found = explain(everything(max_l), GauntGrid(copies=copies - 1, weights="degrees"))
         assert found.expressivity < found.reached
 
 
@@ -104,8 +114,8 @@ def test_so_many_copies_of_gaunt_reach_all_even_paths(max_l: int, copies: int) -
 def test_into_degrees_up_to_l_as_many_copies_as_l(max_l: int) -> None:
     spec = natural(max_l, max_l, max_l)
     assert explain(spec, GauntGrid()).expressivity == 3 * max_l + 1
-    assert explain(spec, GauntGrid(copies=max_l)).expressivity == len(spec.paths)
-    assert max_l == 1 or explain(spec, GauntGrid(copies=max_l - 1)).expressivity < len(spec.paths)
+    assert explain(spec, GauntGrid(copies=max_l, weights="degrees")).expressivity == len(spec.paths)
+    assert max_l == 1 or explain(spec, GauntGrid(copies=max_l - 1, weights="degrees")).expressivity < len(spec.paths)
 
 
 @pytest.mark.parametrize(

@@ -50,11 +50,12 @@ def explain(spec: TensorProductSpec | ManyBodySpec, method: Method | str | Mappi
 
     .. math:: \{ \mathrm{Lin}_Z \circ T_w \circ (\mathrm{Lin}_X, \mathrm{Lin}_Y) \}
 
-    with equivariant linear maps, that is one number per irrep, and all weights w. Every copy of a factorised product (``copies``,
-    and the bracket beside the pointwise product) has linear maps of its own. In the coefficients of the paths p it is the rank of
+    with equivariant linear maps, that is one number per irrep, and all weights w. The maps before are those of the layer, the
+    same for all copies of a factorised product; every copy of an output has one after it of its own. In the coefficients of the
+    paths p it is the rank of
 
     .. math:: \partial f_p / \partial (w, a, b, c), \qquad
-              f_p = \sum_s c_s \, a_{s, i_1(p)} \, b_{s, i_2(p)} \; \mathrm{path\_weights}(w)_{s p}
+              f_p = a_{i_1(p)} \, b_{i_2(p)} \sum_s c_s \; \mathrm{path\_weights}(w)_{s p}
 
     at a random point, the same on every machine. For a many-body product it is the rank of the derivative of the
     coefficients on all equivariant polynomials (:mod:`equinet.ops.polynomials`) with respect to the weights of one species and
@@ -173,7 +174,9 @@ def _paths_reached(spec: TensorProductSpec, executor: Convolution | None) -> tup
     if executor is None:
         return tuple(parts), 0, 0
     leaves = _leaves(executor)
-    with_maps = torch.cat([_jacobian_with_maps(leaf, seed) for seed, leaf in enumerate(leaves)], dim=1)
+    jacobians = [_jacobian_with_maps(leaf, seed) for seed, leaf in enumerate(leaves, start=1)]
+    before = torch.stack([first for first, _ in jacobians]).sum(0)  # the maps before are common to all
+    with_maps = torch.cat([before, *(own for _, own in jacobians)], dim=1)
     # The slots of different leaves are different, so that their ranks add.
     alone = sum(_rank(_jacobian_of_weights(leaf, _points(leaf.weight_numel)).flatten(1).T) for leaf in leaves)
     return tuple(parts), _rank(with_maps), alone
@@ -210,22 +213,23 @@ def _jacobian_of_weights(leaf: Convolution, weight: Tensor) -> Float[Tensor, "we
     )
 
 
-def _jacobian_with_maps(leaf: Convolution, seed: int) -> Float[Tensor, "paths parameters"]:
-    """Derivative of the coefficients of all paths with linear maps around: every edge of a batch takes one path's."""
-    spec = leaf.spec
-    slots = [(out, copy) for out, count in leaf.copies.items() for copy in range(count)]
-    groups, paths = max(leaf.copies.values()), len(spec.paths)
-    shapes = [(leaf.weight_numel,), (groups, len(spec.irreps_in1)), (groups, len(spec.irreps_in2)), (len(slots),)]
-    points = _points(sum(int(np.prod(shape)) for shape in shapes), seed).expand(paths, -1).clone().requires_grad_()
-    weight, a, b, c = (
-        part.unflatten(1, shape)
-        for part, shape in zip(points.split([int(np.prod(shape)) for shape in shapes], dim=1), shapes)
-    )
-    copies = torch.tensor([copy for _, copy in slots])
-    a = a[:, copies][:, :, [path.i1 for path in spec.paths]]  # (paths, slots, paths)
-    b = b[:, copies][:, :, [path.i2 for path in spec.paths]]
-    coefficients = (c.unsqueeze(2) * a * b * leaf.path_weights(weight.unsqueeze(2)).squeeze(3)).sum(1)
-    return torch.autograd.grad(coefficients.diagonal().sum(), points)[0]
+def _jacobian_with_maps(
+    leaf: Convolution, seed: int
+) -> tuple[Float[Tensor, "paths maps_before"], Float[Tensor, "paths own"]]:
+    """Derivatives of the coefficients of all paths: with respect to the maps before, and to weights and maps after.
+
+    Every edge of a batch takes the coefficient of one path.
+    """
+    spec, paths = leaf.spec, len(leaf.spec.paths)
+    ones, twos = len(spec.irreps_in1), len(spec.irreps_in2)
+    before = _points(ones + twos).expand(paths, -1).clone().requires_grad_()  # the same for every leaf
+    own = _points(leaf.weight_numel + sum(leaf.copies.values()), seed).expand(paths, -1).clone().requires_grad_()
+    a = before[:, [path.i1 for path in spec.paths]]  # (edges, paths)
+    b = before[:, [ones + path.i2 for path in spec.paths]]
+    weight, c = own.split([leaf.weight_numel, sum(leaf.copies.values())], dim=1)
+    coefficients = a * b * (c.unsqueeze(2) * leaf.path_weights(weight.unsqueeze(2)).squeeze(3)).sum(1)
+    first, second = torch.autograd.grad(coefficients.diagonal().sum(), [before, own])
+    return first, second
 
 
 def _points(count: int, seed: int = 0) -> Float[Tensor, " count"]:
