@@ -147,7 +147,7 @@ def swap(
     jobs: int,
     console: Console,
 ) -> list[Row]:
-    """Train every pair, and those near the best with further seeds; write ``swap.json`` and one file per training.
+    """Train every pair, and exact couplings and those near the best with further seeds; write one file per training.
 
     What is there already is not done again, so a run that was stopped goes on with the same command.
 
@@ -156,7 +156,7 @@ def swap(
         out: Folder.
         pairs: Products to compare.
         minutes: Processor minutes of training for each.
-        seeds: Number of seeds for pairs whose force error is within 10 % of the best.
+        seeds: Number of seeds for exact couplings and for pairs whose force error is within 10 % of the best.
         jobs: Trainings at a time, one thread each.
         console: Where to show progress.
 
@@ -172,6 +172,7 @@ def swap(
     rows = _train_all(config, tasks, minutes, out, jobs, console)
     best = min((row.forces_rmse for row in rows if row.refused is None), default=0.0)
     near = {row.pair for row in rows if row.refused is None and row.forces_rmse <= NEAR_THE_BEST * best}
+    near.add(str(Pair()))  # what all others are held against
     again = [(pair, config.train.seed + n) for n in range(1, seeds) for pair in pairs if str(pair) in near]
     return rows + _train_all(config, again, minutes, out, jobs, console)
 

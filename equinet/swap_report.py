@@ -64,7 +64,7 @@ def markdown(rows: Sequence[Row], config: RunConfig, minutes: float) -> str:
             f"{model.layers} layers, cutoff {model.cutoff:g} Å, batches of {train.batch_size}, {train.dtype}. Errors are RMSE on "
             "the test frames. `turned` and `mirrored`: relative error of forces when structures are rotated and inverted, in "
             "float32. MD: velocity Verlet in float32, one structure, per processor second. Means over seeds, ± the standard "
-            "deviation; pairs within 10 % of the best force error have several seeds, the others one.",
+            "deviation; exact couplings (cg, cg) and pairs within 10 % of the best force error have several seeds, the others one.",
             "",
             *lines,
             "",

@@ -75,7 +75,7 @@ def test_a_stopped_comparison_goes_on_and_only_good_pairs_get_more_seeds(
     config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained: list[tuple[str, int]] = []
-    errors = {"cg | cg": 100.0, "gaunt_grid | cg": 109.0, "matrix | cg": 111.0}
+    errors = {"cg | cg": 200.0, "so2 | cg": 100.0, "gaunt_grid | cg": 109.0, "matrix | cg": 111.0}
 
     class Here:  # a pool without processes, so that the test sees what is trained
         def __init__(self, *_: object) -> None: ...
@@ -97,13 +97,14 @@ def test_a_stopped_comparison_goes_on_and_only_good_pairs_get_more_seeds(
 
     monkeypatch.setattr(equinet.swap, "ProcessPoolExecutor", Here)
     monkeypatch.setattr(equinet.swap, "train_one", fake)
-    pairs = [Pair(), Pair("gaunt_grid"), Pair("matrix")]
+    pairs = [Pair(), Pair("so2"), Pair("gaunt_grid"), Pair("matrix")]
     quiet = Console(quiet=True)
     rows = swap(config, tmp_path, pairs=pairs, minutes=3, seeds=3, jobs=1, console=quiet)
     assert sorted(trained) == [
         *(("cg | cg", seed) for seed in (1, 2, 3)),
         *(("gaunt_grid | cg", seed) for seed in (1, 2, 3)),
         ("matrix | cg", 1),
+        *(("so2 | cg", seed) for seed in (1, 2, 3)),
     ]
     trained.clear()
     assert swap(config, tmp_path, pairs=pairs, minutes=3, seeds=3, jobs=1, console=quiet) == rows

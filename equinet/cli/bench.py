@@ -20,7 +20,9 @@ def swap(
     ],
     out: Annotated[Path, typer.Option(help="Folder for the results; a run that was stopped goes on there.")],
     minutes: Annotated[float, typer.Option(help="Processor minutes of training for each.", min=0.01)] = 2.0,
-    seeds: Annotated[int, typer.Option(help="Seeds for those within 10 % of the best force error.", min=1)] = 3,
+    seeds: Annotated[
+        int, typer.Option(help="Seeds for exact couplings and those within 10 % of the best force error.", min=1)
+    ] = 3,
     jobs: Annotated[int, typer.Option(help="Trainings at a time, one thread each.", min=1)] = 1,
     only: Annotated[
         list[str] | None, typer.Option(help="Only pairs whose text contains this, e.g. --only so2. Repeatable.")

@@ -74,7 +74,7 @@ def _irreps(name: str, text: str) -> o3.Irreps:
 
 
 def method_from_text(text: str) -> Method:
-    """A method from ``cg``, ``cp:rank=24,weights=shared`` or ``{ method = "cp", rank = 24 }`` (TOML).
+    """A method from ``cg``, ``cp:rank=24,weights=shared``, ``gaunt_grid:bracket`` or ``{ method = "cp", rank = 24 }`` (TOML).
 
     Raises:
         ValueError: If it is none of these, or there is no such method or argument.
@@ -85,7 +85,8 @@ def method_from_text(text: str) -> Method:
     config: dict[str, Any] = {"method": name.strip()}
     for setting in rest.split(",") if rest else []:
         key, equals, value = (part.strip() for part in setting.partition("="))
-        if not (key and equals and value):
+        value = value if equals else "true"
+        if not (key and value):
             raise ValueError(f"a method is a name or reads like cp:rank=24,weights=shared, got {text!r}")
         plain = value in ("true", "false") or value.lstrip("+-").isdigit()
         config[key] = _toml(value, text) if plain else value.strip("\"'")

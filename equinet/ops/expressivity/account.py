@@ -156,7 +156,7 @@ def label(method: Method) -> str:
     config = method_to_config(method)
     if isinstance(config, str):
         return config
-    given = ",".join(f"{key}={str(value).lower()}" for key, value in config.items() if key != "method")
+    given = ",".join(key if value is True else f"{key}={value}" for key, value in config.items() if key != "method")
     return f"{config['method']}:{given}"
 
 

@@ -187,9 +187,9 @@ class Comparison(Printable):
         from rich.text import Text
 
         many_body = self.explanations[0].many_body
-        titles = ["expres-\nsivity", "weights", "kFLOP\n/ node", "kB\n/ node", "error\nfloat64", "error\nfloat32"]
+        titles = ["expr.", "weights", "kFLOP\n/ node", "kB\n/ node", "error"]
         if not many_body:
-            titles = ["paths", *titles[:2], "kFLOP\n/ edge", "kFLOP\n/ node", "kB\n/ edge", *titles[4:]]
+            titles = ["paths", *titles[:2], "kFLOP\n/ edge", "kFLOP\n/ node", "kB\n/ edge", "error"]
         table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
         table.add_column("method", overflow="fold")
         for title in titles:
@@ -207,7 +207,7 @@ class Comparison(Printable):
     @staticmethod
     def _cells(found: Explanation) -> list[str]:
         cost, errors = found.cost, found.equivariance_error
-        told = [f"{errors[dtype]:.0e}" if dtype in errors else "-" for dtype in ("float64", "float32")]
+        told = [f"{errors['float64']:.0e}" if errors else "-"]
         if found.many_body:
             numbers = [f"{found.expressivity}/{found.full}", str(found.weights)]
             return numbers + ([kilo(cost.flops_per_node), kilo(cost.bytes_per_node)] if cost else ["-"] * 2) + told
@@ -217,12 +217,12 @@ class Comparison(Printable):
 
 
 LEGEND = (
-    "paths: couplings reached, of all there are. expressivity: independent numbers that training can choose, with "
+    "paths: couplings reached, of all there are. expr., expressivity: independent numbers that training can choose, with "
     "equivariant linear maps before and after. weights: per edge and channel. FLOPs and bytes: of all channels, by the rule "
-    "of equinet.ops.expressivity.cost. error: of equivariance, measured, relative; 1e-15 and 1e-7 are rounding."
+    "of equinet.ops.expressivity.cost. error: of equivariance, measured in float64, relative; 1e-15 is rounding."
 )
 LEGEND_MANY_BODY = (
-    "expressivity: dimension of what the weights of one species and channel reach, of all equivariant polynomials. weights: "
+    "expr., expressivity: dimension of what the weights of one species and channel reach, of all equivariant polynomials. weights: "
     "per species and channel. FLOPs and bytes: of all channels, by the rule of equinet.ops.expressivity.cost. error: of equivariance, "
-    "measured, relative; 1e-15 and 1e-7 are rounding."
+    "measured in float64, relative; 1e-15 is rounding."
 )
