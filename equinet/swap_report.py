@@ -14,7 +14,10 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 from rich import box
+from rich.console import Group
+from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from equinet.checkpoint import versions
 from equinet.train import RunConfig, to_toml
@@ -31,19 +34,33 @@ COLUMNS = (
     ("inversion_error", "mirrored", "{:.0e}"),
     ("md_steps_per_second", "MD steps/s", "{:.0f}"),
 )
+TERMINAL = {
+    "weights": "weights",
+    "seconds_per_epoch": "s\n/ epoch",
+    "energy_rmse": "energy\nmeV/atom",
+    "forces_rmse": "forces\nmeV/Å",
+    "rotation_error": "turned",
+    "md_steps_per_second": "MD\nsteps/s",
+}
 WITH_SPREAD = ("energy_rmse", "forces_rmse")
 
 
-def terminal_table(rows: Sequence[Row], title: str) -> Table:
-    """One line per pair, best forces first; what cannot be comes last with its reason."""
-    table = Table(
-        title=title, box=box.SIMPLE_HEAD, caption="convolution | many_body; errors of forces relative, float32"
+def terminal_table(rows: Sequence[Row], title: str) -> Group:
+    """Two lines per pair in 80 columns, best forces first, then what cannot be with its reason; all columns are in the document."""
+    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("convolution\nmany-body product", overflow="fold")
+    for title in TERMINAL.values():
+        table.add_column(title, justify="right", no_wrap=True)
+    found = summarise(rows)
+    for summary in found:
+        if summary.refused is None:
+            cells = dict(zip((name for name, _, _ in COLUMNS), _cells(summary)[1:]))
+            values = (cells[name].replace(" ± ", "\n± ") for name in TERMINAL)
+            table.add_row(escape(summary.pair.replace(" | ", "\n")), *values)
+    notes = [Text(f"{summary.pair}: refused, {summary.refused}") for summary in found if summary.refused]
+    return Group(
+        table, *notes, Text("turned: relative error of forces when structures are rotated, float32; ±: over seeds")
     )
-    for name in ("products", "seeds", *(title for _, title, _ in COLUMNS)):
-        table.add_column(name, justify="left" if name == "products" else "right")
-    for summary in summarise(rows):
-        table.add_row(summary.pair, *_cells(summary))
-    return table
 
 
 def markdown(rows: Sequence[Row], config: RunConfig, minutes: float) -> str:
@@ -79,12 +96,12 @@ def markdown(rows: Sequence[Row], config: RunConfig, minutes: float) -> str:
 def picture(rows: Sequence[Row], path: Path) -> None:
     """Force error against speed of molecular dynamics, a point for every pair, to PNG."""
     found = [summary for summary in summarise(rows) if summary.refused is None]
-    figure, axes = plt.subplots(figsize=(9, 0.32 * len(found) + 1.8), layout="constrained", ncols=3, sharey=True)
+    figure, axes = plt.subplots(figsize=(12, 0.27 * len(found) + 1.6), layout="constrained", ncols=3, sharey=True)
     labels = [summary.pair for summary in found]
     panels = (
-        ("forces_rmse", "force error, meV/Å (less is better)", "tab:red"),
-        ("seconds_per_epoch", "seconds per epoch (less is better)", "tab:blue"),
-        ("md_steps_per_second", "MD steps per second (more is better)", "tab:green"),
+        ("forces_rmse", "force error, meV/Å\nless is better", "tab:red"),
+        ("seconds_per_epoch", "seconds per epoch\nless is better", "tab:blue"),
+        ("md_steps_per_second", "MD steps per second\nmore is better", "tab:green"),
     )
     for axis, (name, title, colour) in zip(axes, panels):
         values = [summary.means[name] for summary in found]
@@ -97,7 +114,7 @@ def picture(rows: Sequence[Row], path: Path) -> None:
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(axis="x", alpha=0.3)
     axes[0].set_yticks(range(len(found)), labels, fontsize=9)
-    axes[0].invert_yaxis()
+    axes[0].set_ylim(len(found) - 0.4, -0.6)
     figure.suptitle(
         "convolution | many-body product, after the same processor time; dotted: exact couplings", fontsize=10
     )
@@ -131,8 +148,6 @@ def processor() -> str:
 
 
 def _cells(summary: Summary) -> list[str]:
-    if summary.refused:
-        return ["-", "refused: " + summary.refused, *[""] * (len(COLUMNS) - 1)]
     cells = [str(summary.seeds)]
     for name, _, form in COLUMNS:
         text = form.format(summary.means[name])
