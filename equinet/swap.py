@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 from ase import units
-from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
 from ase.md.verlet import VelocityVerlet
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -257,7 +256,8 @@ def steps_per_second(potential: Potential, atoms: Any) -> float:
     """Steps of velocity Verlet per processor second, float32, after a few to warm up."""
     atoms = atoms.copy()
     atoms.calc = EquinetCalculator(potential, device="cpu", dtype="float32")
-    MaxwellBoltzmannDistribution(atoms, temperature_K=300, rng=np.random.default_rng(0))
+    spread = np.sqrt(300 * units.kB * atoms.get_masses())  # of a component of each momentum, at 300 K
+    atoms.set_momenta(spread[:, None] * np.random.default_rng(0).normal(size=(len(atoms), 3)))
     dynamics = VelocityVerlet(atoms, timestep=0.5 * units.fs)
     dynamics.run(5)
     began = time.process_time()

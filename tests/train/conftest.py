@@ -58,11 +58,10 @@ class Parts:
     optimizer: Optimizer
     state: TrainingState
 
-    def fit(self, reporter: Any = None) -> TrainingState:
+    def fit(self, reporter: Any = None, **options: Any) -> TrainingState:
         """Train, beginning at ``state``."""
-        return fit(
-            self.potential, self.data, self.loss, self.optimizer, self.config, state=self.state, reporter=reporter
-        )
+        parts = (self.potential, self.data, self.loss, self.optimizer, self.config)
+        return fit(*parts, state=self.state, reporter=reporter, **options)
 
 
 @pytest.fixture(scope="session")

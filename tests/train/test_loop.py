@@ -343,24 +343,22 @@ def test_the_last_step_of_a_run_has_almost_the_smallest_rate(make_config, make_p
 
 
 @pytest.fixture
-def clock(monkeypatch):
+def clock():
     """A clock on which every training step takes one second, and so does every validation."""
     ticks = iter(range(10**6))
-    monkeypatch.setattr(loop, "time", SimpleNamespace(perf_counter=lambda: float(next(ticks))))
+    return lambda: float(next(ticks))
 
 
-@pytest.mark.usefixtures("clock")
-def test_training_stops_when_its_time_is_up(make_config, make_parts):
-    state = make_parts(make_config(epochs=1000, max_minutes=10 / 60)).fit()
+def test_training_stops_when_its_time_is_up(make_config, make_parts, clock):
+    state = make_parts(make_config(epochs=1000, max_minutes=10 / 60)).fit(clock=clock)
     assert [record["step"] for record in state.history] == [STEPS, 2 * STEPS]
     assert [record["seconds"] for record in state.history] == [5.0, 10.0]
 
 
-@pytest.mark.usefixtures("clock")
-def test_an_epoch_longer_than_the_time_is_closed_early(make_config, make_parts):
+def test_an_epoch_longer_than_the_time_is_closed_early(make_config, make_parts, clock):
     parts = make_parts(make_config(epochs=1000, max_minutes=12 / 60))
     energies = note_energies(parts.potential)
-    state = parts.fit()
+    state = parts.fit(clock=clock)
     assert [record["step"] for record in state.history] == [STEPS, 2 * STEPS, 2 * STEPS + 2]
     assert len(energies) == 2 * STEPS + 2
     assert state.best_epoch in (1, 2, 3)
@@ -368,16 +366,15 @@ def test_an_epoch_longer_than_the_time_is_closed_early(make_config, make_parts):
     assert state.history[2]["train_loss"] == pytest.approx(state.history[1]["train_loss"], rel=0.5)
 
 
-@pytest.mark.usefixtures("clock")
-def test_time_that_was_used_before_a_stop_counts(make_config, make_parts, tmp_path):
+def test_time_that_was_used_before_a_stop_counts(make_config, make_parts, tmp_path, clock):
     config = make_config(epochs=1000, max_minutes=10 / 60)
     stopped, again = make_parts(config), make_parts(config)
     with pytest.raises(KeyboardInterrupt):
-        stopped.fit(Reporter(stop_after_batch=6))
+        stopped.fit(Reporter(stop_after_batch=6), clock=clock)
     stopped.state.save(tmp_path / "state", {})
     again.state.restore(tmp_path / "state", {})
     assert again.state.seconds == 7.0
-    assert [record["step"] for record in again.fit().history] == [STEPS, 2 * STEPS]
+    assert [record["step"] for record in again.fit(clock=clock).history] == [STEPS, 2 * STEPS]
 
 
 def test_without_epochs_nothing_changes_but_the_mode(make_config, make_parts):
