@@ -39,7 +39,7 @@ equivariance error is that of the product of turned inputs against the turned pr
 "All paths" counts every coupling of irreps up to a degree as allowed, odd l1 + l2 + l3 too (irreps labelled even, as in
 Tensor Decomposition Networks); "true tensors" are what a MACE carries.
 
-There is no cheap approximation: the error falls slowly and then, at the rank at which the number of parameters suffices, to rounding.
+There is no cheap approximation: the error falls slowly and then, near the rank at which the number of parameters suffices, to rounding.
 Published errors for all paths up to degree 2: 0.60, 0.42, 0.21, 0.02 at ranks 10, 15, 20, 28 (arXiv 2507.01131, equivariance error in a
 network). For comparison, the Gaunt tensor, which has the same paths as true tensors with other strengths, is exact with 6, 24 and
 32 points for degrees 1, 2, 3.
