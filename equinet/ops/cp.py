@@ -10,7 +10,7 @@ import numpy as np
 from e3nn import o3
 from numpy.typing import ArrayLike, NDArray
 
-from .coupling import clebsch_gordan
+from .pairings import dense_tensor, uniform
 
 Array = NDArray[np.float64]
 
@@ -75,14 +75,7 @@ def coupling_tensor(irreps1: o3.Irreps | str, irreps2: o3.Irreps | str, irreps_o
     Source:
         Lin et al., Tensor Decomposition Networks, arXiv 2507.01131: path weights are outside the decomposed tensor.
     """
-    first, second, out = (o3.Irreps([(1, ir) for _, ir in o3.Irreps(i)]) for i in (irreps1, irreps2, irreps_out))
-    tensor = np.zeros((first.dim, second.dim, out.dim))
-    for rows, (_, ir1) in zip(first.slices(), first):
-        for columns, (_, ir2) in zip(second.slices(), second):
-            for layers, (_, ir3) in zip(out.slices(), out):
-                if ir3 in ir1 * ir2:
-                    tensor[rows, columns, layers] = clebsch_gordan(ir1.l, ir2.l, ir3.l).numpy()
-    return tensor
+    return dense_tensor(o3.Irreps(irreps1), o3.Irreps(irreps2), o3.Irreps(irreps_out), uniform).numpy()
 
 
 def cp_factors(tensor: ArrayLike, rank: int, *, seed: int = 0) -> CPFactors:

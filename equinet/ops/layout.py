@@ -31,7 +31,7 @@ def channels_of(irreps: o3.Irreps) -> int:
 
 def natural_irreps(max_degree: int, channels: int = 1) -> o3.Irreps:
     """``channels`` copies of each degree 0 to ``max_degree`` with the parity of a spherical harmonic, (-1)^l."""
-    return o3.Irreps([(channels, (degree, (-1) ** degree)) for degree in range(max_degree + 1)])
+    return with_channels(irreps_up_to(max_degree, pseudotensors=False), channels)
 
 
 def irreps_up_to(max_degree: int, *, pseudotensors: bool) -> list[o3.Irrep]:
