@@ -7,7 +7,7 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +146,12 @@ def double_default() -> Iterator[None]:
     """A test under another default dtype than the usual one."""
     with double_by_default():
         yield
+
+
+@pytest.fixture(scope="session")
+def in_double() -> Callable[[], AbstractContextManager[None]]:
+    """For a part of a test under another default dtype: ``with in_double(): ...``."""
+    return double_by_default
 
 
 @pytest.fixture(scope="session")

@@ -312,9 +312,9 @@ def test_the_callers_potential_stays_as_it_is(potential, ethanol):
     assert "energy" not in ethanol.info
 
 
-def test_the_same_errors_every_time_and_whatever_the_default_dtype(potential, ethanol, double_default):
-    doubled = check(potential, [ethanol])
-    torch.set_default_dtype(torch.float32)
+def test_the_same_errors_every_time_and_whatever_the_default_dtype(potential, ethanol, in_double):
+    with in_double():
+        doubled = check(potential, [ethanol])
     assert check(potential, [ethanol]) == doubled
 
 

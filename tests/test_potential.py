@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -647,19 +647,13 @@ def test_the_potential_says_what_it_is(potential: Potential) -> None:
     assert potential.symbols == ("H", "C", "O")
 
 
-@pytest.fixture
-def default_dtype() -> Iterator[None]:
-    before = torch.get_default_dtype()
-    yield
-    torch.set_default_dtype(before)
-
-
-@pytest.mark.usefixtures("default_dtype")
-def test_the_default_dtype_at_the_time_of_a_call_does_not_matter(make_potential: MakePotential, atoms: Atoms) -> None:
+def test_the_default_dtype_at_the_time_of_a_call_does_not_matter(
+    make_potential: MakePotential, atoms: Atoms, in_double: Any
+) -> None:
     potential = make_potential().float()
     expected = run(potential, atoms)
-    torch.set_default_dtype(torch.float64)
-    result = run(potential, atoms)
+    with in_double():
+        result = run(potential, atoms)
     for name in expected:
         assert result[name].dtype == expected[name].dtype
         assert torch.equal(result[name], expected[name])

@@ -17,6 +17,8 @@ pytest.importorskip(
     "mace.modules", reason="mace-torch is not installed; CONTRIBUTING.md says how to put it beside equinet"
 )
 
+pytestmark = pytest.mark.usefixtures("double_default")  # mace-torch has no argument for its precision
+
 ELEMENTS = [1, 6, 8, 14]
 CUTOFF = 4.0
 
@@ -53,37 +55,32 @@ def build_pair(block: str, max_l: int, correlation: int, reduced: bool) -> tuple
     first, others, residual_first, density = BLOCKS[block]
     channels, rng = 8, np.random.default_rng(1)
     e0s = rng.normal(scale=100, size=len(ELEMENTS))
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)  # mace-torch has no argument for it
-    try:
-        torch.manual_seed(2)
-        mace = modules.ScaleShiftMACE(
-            r_max=CUTOFF,
-            num_bessel=8,
-            num_polynomial_cutoff=5,
-            max_ell=3,
-            interaction_cls=modules.interaction_classes[others],
-            interaction_cls_first=modules.interaction_classes[first],
-            num_interactions=2,
-            num_elements=len(ELEMENTS),
-            hidden_irreps=o3.Irreps([(channels, (l, (-1) ** l)) for l in range(max_l + 1)]),
-            MLP_irreps=o3.Irreps("16x0e"),
-            atomic_energies=e0s,
-            avg_num_neighbors=7.3,
-            atomic_numbers=ELEMENTS,
-            correlation=correlation,
-            gate=torch.nn.functional.silu,
-            radial_MLP=[64, 64, 64],
-            radial_type="bessel",
-            atomic_inter_scale=1.7,
-            atomic_inter_shift=-0.4,
-            use_reduced_cg=reduced,
-        )
-        with torch.no_grad():
-            for parameter in mace.parameters():
-                parameter.mul_(1.3)
-    finally:
-        torch.set_default_dtype(before)
+    torch.manual_seed(2)
+    mace = modules.ScaleShiftMACE(
+        r_max=CUTOFF,
+        num_bessel=8,
+        num_polynomial_cutoff=5,
+        max_ell=3,
+        interaction_cls=modules.interaction_classes[others],
+        interaction_cls_first=modules.interaction_classes[first],
+        num_interactions=2,
+        num_elements=len(ELEMENTS),
+        hidden_irreps=o3.Irreps([(channels, (l, (-1) ** l)) for l in range(max_l + 1)]),
+        MLP_irreps=o3.Irreps("16x0e"),
+        atomic_energies=e0s,
+        avg_num_neighbors=7.3,
+        atomic_numbers=ELEMENTS,
+        correlation=correlation,
+        gate=torch.nn.functional.silu,
+        radial_MLP=[64, 64, 64],
+        radial_type="bessel",
+        atomic_inter_scale=1.7,
+        atomic_inter_shift=-0.4,
+        use_reduced_cg=reduced,
+    )
+    with torch.no_grad():
+        for parameter in mace.parameters():
+            parameter.mul_(1.3)
     config = MACEConfig(
         channels=channels,
         max_l=max_l,
@@ -103,15 +100,10 @@ def build_pair(block: str, max_l: int, correlation: int, reduced: bool) -> tuple
 def mace_output(mace: torch.nn.Module, atoms: Atoms) -> dict[str, torch.Tensor]:
     from mace import data, tools
 
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    try:
-        table = tools.AtomicNumberTable(ELEMENTS)
-        batch = data.AtomicData.from_config(data.config_from_atoms(atoms), z_table=table, cutoff=CUTOFF)
-        loader = tools.torch_geometric.dataloader.DataLoader([batch], batch_size=1)
-        return mace(next(iter(loader)).to_dict(), compute_stress=bool(atoms.pbc.any()), compute_virials=True)
-    finally:
-        torch.set_default_dtype(before)
+    table = tools.AtomicNumberTable(ELEMENTS)
+    batch = data.AtomicData.from_config(data.config_from_atoms(atoms), z_table=table, cutoff=CUTOFF)
+    loader = tools.torch_geometric.dataloader.DataLoader([batch], batch_size=1)
+    return mace(next(iter(loader)).to_dict(), compute_stress=bool(atoms.pbc.any()), compute_virials=True)
 
 
 @pytest.mark.parametrize(
