@@ -194,6 +194,13 @@ def test_features_hold_pseudotensors_only_where_products_reach_them() -> None:
     ]
 
 
+def test_a_model_says_which_irreps_it_passes_between_atoms(make_potential: MakePotential) -> None:
+    assert str(make_potential().model.hidden_irreps) == "8x0e+8x1o"
+    both = make_potential(pseudotensors=True, correlation=3, sh_degree=3)
+    assert str(both.model.hidden_irreps) == "8x0e+8x1o+8x1e"
+    assert "MACE(8x0e+8x1o+8x1e, 2 layers" in repr(both)
+
+
 @pytest.mark.parametrize(
     ("overrides", "why"),
     [

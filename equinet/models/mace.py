@@ -150,6 +150,11 @@ class MACE(nn.Module):
         self.bias.sub_(energy.mean())
 
     @property
+    def hidden_irreps(self) -> o3.Irreps:
+        """Irreps of the features after the first layer, which are those passed between atoms."""
+        return with_channels(self.layers[0][1].linear.outputs, self.config.channels)
+
+    @property
     def layers(self) -> list[tuple[Interaction, ManyBodyBlock, Readout]]:
         """Rounds of message passing: what sums over neighbours, what multiplies, what reads off."""
         return list(zip(self.interactions, self.products, self.readouts))  # type: ignore[arg-type]  # lists of modules
@@ -164,7 +169,7 @@ class MACE(nn.Module):
 
     def __repr__(self) -> str:
         c = self.config
-        hidden = with_channels(irreps_of_layers(c)[0].result if c.layers > 1 else [o3.Irrep("0e")], c.channels)
+        hidden = self.hidden_irreps
         lines = [
             f"MACE({hidden}, {c.layers} layers, {self.num_species} species, {count_weights(self):,} weights)",
             f"  Y_lm(r̂_ij), l ≤ {c.sh_degree}",

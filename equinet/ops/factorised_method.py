@@ -89,7 +89,7 @@ class FactorisedMethod(ABC):
         executor = self.power(spec)
         if spec.correlation > 1 and executor.weight_numel == len(executor.linear):
             return f"all its products of {spec.irreps_in} with themselves vanish, or none is one of {spec.irreps_out}"
-        reached = self.reached(spec)
+        reached = executor.reached
         missing = " or ".join(str(ir) for _, ir in spec.irreps_out if ir not in reached)
         if missing:
             return f"none of its products of up to {spec.correlation} factors of {spec.irreps_in} is {missing}"

@@ -111,19 +111,24 @@ def fit(
         with state.averaged():
             found, score = validate(potential, data.valid, loss)
         state.seconds += clock() - began
-        record = {
-            "epoch": state.epoch + 1,
-            "step": state.step,
-            "learning_rate": optimizer.param_groups[0]["lr"],
-            "train_loss": state.running["loss"] / max(state.batch, 1),
-            "valid_loss": score,
-            **{f"valid_{key}": number for key, number in found.as_json().items() if number is not None},
-            "seconds": state.seconds,
-        }
+        record = _record(state, optimizer, found, score)
         reporter.epoch_done(record, state, state.end_epoch(record, score))
     potential.load_state_dict({**potential.state_dict(), **(state.best or state.averaged_weights())})
     potential.eval()
     return state
+
+
+def _record(state: TrainingState, optimizer: Optimizer, found: Errors, score: float) -> dict[str, Any]:
+    """What is said and kept of an epoch."""
+    return {
+        "epoch": state.epoch + 1,
+        "step": state.step,
+        "learning_rate": optimizer.param_groups[0]["lr"],
+        "train_loss": state.running["loss"] / max(state.batch, 1),
+        "valid_loss": score,
+        **{f"valid_{key}": number for key, number in found.as_json().items() if number is not None},
+        "seconds": state.seconds,
+    }
 
 
 def train_step(

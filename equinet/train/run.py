@@ -158,9 +158,8 @@ def _describe(
         highlight=False,
         soft_wrap=True,
     )
-    hidden = "+".join(f"{config.model.channels}x{l}{'eo'[l % 2]}" for l in range(config.model.max_l + 1))
     console.print(
-        f"model       MACE {hidden}{'' if start is None else f' from {start}'}, {config.model.layers} layers, {count_weights(potential):,} weights, "
+        f"model       MACE {potential.model.hidden_irreps}{'' if start is None else f' from {start}'}, {config.model.layers} layers, {count_weights(potential):,} weights, "
         f"{config.train.dtype} on {potential.device}, {torch.get_num_threads()} threads",
         highlight=False,
         soft_wrap=True,

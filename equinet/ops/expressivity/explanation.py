@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,11 +17,12 @@ if TYPE_CHECKING:
 WIDTH = 100  # of what `str` gives
 
 
-class Printable:
+class Printable(ABC):
     """What rich can print is its own text, too."""
 
+    @abstractmethod
     def __rich__(self) -> Group:
-        raise NotImplementedError
+        """What rich prints."""
 
     def __str__(self) -> str:
         from rich.console import Console
