@@ -13,7 +13,7 @@ from e3nn import o3
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .algebra import Algebra
+from .algebra import Pointwise
 from .constants import ConstantModule, Float64Buffers
 from .cp import coupling_tensor, cp_factors
 from .factorised_method import FactorisedMethod, Product, require_one_of, require_whole
@@ -105,7 +105,7 @@ def kept_irreps(spec: ManyBodySpec) -> o3.Irreps:
     return o3.Irreps([(1, ir) for ir in sorted({ir for _, ir in spec.irreps_in + spec.irreps_out})])
 
 
-class CPTerms(Algebra):
+class CPTerms(Pointwise):
     """Terms of a CP decomposition, found when built and saved with the model: no other machine need find the same ones."""
 
     def __init__(
@@ -141,9 +141,6 @@ class CPTerms(Algebra):
 
     def scale_out(self, factors: Float[Tensor, " dim_out"]) -> None:
         self.register_constant("row_scale", self._originals["row_scale"] * factors)
-
-    def multiply(self, u: Tensor, v: Tensor) -> Tensor:
-        return u * v
 
     def extra_repr(self) -> str:
         return f"{self.rank} terms" + (", trained" if self.trainable else "")

@@ -9,7 +9,7 @@ from e3nn import o3
 from jaxtyping import Float
 from torch import Tensor
 
-from .algebra import Algebra, Pointwise, harmonics_at, sheets_for, spread, surface_gradients
+from .algebra import Pointwise, harmonics_at, sheets_for, spread, surface_gradients
 from .constants import ConstantModule
 from .powers import Chain
 from .quadrature import SphereRule, gauss_legendre
@@ -86,7 +86,7 @@ class BracketChain(ConstantModule, Chain):
         return f"{len(self.to_values)} values"
 
 
-class SeparableSphere(Algebra):
+class SeparableSphere(Pointwise):
     r"""The same product on a grid of latitudes and longitudes, transformed one angle after the other.
 
     .. math:: F(\beta_b, \alpha_a) = \sum_m \Big( \sum_l P_{lm}(\beta_b) \, x_{lm} \Big) e_m(\alpha_a)
@@ -151,9 +151,6 @@ class SeparableSphere(Algebra):
         table = x.new_zeros(*x.shape[:2], orders * degrees, x.shape[3]).index_copy(2, self.where[: x.shape[2]], x)
         rings = self.legendre @ table.unflatten(2, (orders, degrees))  # (batch, sheets, orders, latitudes, channels)
         return torch.einsum("bsmtc,ma->bstac", rings, self.waves).flatten(1, 3)
-
-    def multiply(self, u: Tensor, v: Tensor) -> Tensor:
-        return u * v
 
     def back(self, product: Tensor) -> Tensor:
         grid = product.unflatten(1, (self.sheets, self.latitudes, self.longitudes))

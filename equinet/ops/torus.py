@@ -10,10 +10,10 @@ from e3nn import o3
 from jaxtyping import Complex, Float
 from torch import Tensor
 
-from .algebra import Algebra, harmonics_at, sheets_for, spread
+from .algebra import Pointwise, harmonics_at, sheets_for, spread
 
 
-class Torus(Algebra):
+class Torus(Pointwise):
     r"""Pointwise product of functions on the sphere through their two-dimensional Fourier series.
 
     With the polar angle continued to a full turn, a harmonic is a short Fourier series,
@@ -94,9 +94,6 @@ class Torus(Algebra):
         real, imag = parts.unflatten(1, (self.sheets, 2, self.latitudes, self.waves)).unbind(2)
         size = (self.latitudes, self.longitudes)
         return torch.fft.irfft2(torch.complex(real, imag), s=size, dim=(2, 3), norm="forward").flatten(1, 3)
-
-    def multiply(self, u: Tensor, v: Tensor) -> Tensor:
-        return u * v
 
     def back(self, product: Tensor) -> Tensor:
         if not len(product):
