@@ -250,7 +250,11 @@ class _Survey:
         edge_index = order.argsort()[graph.edge_index]
         edges = edge_index[1].argsort(stable=True)  # by receiver, as ever
         fields = {"positions": graph.positions[order], "atomic_numbers": graph.atomic_numbers[order]}
-        fields |= {"edge_index": edge_index[:, edges], "unit_shifts": graph.unit_shifts[edges]}
+        fields |= {
+            "edge_index": edge_index[:, edges],
+            "unit_shifts": graph.unit_shifts[edges],
+            "pairs": graph.pairs[edges],
+        }
         yield "permutation", self.run(copy.copy(graph).update(fields), n), {**want, "forces": want["forces"][order]}
         batch = collate([self.displaced(n), graph, self.graphs[(n + 1) % len(self.graphs)]])
         together = self.run(batch, n)

@@ -28,6 +28,8 @@ class AtomicGraph(Data):
         atomic_numbers: ``(nodes,)`` int64.
         edge_index: ``(2, edges)`` int64, rows sender and receiver.
         unit_shifts: ``(edges, 3)`` float64, integer cell offsets of the receiver.
+        pairs: ``(edges,)`` int64, which pair of atoms an edge belongs to: 2 p in one direction and 2 p + 1 in the other, for
+            pairs p = 0, 1, ...
         cell: ``(graphs, 3, 3)`` float64, lattice vectors in rows, Å; zero for an open structure.
         pbc: ``(graphs, 3)`` bool.
         batch: ``(nodes,)`` int64, the graph of each node; None for a single structure.
@@ -40,6 +42,7 @@ class AtomicGraph(Data):
     atomic_numbers: Tensor
     edge_index: Tensor
     unit_shifts: Tensor
+    pairs: Tensor
     cell: Tensor
     pbc: Tensor
 
@@ -52,7 +55,7 @@ class AtomicGraph(Data):
         return 1 if key == "edge_index" else 0
 
     def __inc__(self, key: str, value: Any, *args: Any, **kwargs: Any) -> Any:
-        return self.num_nodes if key == "edge_index" else 0
+        return {"edge_index": self.num_nodes, "pairs": self.num_edges}.get(key, 0)
 
     @property
     def graph_count(self) -> int:
@@ -86,12 +89,13 @@ def from_atoms(atoms: Atoms, cutoff: float) -> AtomicGraph:
     positions = np.ascontiguousarray(atoms.positions, dtype=np.float64)
     cell = np.ascontiguousarray(atoms.cell[:], dtype=np.float64)
     pbc = np.asarray(atoms.pbc, dtype=bool)
-    edge_index, unit_shifts = neighbor_list(positions, cell, pbc, cutoff)
+    edge_index, unit_shifts, pairs = neighbor_list(positions, cell, pbc, cutoff)
     return AtomicGraph(
         positions=torch.from_numpy(positions.copy()),
         atomic_numbers=torch.from_numpy(np.asarray(atoms.numbers, dtype=np.int64).copy()),
         edge_index=torch.from_numpy(edge_index),
-        unit_shifts=torch.from_numpy(unit_shifts.astype(np.float64)),
+        unit_shifts=torch.from_numpy(unit_shifts),
+        pairs=torch.from_numpy(pairs),
         cell=torch.from_numpy(cell.copy())[None],
         pbc=torch.from_numpy(pbc.copy())[None],
     )
@@ -130,11 +134,17 @@ def edge_vectors(
     tensor([[-1.,  1.,  0.]])
     """
     sender, receiver = edge_index
-    return positions[receiver] - positions[sender] + shifts
+    return positions.index_select(0, receiver) - positions.index_select(0, sender) + shifts
 
 
-def displacements(graph: AtomicGraph) -> Float[Tensor, "edges 3"]:
-    """The edge vectors of a graph in Å, float64: the input from which a potential computes everything."""
-    cell_of_edge = graph.cell[graph.graph_of_node[graph.edge_index[0]]]
-    shifts = torch.einsum("ei,eij->ej", graph.unit_shifts, cell_of_edge)
-    return edge_vectors(graph.positions, graph.edge_index, shifts)
+def displacements(graph: AtomicGraph, chosen: Int[Tensor, " chosen"] | None = None) -> Float[Tensor, "chosen 3"]:
+    """Vectors of all or of some edges in Å, float64: the input from which a potential computes everything."""
+    edge_index, unit_shifts = graph.edge_index, graph.unit_shifts
+    if chosen is not None:  # row by row, as a selection of columns is several times slower
+        edge_index = torch.stack([row.index_select(0, chosen) for row in edge_index])
+        unit_shifts = unit_shifts.index_select(0, chosen)
+    cell = graph.cell if graph.graph_count == 1 else graph.cell[graph.graph_of_node[edge_index[0]]]
+    shifts = unit_shifts[:, :1] * cell[:, 0]
+    for axis in (1, 2):  # not a matrix product, whose rounding may depend on how many edges there are
+        shifts = torch.addcmul(shifts, unit_shifts[:, axis : axis + 1], cell[:, axis])
+    return edge_vectors(graph.positions, edge_index, shifts)

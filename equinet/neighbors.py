@@ -13,6 +13,9 @@ from vesin import NeighborList
 # Sender, receiver (8 bytes each), three shifts, a vector (24 bytes each), and the same once more while sorting.
 LIST_BYTES_PER_EDGE = 128
 
+# A list of this many bytes fits in any case, and to ask the system takes longer than to make a short list.
+ALWAYS_FITS = 16e6
+
 # Two atoms closer than this (in Å) have no direction between them; no real structure comes near.
 SAME_SPOT = 1e-3
 
@@ -22,8 +25,8 @@ LARGEST_EXTENT = 1e5
 
 def neighbor_list(
     positions: NDArray[np.float64], cell: NDArray[np.float64], pbc: NDArray[np.bool_], cutoff: float
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """All directed edges shorter than ``cutoff``, sorted by receiver.
+) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]:
+    """All directed edges shorter than ``cutoff``, sorted by receiver, then by sender and its periodic image.
 
     An atom is its own neighbour through a periodic image, never at zero distance.
 
@@ -34,8 +37,9 @@ def neighbor_list(
         cutoff: Longest edge, in Å.
 
     Returns:
-        ``edge_index (2, edges)``, rows sender and receiver, and ``unit_shifts (edges, 3)``, integer cell offsets S of
-        the receiver: edge vector = positions[receiver] - positions[sender] + S @ cell.
+        ``edge_index (2, edges)``, rows sender and receiver; ``unit_shifts (edges, 3)``, cell offsets S of the receiver,
+        whole numbers: edge vector = positions[receiver] - positions[sender] + S @ cell; and ``pairs (edges,)``: 2 p and
+        2 p + 1 are the two directions of pair p.
 
     Raises:
         ValueError: If ``cutoff`` is not positive, positions or cell are not finite or spread beyond all measure, two atoms
@@ -47,7 +51,7 @@ def neighbor_list(
     if not np.isfinite(positions).all():
         atom = int(np.argwhere(~np.isfinite(positions).all(axis=1))[0, 0])
         raise ValueError(f"the position of atom {atom} is not finite: {positions[atom]}")
-    full_cell = _checked_cell(np.asarray(cell, dtype=np.float64), pbc)
+    full_cell = checked_cell(np.asarray(cell, dtype=np.float64), pbc)
     extent = np.ptp(positions, axis=0) if len(positions) else np.zeros(3)
     if (extent > LARGEST_EXTENT * cutoff).any():
         raise ValueError(
@@ -57,18 +61,77 @@ def neighbor_list(
     if not pbc.any():  # the search goes through empty space too, at a cost of cutoff cubed
         cutoff = min(cutoff, max(1.0, 1.01 * float(np.linalg.norm(extent))))
     _refuse_if_too_large(positions, full_cell, pbc, cutoff)
-    near, far, shifts = NeighborList(cutoff=cutoff, full_list=True, sorted=True).compute(
+    # The search leaves out what is exactly at its cutoff, and rounds in its own way.
+    found = NeighborList(cutoff=(1 + 1e-9) * cutoff, full_list=False).compute(
         points=positions, box=full_cell, periodic=pbc, quantities="ijS"
     )
-    # The list is sorted by its first atom. As it holds every pair both ways, that atom may as well be the receiver.
-    edge_index = np.stack([far, near]).astype(np.int64)
-    unit_shifts = -shifts.astype(np.int64)
-    _refuse_same_spot(positions, full_cell, edge_index, unit_shifts)
-    return edge_index, unit_shifts
+    sender, receiver, shifts = found[0].astype(np.int64), found[1].astype(np.int64), found[2].astype(np.float64)
+    squares = squared_distances(positions, sender, receiver, image_offsets(shifts, cell))
+    refuse_same_spot(squares, sender, receiver)
+    within = np.flatnonzero(squares < cutoff**2)
+    return _in_order(sender.take(within), receiver.take(within), shifts.take(within, axis=0))
 
 
-def _checked_cell(cell: NDArray[np.float64], pbc: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """The cell with vectors of open directions filled in, so that it can be inverted."""
+def image_offsets(unit_shifts: NDArray[np.float64], cell: NDArray[np.float64]) -> NDArray[np.float64]:
+    """``unit_shifts @ cell``, the same to the last bit for the same row, whatever the others are; a BLAS may differ."""
+    return np.einsum("ps,si->pi", unit_shifts, cell)
+
+
+def squared_distances(
+    positions: NDArray[np.float64],
+    sender: NDArray[np.int64],
+    receiver: NDArray[np.int64],
+    offsets: NDArray[np.float64],
+    workspace: NDArray[np.float64] | None = None,
+) -> NDArray[np.float64]:
+    """Squares of the lengths of edges, in Å².
+
+    Args:
+        positions: ``(atoms, 3)`` in Å.
+        sender: ``(edges,)``.
+        receiver: ``(edges,)``.
+        offsets: ``(edges, 3)``, of the periodic image of the receiver, in Å.
+        workspace: ``(2, edges, 3)``, overwritten. For long lists fresh memory costs more than the arithmetic.
+    """
+    there, here = np.empty((2, len(sender), 3)) if workspace is None else workspace
+    positions.take(receiver, axis=0, out=there, mode="clip")  # other modes do not write into `out` directly
+    positions.take(sender, axis=0, out=here, mode="clip")
+    there -= here
+    there += offsets
+    return np.einsum("pi,pi->p", there, there)
+
+
+def _in_order(
+    sender: NDArray[np.int64], receiver: NDArray[np.int64], shifts: NDArray[np.float64]
+) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]:
+    """Both directions of every pair, in an order that depends on which pairs there are and on nothing else.
+
+    A sum over edges is then the same to the last bit however they were found.
+    """
+    turned = sender > receiver
+    itself = np.flatnonzero(sender == receiver)
+    first = shifts[itself, 0]
+    for axis in (1, 2):
+        first = np.where(first == 0, shifts[itself, axis], first)
+    turned[itself] = first < 0
+    sender, receiver = np.where(turned, receiver, sender), np.where(turned, sender, receiver)
+    shifts *= np.where(turned, -1.0, 1.0)[:, None]
+    shifts += 0.0  # no negative zeros, which print badly
+    order = np.lexsort((shifts[:, 2], shifts[:, 1], shifts[:, 0], sender, receiver))
+    sender, receiver, shifts = sender.take(order), receiver.take(order), shifts.take(order, axis=0)
+    senders, receivers = np.concatenate([sender, receiver]), np.concatenate([receiver, sender])
+    pairs = np.concatenate([2 * np.arange(len(sender)), 2 * np.arange(len(sender)) + 1])
+    order = np.argsort(receivers, kind="stable")
+    both = np.concatenate([shifts, 0.0 - shifts])
+    return np.stack([senders.take(order), receivers.take(order)]), both.take(order, axis=0), pairs.take(order)
+
+
+def checked_cell(cell: NDArray[np.float64], pbc: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """The cell with vectors of open directions filled in, so that it can be inverted.
+
+    Raises:
+        ValueError: If it is not finite, or a periodic cell has no volume.
+    """
     if not np.isfinite(cell).all():
         raise ValueError(f"the cell is not finite: {cell.tolist()}")
     if not pbc.any():
@@ -79,15 +142,22 @@ def _checked_cell(cell: NDArray[np.float64], pbc: NDArray[np.bool_]) -> NDArray[
     return full
 
 
-def _refuse_same_spot(
-    positions: NDArray[np.float64], cell: NDArray[np.float64], edge_index: NDArray[np.int64], shifts: NDArray[np.int64]
-) -> None:
-    vectors = positions[edge_index[1]] - positions[edge_index[0]] + shifts @ cell
-    squared = np.einsum("ei,ei->e", vectors, vectors)
-    if len(squared) and squared.min() < SAME_SPOT**2:
-        a, b = edge_index[:, squared.argmin()]
+def refuse_same_spot(squares: NDArray[np.float64], sender: NDArray[np.int64], receiver: NDArray[np.int64]) -> None:
+    """Complain of atoms with no direction between them.
+
+    Args:
+        squares: ``(edges,)``, squared distances in Å².
+        sender: ``(edges,)``.
+        receiver: ``(edges,)``.
+
+    Raises:
+        ValueError: If two atoms are on one spot.
+    """
+    if len(squares) and squares.min() < SAME_SPOT**2:
+        closest = squares.argmin()
+        a, b = sender[closest], receiver[closest]
         raise ValueError(
-            f"atoms {min(a, b)} and {max(a, b)} are on one spot ({math.sqrt(squared.min()):.1e} Å apart); "
+            f"atoms {min(a, b)} and {max(a, b)} are on one spot ({math.sqrt(squares[closest]):.1e} Å apart); "
             "remove one of them or repair the frame"
         )
 
@@ -104,6 +174,8 @@ def _refuse_if_too_large(
     edges = atoms * atoms / volume * 4 / 3 * math.pi * cutoff**3
     if not pbc.any():
         edges = min(edges, atoms * (atoms - 1))
+    if edges * LIST_BYTES_PER_EDGE <= ALWAYS_FITS:
+        return
     free = available_memory()
     if edges * LIST_BYTES_PER_EDGE > free:
         raise MemoryError(

@@ -14,7 +14,8 @@ from equinet.elements import SYMBOLS
 from equinet.models import MACE
 from equinet.nn import EnergyScale
 from equinet.ops import natural_irreps, to_mul_ir
-from equinet.ops.convolution import sum_on_nodes
+from equinet.ops.edges import Edges, sum_on_nodes
+from equinet.ops.passes import only
 
 if TYPE_CHECKING:
     from equinet.graph import AtomicGraph
@@ -108,47 +109,50 @@ class Potential(nn.Module):
         Raises:
             ValueError: If the model does not know an element.
         """
-        from equinet.graph import displacements
-
         species = self.species(graph.atomic_numbers)
+        edges, vectors = self._geometry(graph)
         with torch.enable_grad():
-            vectors = displacements(graph).to(self.dtype).requires_grad_()
-            node_energy = self.node_energies(vectors, species, graph.edge_index)
-            (pair_forces,) = torch.autograd.grad(node_energy.sum(), vectors, create_graph=self.training)
+            vectors.requires_grad_()
+            node_energy = self.node_energies(vectors, species, edges)
+            with only("positions"):
+                (pair_forces,) = torch.autograd.grad(node_energy.sum(), vectors, create_graph=self.training)
         if not self.training:
             node_energy = node_energy.detach()
             vectors = vectors.detach()
         result = {
             "energy": sum_on_nodes(node_energy, graph.graph_of_node, graph.graph_count),
             "node_energy": node_energy,
-            "forces": forces_from_pairs(pair_forces, graph.edge_index, graph.num_nodes),
+            "forces": forces_from_pairs(pair_forces, edges),
         }
         if stress:
-            result["stress"] = stress_from_pairs(pair_forces, vectors, graph)
+            result["stress"] = stress_from_pairs(pair_forces, vectors, edges, graph)
         return result
 
     def node_energies(
-        self, vectors: Float[Tensor, "edges 3"], species: Int[Tensor, " nodes"], edge_index: Int[Tensor, "2 edges"]
+        self, vectors: Float[Tensor, "rows 3"], species: Int[Tensor, " nodes"], edges: Edges | Int[Tensor, "2 rows"]
     ) -> Float[Tensor, " nodes"]:
-        """Energy of every node in eV, float64, differentiable in the edge vectors (Å)."""
-        output = self.model(vectors, species, edge_index)
+        """Energy of every node in eV, float64, differentiable in the edge vectors (Å).
+
+        Args:
+            vectors: From sender to receiver, in Å, none of length zero.
+            species: Index of each node's element.
+            edges: Each pair once, or an ``edge_index`` of single directions; in the order of ``vectors``.
+        """
+        output = self.model(vectors, species, edges)
         return self.scale(output.energy, output.coordination, species)
 
     @torch.no_grad()
     def calibrate(self, graph: AtomicGraph) -> None:
         """Choose the normalisation of a fresh model from a sample of what it will be trained on; see ``MACE.calibrate``."""
-        from equinet.graph import displacements
-
         graph = graph.to(self.device)
-        self.model.calibrate(displacements(graph).to(self.dtype), self.species(graph.atomic_numbers), graph.edge_index)
+        edges, vectors = self._geometry(graph)
+        self.model.calibrate(vectors, self.species(graph.atomic_numbers), edges)
 
     @torch.no_grad()
     def descriptors(self, graph: AtomicGraph) -> Float[Tensor, "nodes features"]:
         """Features of every node after the last layer, in e3nn's ``mul_ir`` order; see :meth:`descriptor_irreps`."""
-        from equinet.graph import displacements
-
-        vectors = displacements(graph).to(self.dtype)
-        output = self.model(vectors, self.species(graph.atomic_numbers), graph.edge_index)
+        edges, vectors = self._geometry(graph)
+        output = self.model(vectors, self.species(graph.atomic_numbers), edges)
         return to_mul_ir(output.features, self.descriptor_irreps)
 
     @property
@@ -156,26 +160,32 @@ class Potential(nn.Module):
         """Irreps of :meth:`descriptors`; the last layer keeps scalars only."""
         return natural_irreps(0, self.model.config.channels)
 
+    def _geometry(self, graph: AtomicGraph) -> tuple[Edges, Float[Tensor, "rows 3"]]:
+        """Each pair of neighbours once, and the vector between them in the model's precision."""
+        from equinet.graph import displacements
+
+        edges, rows = Edges.in_pairs(graph.edge_index, graph.pairs, graph.num_nodes)
+        return edges, displacements(graph, rows).to(self.dtype)
+
     def __repr__(self) -> str:
         where = f"{str(self.dtype).removeprefix('torch.')} on {self.device}"
         indented = "\n".join("  " + line for line in repr(self.model).splitlines())
         return f"Potential({' '.join(self.symbols)}, cutoff {self.cutoff:g} Å, {where})\n{indented}\n  {self.scale.extra_repr()}"
 
 
-def forces_from_pairs(
-    pair_forces: Float[Tensor, "edges 3"], edge_index: Int[Tensor, "2 edges"], num_nodes: int
-) -> Float[Tensor, "nodes 3"]:
+def forces_from_pairs(pair_forces: Float[Tensor, "rows 3"], edges: Edges) -> Float[Tensor, "nodes 3"]:
     """Forces on atoms from the derivatives of the energy with respect to edge vectors."""
-    sender, receiver = edge_index
-    return sum_on_nodes(pair_forces, sender, num_nodes) - sum_on_nodes(pair_forces, receiver, num_nodes)
+    sender, receiver = edges.index
+    forces = sum_on_nodes(pair_forces, sender, edges.num_nodes)
+    return forces.index_add(0, receiver, pair_forces, alpha=-1)
 
 
 def stress_from_pairs(
-    pair_forces: Float[Tensor, "edges 3"], vectors: Float[Tensor, "edges 3"], graph: AtomicGraph
+    pair_forces: Float[Tensor, "rows 3"], vectors: Float[Tensor, "rows 3"], edges: Edges, graph: AtomicGraph
 ) -> Float[Tensor, "graphs 3 3"]:
     """Stress from the derivatives of the energy with respect to edge vectors; tension positive."""
     outer = pair_forces.unsqueeze(2) * vectors.unsqueeze(1)
-    graph_of_edge = graph.graph_of_node[graph.edge_index[0]]
+    graph_of_edge = graph.graph_of_node[edges.index[0]]
     virial = sum_on_nodes((outer + outer.transpose(1, 2)) / 2, graph_of_edge, graph.graph_count)
     volume = torch.linalg.det(graph.cell).abs()
     defined = graph.pbc.any(dim=1) & (volume > 0)

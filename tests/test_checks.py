@@ -24,7 +24,7 @@ from equinet.checks import NO_LABELS, PROPERTIES, check, own_structures
 from equinet.cli import app, console, errors_to
 from equinet.datasets import SAMPLE, read_frames
 from equinet.graph import from_atoms
-from equinet.ops.convolution import sum_on_nodes
+from equinet.ops.edges import sum_on_nodes
 from equinet.potential import Potential
 
 
@@ -117,11 +117,13 @@ def atoms_in_each(graph):
 
 
 class Handed(Potential):
-    def node_energies(self, vectors, species, edge_index):
-        lengths = vectors.norm(dim=1, keepdim=True)
-        sums = [sum_on_nodes(torch.exp(-k * lengths) * vectors, edge_index[1], len(species)) for k in (0.5, 1, 2)]
+    def node_energies(self, vectors, species, edges):
+        receiver = edges.directed[1]
+        each = torch.cat([vectors, -vectors]) if edges.mirrored else vectors
+        lengths = each.norm(dim=1, keepdim=True)
+        sums = [sum_on_nodes(torch.exp(-k * lengths) * each, receiver, len(species)) for k in (0.5, 1, 2)]
         handed = 1e-2 * torch.linalg.det(torch.stack(sums, dim=1))
-        return super().node_energies(vectors, species, edge_index) + handed.double()
+        return super().node_energies(vectors, species, edges) + handed.double()
 
 
 class Changing(Potential):

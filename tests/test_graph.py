@@ -69,6 +69,45 @@ def test_every_edge_is_there_in_both_directions_and_within_the_cutoff(name: str)
     assert (lengths > 0).all()
 
 
+def check_pairs(graph: AtomicGraph) -> None:
+    """2 p and 2 p + 1 are there once each, for every p, and are the two directions of one pair."""
+    edges = graph.edge_index.shape[1]
+    assert torch.equal(graph.pairs.sort().values, torch.arange(edges))
+    there, back = graph.pairs.argsort().view(-1, 2).T
+    assert torch.equal(graph.edge_index[:, there], graph.edge_index[:, back].flip(0))
+    assert torch.equal(graph.unit_shifts[there], -graph.unit_shifts[back])
+    torch.testing.assert_close(displacements(graph, there), -displacements(graph, back), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", structures())
+def test_every_edge_is_one_direction_of_a_pair(name: str) -> None:
+    atoms = structures()[name]
+    graph = from_atoms(atoms, CUTOFF)
+    assert graph.pairs.dtype == torch.int64
+    check_pairs(graph)
+    lengths = displacements(graph, torch.nonzero(graph.pairs % 2 == 0).squeeze(1)).norm(dim=1)
+    theirs = np.sort(ase_neighbor_list("d", atoms, CUTOFF))[::2]  # ASE has every length twice
+    np.testing.assert_allclose(lengths.sort().values.numpy(), theirs, rtol=0, atol=1e-12)
+
+
+def test_an_atom_in_a_tiny_cell_is_paired_with_its_images() -> None:
+    graph = from_atoms(Atoms("C", [[0, 0, 0]], cell=[2.5, 2.5, 2.5], pbc=True), 2.6)
+    assert (graph.edge_index == 0).all()
+    pairs = {int(p): tuple(s) for p, s in zip(graph.pairs, graph.unit_shifts.to(torch.int64).tolist())}
+    assert {frozenset([pairs[2 * p], pairs[2 * p + 1]]) for p in range(3)} == {
+        frozenset([axis, tuple(-x for x in axis)]) for axis in [(1, 0, 0), (0, 1, 0), (0, 0, 1)]
+    }
+
+
+def test_pairs_of_a_batch_are_those_of_its_graphs_one_after_the_other() -> None:
+    graphs = [from_atoms(structures()[name], CUTOFF) for name in ("molecule", "lone atom", "triclinic", "one atom")]
+    batch = collate(graphs)
+    check_pairs(batch)
+    starts = np.cumsum([0, *(graph.edge_index.shape[1] for graph in graphs)])[:-1]
+    assert torch.equal(batch.pairs, torch.cat([graph.pairs + int(start) for graph, start in zip(graphs, starts)]))
+    assert torch.equal(batch.to_data_list()[2].pairs, graphs[2].pairs)
+
+
 @pytest.mark.parametrize("name", structures())
 def test_edges_are_sorted_by_receiver_and_pointers_find_them(name: str) -> None:
     graph = from_atoms(structures()[name], CUTOFF)
@@ -96,6 +135,7 @@ def test_fields_have_the_shapes_and_types_they_are_documented_with() -> None:
         "atomic_numbers": ((6,), torch.int64),
         "edge_index": ((2, edges), torch.int64),
         "unit_shifts": ((edges, 3), torch.float64),
+        "pairs": ((edges,), torch.int64),
         "cell": ((1, 3, 3), torch.float64),
         "pbc": ((1, 3), torch.bool),
     }
@@ -204,6 +244,7 @@ def test_an_absurd_cutoff_is_refused_before_anything_is_built() -> None:
 
 
 def test_what_is_refused_depends_on_the_memory_that_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(neighbors, "ALWAYS_FITS", 0)
     atoms = bulk("Cu")
     edges = from_atoms(atoms, 30.0).edge_index.shape[1]
     monkeypatch.setattr(neighbors, "available_memory", lambda: 1.2 * edges * neighbors.LIST_BYTES_PER_EDGE)
@@ -214,6 +255,7 @@ def test_what_is_refused_depends_on_the_memory_that_is_free(monkeypatch: pytest.
 
 
 def test_a_molecule_never_has_more_pairs_than_atoms_allow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(neighbors, "ALWAYS_FITS", 0)
     monkeypatch.setattr(neighbors, "available_memory", lambda: 12 * neighbors.LIST_BYTES_PER_EDGE)
     assert from_atoms(structures()["molecule"], 50.0).edge_index.shape[1] == 12
 

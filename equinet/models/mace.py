@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from equinet.nn import BesselBasis, Interaction, ManyBodyBlock, PolynomialEnvelope, Readout
 from equinet.ops import ManyBodySpec, SpeciesGroups, SphericalHarmonics, TensorProductSpec, natural_irreps
 from equinet.ops.algebra import Algebra
-from equinet.ops.convolution import sum_on_nodes
+from equinet.ops.edges import Edges, as_edges
 from equinet.ops.layout import irreps_up_to, is_true, with_channels
 from equinet.ops.sphere import BracketChain
 
@@ -107,30 +107,30 @@ class MACE(nn.Module):
             self.readouts.append(Readout(config.channels, config.readout_hidden if last else 0))
 
     def forward(
-        self, vectors: Float[Tensor, "edges 3"], species: Int[Tensor, " nodes"], edge_index: Int[Tensor, "2 edges"]
+        self, vectors: Float[Tensor, "rows 3"], species: Int[Tensor, " nodes"], edges: Edges | Int[Tensor, "2 rows"]
     ) -> NodeOutput:
         """Energies of all nodes.
 
         Args:
             vectors: From sender to receiver, in Å, none of length zero.
             species: Index of each node's element.
-            edge_index: Sender and receiver of each edge.
+            edges: Who sends to whom, each pair once or an ``edge_index`` of single directions; in the order of ``vectors``.
         """
-        groups, edges = SpeciesGroups(species), self._edges(vectors)
+        groups, edges, of_edge = SpeciesGroups(species), as_edges(edges, len(species)), self._edge_features(vectors)
         node_feats = self._embed(species)
         # Forces do not feel a constant, so the energy error alone moves the bias. Without it the mean energy drifts by
         # hundreds of meV/atom in the first epochs and comes back slowly.
         energy = self.bias[species]
         for interaction, product, readout in self.layers:
-            density, residual = interaction(node_feats, edges.attrs, edges.feats, edge_index, groups)
+            density, residual = interaction(node_feats, of_edge.attrs, of_edge.feats, edges, groups)
             node_feats = product(density, residual, groups)
             energy = energy + readout(node_feats)
-        coordination = sum_on_nodes(edges.envelope, edge_index[1], len(species)).squeeze(1)
+        coordination = edges.sum_on_receivers(of_edge.envelope).squeeze(1)
         return NodeOutput(energy, coordination, node_feats)
 
     @torch.no_grad()
     def calibrate(
-        self, vectors: Float[Tensor, "edges 3"], species: Int[Tensor, " nodes"], edge_index: Int[Tensor, "2 edges"]
+        self, vectors: Float[Tensor, "rows 3"], species: Int[Tensor, " nodes"], edges: Edges | Int[Tensor, "2 rows"]
     ) -> None:
         """Choose the constants of a fresh model, layer after layer, so that densities have a size of order one.
 
@@ -141,10 +141,10 @@ class MACE(nn.Module):
         Raises:
             ValueError: If no atom has a neighbour.
         """
-        groups, edges = SpeciesGroups(species), self._edges(vectors)
+        groups, edges, of_edge = SpeciesGroups(species), as_edges(edges, len(species)), self._edge_features(vectors)
         node_feats, energy = self._embed(species), self.bias[species]
         for interaction, product, readout in self.layers:
-            density, residual = interaction(node_feats, edges.attrs, edges.feats, edge_index, groups)
+            density, residual = interaction(node_feats, of_edge.attrs, of_edge.feats, edges, groups)
             node_feats = product(interaction.calibrate(density), residual, groups)
             energy = energy + readout(node_feats)
         self.bias.sub_(energy.mean())
@@ -162,7 +162,7 @@ class MACE(nn.Module):
     def _embed(self, species: Int[Tensor, " nodes"]) -> Float[Tensor, "nodes 1 channels"]:
         return (self.embedding / self.num_species**0.5)[species].unsqueeze(1)
 
-    def _edges(self, vectors: Float[Tensor, "edges 3"]) -> EdgeFeatures:
+    def _edge_features(self, vectors: Float[Tensor, "rows 3"]) -> EdgeFeatures:
         lengths = vectors.norm(dim=1, keepdim=True)
         envelope = self.envelope(lengths)
         return EdgeFeatures(self.harmonics(vectors / lengths), self.basis(lengths) * envelope, envelope)

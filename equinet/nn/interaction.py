@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 import torch
 from e3nn import o3
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from equinet.ops import Method, SpeciesGroups, TensorProductSpec, natural_irreps
 from equinet.ops.constants import Float64Buffers
-from equinet.ops.convolution import sum_on_nodes
+from equinet.ops.edges import Edges
 from equinet.ops.layout import with_channels
 
 from .linear import EquivariantLinear, SpeciesLinear
@@ -93,23 +93,23 @@ class Interaction(Float64Buffers):
     def forward(
         self,
         node_feats: Float[Tensor, "nodes dim channels"],
-        edge_attrs: Float[Tensor, "edges harmonics"],
-        edge_feats: Float[Tensor, "edges basis"],
-        edge_index: Int[Tensor, "2 edges"],
+        edge_attrs: Float[Tensor, "rows harmonics"],
+        edge_feats: Float[Tensor, "rows basis"],
+        edges: Edges,
         groups: SpeciesGroups,
     ) -> tuple[Float[Tensor, "nodes harmonics channels"], Float[Tensor, "nodes out channels"] | None]:
         weight = self.radial(edge_feats).unflatten(1, (-1, self.channels))
-        density = self.convolution(self.linear_up(node_feats), edge_attrs, weight, edge_index)
-        density = self.linear(density) / self._normalizer(edge_feats, edge_index[1], node_feats.shape[0])
+        density = self.convolution(self.linear_up(node_feats), edge_attrs, weight, edges)
+        density = self.linear(density) / self._normalizer(edge_feats, edges)
         if self.residual:
             return density, self.species_linear(node_feats, groups)
         return self.species_linear(density, groups), None
 
-    def _normalizer(self, edge_feats: Tensor, receiver: Tensor, num_nodes: int) -> Tensor:
+    def _normalizer(self, edge_feats: Tensor, edges: Edges) -> Tensor:
         constant = self.normalization.to(edge_feats.dtype)
         if self.density is None:
             return constant
-        own = 1 + sum_on_nodes(torch.tanh(self.density(edge_feats) ** 2), receiver, num_nodes).unsqueeze(2)
+        own = 1 + edges.sum_on_receivers(torch.tanh(self.density(edge_feats) ** 2)).unsqueeze(2)
         return constant * own
 
     @torch.no_grad()

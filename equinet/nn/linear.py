@@ -48,8 +48,9 @@ class EquivariantLinear(nn.Module):
         for (ir, copies), block in zip(self.copies.items(), blocks):
             if ir in self.outputs:
                 weight = self.weights[str(ir)]
-                merged = block.unflatten(1, (ir.dim, copies)).flatten(2)  # (nodes, 2l+1, copies * channels)
-                results.append(merged @ (weight / math.sqrt(weight.shape[0])))
+                merged = block.reshape(-1, copies * block.shape[2])  # (nodes * (2l+1), copies * channels)
+                mixed = merged @ (weight / math.sqrt(weight.shape[0]))
+                results.append(mixed.view(x.shape[0], ir.dim, mixed.shape[1]))
         return torch.cat(results, dim=1)
 
     def extra_repr(self) -> str:
@@ -89,7 +90,10 @@ class SpeciesLinear(nn.Module):
         for ir in self.irreps_out:
             if ir in self.shared:
                 weight = self.weights[str(ir)] * self._scale
-                results.append(groups.join([part @ weight[z] for z, part in groups.split(blocks[ir])]))
+                parts = [part.flatten(0, 1) @ weight[z] for z, part in groups.split(blocks[ir])]
+                results.append(
+                    groups.join([part.view(part.shape[0] // ir.dim, ir.dim, part.shape[1]) for part in parts])
+                )
             else:
                 results.append(x.new_zeros(x.shape[0], ir.dim, x.shape[2]))
         return torch.cat(results, dim=1)

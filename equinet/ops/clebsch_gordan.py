@@ -7,6 +7,7 @@ from typing import Literal
 
 from e3nn import o3
 
+from . import kernels
 from .contraction import HornerManyBody, NaiveManyBody
 from .convolution import EdgeMatrixConvolution, NaiveConvolution
 from .polynomials import covariants
@@ -19,18 +20,24 @@ class ClebschGordan:
     """Exact couplings: every path, each with a weight of its own.
 
     Args:
-        backend: ``"torch"``: batched matrix products, any device. ``"naive"``: the formulas term by term, the oracle of
-            tests. ``"auto"``: the fastest that runs here, at present ``"torch"``. Not saved with a model.
+        backend: ``"compiled"``: loops in machine code for this processor; on other devices what ``"torch"`` is. ``"torch"``:
+            batched matrix products, any device. ``"naive"``: the formulas term by term, the oracle of tests. ``"auto"``:
+            ``"compiled"`` where machine code can be made, else ``"torch"``. Not saved with a model.
+
+    Raises:
+        ValueError: If there is no such ``backend``, or it cannot run here; says why.
 
     Source:
         Batatia et al. 2022 (MACE), arXiv 2206.07697, eqs. 8-10; Geiger and Smidt 2022 (e3nn), arXiv 2207.09453.
     """
 
-    backend: Literal["auto", "torch", "naive"] = field(default="auto", metadata={"saved": False})
+    backend: Literal["auto", "compiled", "torch", "naive"] = field(default="auto", metadata={"saved": False})
 
     def __post_init__(self) -> None:
-        if self.backend not in ("auto", "torch", "naive"):
-            raise ValueError(f"`backend` must be auto, torch or naive, got {self.backend!r}")
+        if self.backend not in ("auto", "compiled", "torch", "naive"):
+            raise ValueError(f"`backend` must be auto, compiled, torch or naive, got {self.backend!r}")
+        if self.backend == "compiled" and (reason := kernels.unavailable()):
+            raise ValueError(f'`backend` "compiled" cannot run here: {reason}, or take "auto"')
 
     def supports(self, spec: TensorProductSpec | ManyBodySpec) -> str | None:
         return None
@@ -41,7 +48,15 @@ class ClebschGordan:
         return found & {ir for _, ir in spec.irreps_out}
 
     def convolution(self, spec: TensorProductSpec) -> Convolution:
-        return NaiveConvolution(spec) if self.backend == "naive" else EdgeMatrixConvolution(spec)
+        if self.backend == "naive":
+            return NaiveConvolution(spec)
+        return kernels.CompiledConvolution(spec) if self._compiled else EdgeMatrixConvolution(spec)
 
     def many_body(self, spec: ManyBodySpec) -> ManyBody:
-        return NaiveManyBody(spec) if self.backend == "naive" else HornerManyBody(spec)
+        if self.backend == "naive":
+            return NaiveManyBody(spec)
+        return kernels.CompiledManyBody(spec) if self._compiled else HornerManyBody(spec)
+
+    @property
+    def _compiled(self) -> bool:
+        return self.backend == "compiled" or (self.backend == "auto" and kernels.unavailable() is None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -82,6 +83,27 @@ class NaiveManyBody(PolynomialTables):
         return torch.cat(list(outputs.values()), dim=1)
 
 
+class Kept:
+    """What was made of weights, for as long as they are frozen and do not change."""
+
+    def __init__(self) -> None:
+        self._last: tuple[Tensor, int, Tensor] | None = None
+
+    def of(self, weight: Tensor, make: Callable[[Tensor], Tensor]) -> Tensor:
+        """``make(weight)``, or what it gave the last time."""
+        if weight.requires_grad:
+            return make(weight)
+        if self._last is not None:
+            # The kept reference holds the old storage, so that no other weight can come to lie at its address.
+            kept, version, made = self._last
+            if (kept.data_ptr(), version, kept.dtype) == (weight.data_ptr(), weight._version, weight.dtype):
+                return made
+        made = make(weight)
+        if not torch.is_inference_mode_enabled():
+            self._last = (weight.detach(), weight._version, made)
+        return made
+
+
 class HornerManyBody(PolynomialTables):
     r"""The same product in nested form, with the weights multiplied into the coefficients once per species.
 
@@ -110,7 +132,7 @@ class HornerManyBody(PolynomialTables):
         for degree in range(2, spec.correlation):
             for name, factor in zip(("first", "last"), self._factors(degree)):
                 self.register_constant(f"{name}_{degree}", one_hot(factor).T.double())
-        self._kept: tuple[Tensor, int, Tensor] | None = None
+        self._kept = Kept()
 
     def _factors(self, degree: int) -> tuple[Tensor, Tensor]:
         """Each monomial of ``degree`` as (monomial of one degree less, last variable)."""
@@ -128,22 +150,13 @@ class HornerManyBody(PolynomialTables):
 
     def _matrices(self, weight: Tensor) -> Tensor:
         """K of the class's formula, ``(species, channels, monomials, out * variables)``."""
-        if not weight.requires_grad and self._kept is not None:
-            # The kept reference holds the old storage, so that no other weight can come to lie at its address.
-            kept, version, matrices = self._kept
-            if (kept.data_ptr(), version, kept.dtype) == (weight.data_ptr(), weight._version, weight.dtype):
-                return matrices
         columns = [sum(n for (k, _), n in self.paths.items() if k == out) for out in range(len(self.spec.irreps_out))]
         parts = []
         for k, column in enumerate(weight.split(columns, dim=1)):
-            flat = column.transpose(1, 2) @ getattr(
-                self, f"table_{k}"
-            )  # (species, channels, monomials * (2l+1) * variables)
+            # (species, channels, monomials * (2l+1) * variables)
+            flat = column.transpose(1, 2) @ getattr(self, f"table_{k}")
             parts.append(flat.unflatten(2, (int(self._offsets[-1]), -1)))
-        matrices = torch.cat(parts, dim=3)
-        if not weight.requires_grad and not torch.is_inference_mode_enabled():
-            self._kept = (weight.detach(), weight._version, matrices)
-        return matrices
+        return torch.cat(parts, dim=3)
 
     def forward(
         self,
@@ -151,7 +164,7 @@ class HornerManyBody(PolynomialTables):
         weight: Float[Tensor, "species paths channels"],
         groups: SpeciesGroups,
     ) -> Float[Tensor, "nodes out channels"]:
-        matrices = self._matrices(weight)
+        matrices = self._kept.of(weight, self._matrices)
         outputs = []
         for z, part in groups.split(features):
             x = part.permute(2, 0, 1).contiguous()  # (channels, nodes of this species, variables)

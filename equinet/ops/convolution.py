@@ -12,15 +12,9 @@ from torch import Tensor
 
 from .constants import ConstantModule
 from .coupling import clebsch_gordan
+from .edges import Edges, as_edges, sum_on_nodes
 from .protocols import Convolution
 from .spec import TensorProductSpec
-
-
-def sum_on_nodes(
-    values: Float[Tensor, "edges ..."], nodes: Int[Tensor, " edges"], num_nodes: int
-) -> Float[Tensor, "nodes ..."]:
-    """Sum of the rows of ``values`` that belong to each node; zero for a node without any."""
-    return values.new_zeros((num_nodes, *values.shape[1:])).index_add(0, nodes, values)
 
 
 def paths_apart(weight: Float[Tensor, "edges paths channels"]) -> Float[Tensor, "edges slots paths channels"]:
@@ -55,11 +49,12 @@ class NaiveConvolution(ConstantModule):
     def forward(
         self,
         node_feats: Float[Tensor, "nodes dim channels"],
-        edge_attrs: Float[Tensor, "edges harmonics"],
-        weight: Float[Tensor, "edges weights channels"],
-        edge_index: Int[Tensor, "2 edges"],
+        edge_attrs: Float[Tensor, "rows harmonics"],
+        weight: Float[Tensor, "rows weights channels"],
+        edges: Edges | Int[Tensor, "2 rows"],
     ) -> Float[Tensor, "nodes rows channels"]:
-        sender, receiver = edge_index
+        edges = as_edges(edges, node_feats.shape[0])
+        sender, receiver, edge_attrs, weight = edges.unfold(edge_attrs, weight, self.spec.irreps_in2)
         x = node_feats[sender].split([ir.dim for _, ir in self.spec.irreps_in1], dim=1)
         y = edge_attrs.split([ir.dim for _, ir in self.spec.irreps_in2], dim=1)
         weights = self.path_weights(weight)
@@ -124,12 +119,13 @@ class EdgeMatrixConvolution(ConstantModule):
     def forward(
         self,
         node_feats: Float[Tensor, "nodes dim channels"],
-        edge_attrs: Float[Tensor, "edges harmonics"],
-        weight: Float[Tensor, "edges paths channels"],
-        edge_index: Int[Tensor, "2 edges"],
+        edge_attrs: Float[Tensor, "rows harmonics"],
+        weight: Float[Tensor, "rows paths channels"],
+        edges: Edges | Int[Tensor, "2 rows"],
     ) -> Float[Tensor, "nodes rows channels"]:
-        sender, receiver = edge_index
         num_nodes, dim1, _ = node_feats.shape
+        edges = as_edges(edges, num_nodes)
+        sender, receiver, edge_attrs, weight = edges.unfold(edge_attrs, weight, self.spec.irreps_in2)
         x = node_feats.index_select(0, sender)
         weights = weight.split([paths for _, paths in self._columns], dim=1)
         outputs = []

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from .algebra import Algebra
 from .constants import ConstantModule
-from .convolution import slot_rows, sum_on_nodes
+from .convolution import slot_rows
 from .coupling import clebsch_gordan
+from .edges import Edges, as_edges, sum_on_nodes
 from .spec import TensorProductSpec
 
 RadialWeights = Literal["shared", "filter", "degrees"]
@@ -71,12 +72,13 @@ class FactorisedConvolution(ConstantModule):
     def forward(
         self,
         node_feats: Float[Tensor, "nodes dim channels"],
-        edge_attrs: Float[Tensor, "edges harmonics"],
-        weight: Float[Tensor, "edges weights channels"],
-        edge_index: Int[Tensor, "2 edges"],
+        edge_attrs: Float[Tensor, "rows harmonics"],
+        weight: Float[Tensor, "rows weights channels"],
+        edges: Edges | Int[Tensor, "2 rows"],
     ) -> Float[Tensor, "nodes rows channels"]:
-        sender, receiver = edge_index
         nodes = node_feats.shape[0]
+        edges = as_edges(edges, nodes)
+        sender, receiver, edge_attrs, weight = edges.unfold(edge_attrs, weight, self.spec.irreps_in2)
         a, b, c = weight.unflatten(1, (self._copies, -1)).split(self._parts, dim=2)  # (edges, copies, parts, channels)
         by_degree = (self.algebra.right_values.T.to(self.one.dtype).unsqueeze(2) * self.one.unsqueeze(1)).flatten(1)
         filters = (edge_attrs @ by_degree).unflatten(1, (-1, b.shape[2]))  # (edges, values, degrees)
@@ -181,9 +183,9 @@ class JoinedConvolution(nn.Module):
                 order[to] = source
         self.register_buffer("_row_order", torch.tensor(order), persistent=False)
 
-    def forward(self, node_feats: Tensor, edge_attrs: Tensor, weight: Tensor, edge_index: Tensor) -> Tensor:
+    def forward(self, node_feats: Tensor, edge_attrs: Tensor, weight: Tensor, edges: Edges | Tensor) -> Tensor:
         weights = weight.split(self._numels, dim=1)
-        results = [part(node_feats, edge_attrs, w, edge_index) for part, w in zip(self.parts, weights)]
+        results = [part(node_feats, edge_attrs, w, edges) for part, w in zip(self.parts, weights)]
         return torch.cat(results, dim=1).index_select(1, self._row_order)
 
     def path_weights(self, weight: Tensor) -> Tensor:

@@ -9,7 +9,8 @@ from typing import Literal, get_args
 from e3nn import o3
 
 from .algebra import Algebra
-from .convolution import EdgeMatrixConvolution, NaiveConvolution
+from .clebsch_gordan import ClebschGordan
+from .convolution import NaiveConvolution
 from .coupling import MAX_TABULATED_DEGREE
 from .factorised import FactorisedConvolution, JoinedConvolution, RadialWeights
 from .layout import one_of_each
@@ -102,7 +103,7 @@ class FactorisedMethod(ABC):
     def convolution(self, spec: TensorProductSpec) -> Convolution:
         """The executor for an edge convolution."""
         if is_path_by_path(spec, self.weights):
-            return NaiveConvolution(spec) if self.backend == "naive" else EdgeMatrixConvolution(spec)
+            return ClebschGordan(self.backend).convolution(spec)
         inputs = one_of_each(spec.irreps_in1), one_of_each(spec.irreps_in2)
         parts = []
         for product in self.products():

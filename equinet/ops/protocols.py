@@ -8,6 +8,7 @@ from typing import Protocol
 from e3nn import o3
 from torch import Tensor
 
+from .edges import Edges
 from .spec import ManyBodySpec, TensorProductSpec
 from .species import SpeciesGroups
 
@@ -31,8 +32,11 @@ class Convolution(Protocol):
     @property
     def weight_numel(self) -> int: ...
 
-    def __call__(self, node_feats: Tensor, edge_attrs: Tensor, weight: Tensor, edge_index: Tensor) -> Tensor:
-        """``(nodes, dim, channels)``, ``(edges, harmonics)``, ``(edges, weights, channels)`` -> ``(nodes, rows, channels)``."""
+    def __call__(self, node_feats: Tensor, edge_attrs: Tensor, weight: Tensor, edges: Edges | Tensor) -> Tensor:
+        """``(nodes, dim, channels)``, ``(rows, harmonics)``, ``(rows, weights, channels)`` -> ``(nodes, rows, channels)``.
+
+        ``edges`` are :class:`Edges`, or an ``edge_index (2, edges)`` of single directions.
+        """
 
     def path_weights(self, weight: Tensor) -> Tensor:
         """``(edges, weights, channels)`` -> ``(edges, slots, paths, channels)``: what is computed, in the paths of ``spec``.

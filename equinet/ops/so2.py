@@ -14,8 +14,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from .constants import ConstantModule
-from .convolution import NaiveConvolution, sum_on_nodes
+from .convolution import NaiveConvolution
 from .coupling import clebsch_gordan
+from .edges import Edges, as_edges, sum_on_nodes
 from .protocols import Convolution, ManyBody
 from .spec import ManyBodySpec, TensorProductSpec
 
@@ -225,16 +226,17 @@ class SO2Convolution(ConstantModule):
     def forward(
         self,
         node_feats: Float[Tensor, "nodes dim channels"],
-        edge_attrs: Float[Tensor, "edges harmonics"],
-        weight: Float[Tensor, "edges paths channels"],
-        edge_index: Int[Tensor, "2 edges"],
+        edge_attrs: Float[Tensor, "rows harmonics"],
+        weight: Float[Tensor, "rows paths channels"],
+        edges: Edges | Int[Tensor, "2 rows"],
     ) -> Float[Tensor, "nodes rows channels"]:
         """Sum of the messages on every receiver.
 
         Of ``edge_attrs`` the components of degree 1 alone are read, as square root of 3 times the direction. On harmonics
         of one direction values and derivatives are those of Clebsch-Gordan; a change of degree 2 by itself changes nothing.
         """
-        sender, receiver = edge_index
+        edges = as_edges(edges, node_feats.shape[0])
+        sender, receiver, edge_attrs, weight = edges.unfold(edge_attrs, weight, self.spec.irreps_in2)
         if self._direction is None:  # isotropic filters: any frame will do
             frame = self.frame(self.pole.expand(edge_attrs.shape[0], 3))
         else:

@@ -14,12 +14,15 @@ class SpeciesGroups:
 
     Args:
         species: Index of each node's species.
+
+    Attributes:
+        order: The nodes sorted by species.
     """
 
     def __init__(self, species: Int[Tensor, " nodes"]) -> None:
         self.species = species
-        ordered, self._order = torch.sort(species, stable=True)
-        self._back = torch.argsort(self._order)
+        ordered, self.order = torch.sort(species, stable=True)
+        self._back = torch.argsort(self.order)
         present, counts = torch.unique_consecutive(ordered, return_counts=True)
         # Without nodes there is one empty group, so that every layer still returns tensors of the right shape.
         self._present: list[int] = present.tolist() or [0]
@@ -27,7 +30,7 @@ class SpeciesGroups:
 
     def split(self, values: Tensor) -> Iterator[tuple[int, Tensor]]:
         """Pairs of (species, its rows of ``values``) for every species that is there."""
-        return zip(self._present, values.index_select(0, self._order).split(self._counts))
+        return zip(self._present, values.index_select(0, self.order).split(self._counts))
 
     def join(self, parts: Sequence[Tensor]) -> Tensor:
         """The inverse of :meth:`split`: parts in the same order of species, back in the order of the nodes."""

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from equinet.datasets import GraphLoader
 from equinet.graph import AtomicGraph
+from equinet.ops.passes import only
 from equinet.potential import Potential
 
 from .config import TrainConfig
@@ -135,10 +136,12 @@ def train_step(
     potential: Potential, graph: AtomicGraph, loss: Loss, optimizer: Optimizer, clip_gradient: float
 ) -> float:
     """One step of the optimiser; returns the loss before it."""
+    weights = [weight for weight in potential.parameters() if weight.requires_grad]
     optimizer.zero_grad(set_to_none=True)
     value = loss(potential(graph, stress=loss.stress > 0), graph)
-    value.backward()
-    nn.utils.clip_grad_norm_(potential.parameters(), clip_gradient)
+    with only("weights"):
+        value.backward(inputs=weights)
+    nn.utils.clip_grad_norm_(weights, clip_gradient)
     optimizer.step()
     return value.item()
 
@@ -164,7 +167,7 @@ def set_learning_rate(optimizer: Optimizer, config: TrainConfig, state: Training
 
 def make_optimizer(potential: Potential, config: TrainConfig) -> Optimizer:
     """The optimiser MACE uses: Adam with AMSGrad."""
-    return torch.optim.Adam(potential.parameters(), lr=config.learning_rate, amsgrad=True)
+    return torch.optim.Adam(potential.parameters(), lr=config.learning_rate, amsgrad=True, fused=True)
 
 
 def _out_of_time(state: TrainingState, config: TrainConfig) -> bool:

@@ -30,7 +30,8 @@ from equinet.ops.cp_product import factors_to_be_loaded
 from equinet.testing import TensorProductContract, contract
 
 EXACT: dict[str, Method] = {
-    "cg": ClebschGordan(),
+    "cg": ClebschGordan("compiled"),
+    "cg, torch": ClebschGordan("torch"),
     "grid": GauntGrid(),
     "grid, degrees, two copies": GauntGrid(copies=2, weights="degrees"),
     "grid, shared weights": GauntGrid(weights="shared"),

@@ -219,7 +219,7 @@ def test_a_method_names_its_executor() -> None:
 
 
 def test_an_unknown_backend_is_refused() -> None:
-    with pytest.raises(ValueError, match="`backend` must be auto, torch or naive, got 'cuda'"):
+    with pytest.raises(ValueError, match="`backend` must be auto, compiled, torch or naive, got 'cuda'"):
         ClebschGordan("cuda")
 
 

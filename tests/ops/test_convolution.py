@@ -10,7 +10,8 @@ from e3nn import o3
 from torch import Tensor, nn
 
 from equinet.ops import ClebschGordan, TensorProductSpec, from_mul_ir, natural_irreps, to_mul_ir
-from equinet.ops.convolution import EdgeMatrixConvolution, NaiveConvolution, sum_on_nodes
+from equinet.ops.convolution import EdgeMatrixConvolution, NaiveConvolution
+from equinet.ops.edges import sum_on_nodes
 
 Inputs = tuple[Tensor, Tensor, Tensor, Tensor]
 FORMS = [EdgeMatrixConvolution, NaiveConvolution]

@@ -61,7 +61,7 @@ def difference(more: tuple[float, float], less: tuple[float, float]) -> tuple[fl
 
 
 METHODS = [
-    ClebschGordan(),
+    ClebschGordan("torch"),
     GauntGrid(),
     GauntGrid(transform="separable"),
     GauntGrid(copies=2, weights="degrees", bracket=True),

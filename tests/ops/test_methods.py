@@ -129,7 +129,7 @@ def test_arguments_distinguish_methods() -> None:
         ),
         ({"method": "gaunt_grid", "bracket": 1}, "`bracket` must be true or false, got 1"),
         ({"method": "so2", "backend": "cuda"}, "`backend` must be auto, torch or naive, got 'cuda'"),
-        ({"method": "cg", "backend": "cuda"}, "`backend` must be auto, torch or naive, got 'cuda'"),
+        ({"method": "cg", "backend": "cuda"}, "`backend` must be auto, compiled, torch or naive, got 'cuda'"),
         *(
             ({"method": name, **needed, **bad}, message)
             for name, needed in {

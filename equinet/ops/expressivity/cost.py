@@ -29,6 +29,7 @@ from ..contraction import HornerManyBody
 from ..convolution import EdgeMatrixConvolution
 from ..cp_product import TermChain
 from ..factorised import FactorisedConvolution, JoinedConvolution
+from ..kernels import CompiledConvolution, CompiledManyBody
 from ..powers import AlgebraChain, Chain, JoinedManyBody, PowerManyBody
 from ..so2 import PolarFrame, SO2Convolution
 from ..spec import ManyBodySpec, TensorProductSpec
@@ -103,6 +104,16 @@ def _(executor: EdgeMatrixConvolution) -> Cost:
     # couplings with harmonics, shared by all channels; times features; times weights, summed
     edge = Work(2 * spec.irreps_in2.dim * rows * dim1 + 2 * rows * dim1 * channels, 2 * rows * channels)
     return _of_edges(executor, spec, edge, Work())
+
+
+@cost.register
+def _(executor: CompiledConvolution) -> Cost:
+    couplings = executor.couplings
+    entries = sum(len(block.entries) for block in couplings.blocks)
+    shared = sum(2 * len(terms) - 1 for terms in couplings.terms)  # couplings with harmonics
+    scaled = sum(len(block.inputs) for block in couplings.blocks)  # weights times features
+    edge = Work(0, shared + (scaled + 2 * entries) * couplings.channels)
+    return _of_edges(executor, executor.spec, edge, Work())
 
 
 @cost.register
@@ -219,6 +230,13 @@ def _(executor: HornerManyBody) -> Cost:
         node = node.plus(Work(2 * (sizes[d - 1] + variables) * sizes[d] * channels, sizes[d] * channels))
     last = (2 * columns - columns // variables) * channels
     return _of_nodes(spec, node.plus(Work(2 * sum(sizes) * columns * channels, last)))
+
+
+@cost.register
+def _(executor: CompiledManyBody) -> Cost:
+    p = executor.polynomials
+    groups = sum(count * (2 * length + 1) for length, _, count in p.groups)
+    return _of_nodes(executor.spec, Work(0, (len(p.monomials) + groups) * p.channels))
 
 
 @cost.register

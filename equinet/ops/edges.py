@@ -1,0 +1,121 @@
+"""Edges as a convolution takes them: one direction at a time, or each pair once for both."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+from e3nn import o3
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+class Incoming(NamedTuple):
+    """Edges by receiver, as compressed rows: those into node i are ``pointers[i]`` to ``pointers[i + 1]``.
+
+    Attributes:
+        pointers: ``(nodes + 1,)`` int64.
+        senders: ``(edges,)`` int64.
+        codes: ``(edges,)`` int64, twice the row of :attr:`Edges.index` whose harmonics and weights belong to the edge, plus
+            one if the edge runs against the row.
+    """
+
+    pointers: Tensor
+    senders: Tensor
+    codes: Tensor
+
+
+class Edges:
+    """Which node sends to which.
+
+    What depends on the distance is the same in both directions of a pair, and harmonics differ by a sign at most. So where
+    every edge has its reverse, as in a structure of atoms, ``mirrored`` says that each row stands for two edges, there and
+    back, and everything about edges is computed once per pair.
+
+    Args:
+        index: ``(2, rows)`` int64, sender and receiver of each row.
+        num_nodes: Number of nodes.
+        mirrored: Whether every row stands for its reverse too, with the harmonics of the opposite direction.
+    """
+
+    def __init__(self, index: Int[Tensor, "2 rows"], num_nodes: int, *, mirrored: bool = False) -> None:
+        self.index = index
+        self.num_nodes = num_nodes
+        self.mirrored = mirrored
+        self._incoming: Incoming | None = None
+
+    @classmethod
+    def in_pairs(
+        cls, edge_index: Int[Tensor, "2 edges"], pairs: Int[Tensor, " edges"], num_nodes: int
+    ) -> tuple[Edges, Int[Tensor, " rows"]]:
+        """Edges of which each has its reverse, sorted by receiver, and which edge each row is.
+
+        Args:
+            edge_index: Sender and receiver of every directed edge, sorted by receiver.
+            pairs: See :class:`equinet.graph.AtomicGraph`.
+            num_nodes: Number of nodes.
+        """
+        forward = torch.nonzero(pairs % 2 == 0).squeeze(1)
+        rows = torch.empty_like(forward)
+        rows[pairs[forward] // 2] = forward
+        edges = cls(edge_index[:, rows], num_nodes, mirrored=True)
+        edges._incoming = Incoming(_pointers(edge_index[1], num_nodes), edge_index[0].contiguous(), pairs)
+        return edges, rows
+
+    @cached_property
+    def incoming(self) -> Incoming:
+        """The same edges by receiver."""
+        if self._incoming is not None:
+            return self._incoming
+        sender, receiver = self.directed
+        codes = 2 * torch.arange(self.index.shape[1], device=self.index.device)
+        codes = torch.cat([codes, codes + 1]) if self.mirrored else codes
+        order = torch.argsort(receiver, stable=True)
+        return Incoming(_pointers(receiver, self.num_nodes), sender[order], codes[order])
+
+    @property
+    def directed(self) -> Int[Tensor, "2 edges"]:
+        """Sender and receiver of every single edge: the rows, then their reverses if they are ``mirrored``."""
+        return torch.cat([self.index, self.index.flip(0)], dim=1) if self.mirrored else self.index
+
+    def unfold(
+        self,
+        edge_attrs: Float[Tensor, "rows harmonics"],
+        weight: Float[Tensor, "rows weights channels"],
+        irreps: o3.Irreps,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Sender, receiver, harmonics and weights of every single edge.
+
+        Args:
+            edge_attrs: Of every row.
+            weight: Of every row.
+            irreps: Of ``edge_attrs``; their parities say which of them the opposite direction reverses.
+        """
+        sender, receiver = self.directed
+        if self.mirrored:
+            signs = edge_attrs.new_tensor([ir.p for mul, ir in irreps for _ in range(mul * ir.dim)])
+            edge_attrs, weight = torch.cat([edge_attrs, edge_attrs * signs]), torch.cat([weight, weight])
+        return sender, receiver, edge_attrs, weight
+
+    def sum_on_receivers(self, values: Float[Tensor, "rows ..."]) -> Float[Tensor, "nodes ..."]:
+        """Sum over the edges into each node of a number that is the same in both directions; zero for a node without any."""
+        total = sum_on_nodes(values, self.index[1], self.num_nodes)
+        return total.index_add(0, self.index[0], values) if self.mirrored else total
+
+
+def as_edges(edges: Edges | Tensor, num_nodes: int) -> Edges:
+    """``edges``, or what an ``edge_index`` ``(2, edges)`` of single directions says."""
+    return edges if isinstance(edges, Edges) else Edges(edges, num_nodes)
+
+
+def sum_on_nodes(
+    values: Float[Tensor, "edges ..."], nodes: Int[Tensor, " edges"], num_nodes: int
+) -> Float[Tensor, "nodes ..."]:
+    """Sum of the rows of ``values`` that belong to each node; zero for a node without any."""
+    return values.new_zeros((num_nodes, *values.shape[1:])).index_add(0, nodes, values)
+
+
+def _pointers(receiver: Int[Tensor, " edges"], num_nodes: int) -> Int[Tensor, " nodes+1"]:
+    counts = torch.bincount(receiver, minlength=num_nodes)
+    return torch.cat([counts.new_zeros(1), counts.cumsum(0)])

@@ -1,0 +1,7 @@
+"""Kernels: tensor products in machine code made for the processor at hand."""
+
+from .contraction import CompiledManyBody
+from .convolution import CompiledConvolution
+from .llvm import unavailable
+
+__all__ = ["CompiledConvolution", "CompiledManyBody", "unavailable"]

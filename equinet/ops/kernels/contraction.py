@@ -1,0 +1,44 @@
+"""The many-body product in machine code, as an executor."""
+
+from __future__ import annotations
+
+from jaxtyping import Float
+from torch import Tensor
+
+from ..contraction import HornerManyBody, Kept
+from ..spec import ManyBodySpec
+from ..species import SpeciesGroups
+from .llvm import DTYPES
+from .node_loops import Polynomials
+from .node_ops import name_of, polynomials_of, value
+
+
+class CompiledManyBody(HornerManyBody):
+    """The nested sum over the few coefficients that are not zero, in machine code made for this processor (:mod:`.node_loops`).
+
+    On other devices and in other precisions than float32 and float64 it is the :class:`HornerManyBody` it descends from.
+    """
+
+    coefficients: Tensor
+
+    def __init__(self, spec: ManyBodySpec) -> None:
+        super().__init__(spec)
+        self._product = name_of(spec)
+        self.register_constant("coefficients", self.polynomials.coefficients.T.contiguous())
+        self._kept_terms = Kept()
+
+    @property
+    def polynomials(self) -> Polynomials:
+        """The polynomials that the code runs through."""
+        return polynomials_of(self._product)
+
+    def forward(
+        self,
+        features: Float[Tensor, "nodes dim channels"],
+        weight: Float[Tensor, "species paths channels"],
+        groups: SpeciesGroups,
+    ) -> Float[Tensor, "nodes out channels"]:
+        if features.device.type != "cpu" or features.dtype not in DTYPES:
+            return super().forward(features, weight, groups)
+        terms = self._kept_terms.of(weight, lambda weight: self.coefficients @ weight)  # (species, terms, channels)
+        return value(features, terms, groups.order, groups.species, self._product)

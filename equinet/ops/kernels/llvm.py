@@ -1,0 +1,220 @@
+"""Machine code for the processor at hand, written as loops over vectors of channels: the only file that knows LLVM."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+import torch
+
+try:
+    from llvmlite import binding, ir
+except ImportError as error:  # optional on platforms without a wheel; `unavailable` passes the reason on
+    _reason: str | None = f"llvmlite cannot be imported ({error}); `pip install llvmlite`"
+else:
+    _reason = None
+
+VECTOR_BYTES = 64
+DTYPES = (torch.float32, torch.float64)
+
+Value = Any  # an LLVM value; llvmlite has no types
+
+
+def unavailable() -> str | None:
+    """Why no machine code can be made here; None if it can."""
+    return _reason
+
+
+def lanes_for(channels: int, dtype: torch.dtype) -> int:
+    """Channels worked on at a time: as many as a vector of 64 bytes holds, less if they do not divide ``channels``."""
+    lanes = VECTOR_BYTES // dtype.itemsize
+    while channels % lanes:
+        lanes //= 2
+    return lanes
+
+
+class Function:
+    """One function under construction: straight-line arithmetic on vectors of channels inside counted loops.
+
+    It works on the items ``begin`` to ``end`` of something, so that several threads may share a call; all other arguments are
+    pointers, to numbers of ``dtype`` or to int64, no two of them to the same memory.
+
+    Args:
+        name: Of the function.
+        pointers: Names of the arguments after ``begin`` and ``end``.
+        dtype: float32 or float64.
+        lanes: Length of a vector.
+    """
+
+    def __init__(self, name: str, pointers: Sequence[str], dtype: torch.dtype, lanes: int) -> None:
+        self.name, self.dtype, self.lanes = name, dtype, lanes
+        self.integer_type = ir.IntType(64)
+        self.real = ir.FloatType() if dtype == torch.float32 else ir.DoubleType()
+        self.vector_type = ir.VectorType(self.real, lanes)
+        self.module = ir.Module(name)
+        types = [self.integer_type] * 2 + [ir.PointerType()] * len(pointers)
+        function = ir.Function(self.module, ir.FunctionType(ir.VoidType(), types), name)
+        for argument in function.args[2:]:
+            argument.add_attribute("noalias")
+        self.begin, self.end = function.args[:2]
+        self.pointer: dict[str, Value] = dict(zip(pointers, function.args[2:]))
+        self._entry = function.append_basic_block("entry")
+        self._builder = ir.IRBuilder(function.append_basic_block("body"))
+        self._zeros = ir.Constant(ir.VectorType(ir.IntType(32), lanes), [0] * lanes)
+
+    def finish(self) -> str:
+        """The function as LLVM assembly."""
+        self._builder.ret_void()
+        entry = ir.IRBuilder(self._entry)
+        entry.position_at_end(self._entry)
+        entry.branch(self._builder.function.basic_blocks[1])
+        return str(self.module)
+
+    # Integers
+
+    def integer(self, value: int | Value) -> Value:
+        return ir.Constant(self.integer_type, value) if isinstance(value, int) else value
+
+    def load_integer(self, array: str, index: int | Value) -> Value:
+        address = self._builder.gep(self.pointer[array], [self.integer(index)], source_etype=self.integer_type)
+        return self._builder.load(address, typ=self.integer_type, align=8)
+
+    def at(self, *terms: tuple[int | Value, int] | int | Value) -> Value:
+        """Sum of ``factor * value`` over pairs and of single values: where in an array something is."""
+        total = self.integer(0)
+        for term in terms:
+            value, factor = term if isinstance(term, tuple) else (term, 1)
+            scaled = (
+                self._builder.mul(self.integer(value), self.integer(factor)) if factor != 1 else self.integer(value)
+            )
+            total = self._builder.add(total, scaled)
+        return total
+
+    def halved(self, code: Value) -> tuple[Value, Value]:
+        """An integer divided by two, and its last bit."""
+        return self._builder.ashr(code, self.integer(1)), self._builder.and_(code, self.integer(1))
+
+    @contextmanager
+    def loop(self, begin: int | Value, end: int | Value, step: int = 1) -> Iterator[Value]:
+        """Run what is written in this block for begin, begin + step, ... below end."""
+        b = self._builder
+        before = b.block
+        head, body, after = (b.append_basic_block(name) for name in ("head", "loop", "after"))
+        b.branch(head)
+        b.position_at_end(head)
+        index = b.phi(self.integer_type)
+        index.add_incoming(self.integer(begin), before)
+        b.cbranch(b.icmp_signed("<", index, self.integer(end)), body, after)
+        b.position_at_end(body)
+        yield index
+        index.add_incoming(b.add(index, self.integer(step)), b.block)
+        b.branch(head)
+        b.position_at_end(after)
+
+    # Numbers. `contract` lets a product and a sum become one instruction; nothing else about rounding is left open.
+
+    def constant(self, value: float) -> Value:
+        return ir.Constant(self.real, value)
+
+    def zero(self) -> Value:
+        return ir.Constant(self.vector_type, [0.0] * self.lanes)
+
+    def load_number(self, array: str | Value, index: int | Value) -> Value:
+        return self._builder.load(self._address(array, index), typ=self.real, align=self.dtype.itemsize)
+
+    def load(self, array: str | Value, index: int | Value) -> Value:
+        """A vector from ``array``, beginning with element ``index``."""
+        return self._builder.load(self._address(array, index), typ=self.vector_type, align=self.dtype.itemsize)
+
+    def store(self, value: Value, array: str | Value, index: int | Value) -> None:
+        """A number or a vector to ``array``."""
+        self._builder.store(value, self._address(array, index), align=self.dtype.itemsize)
+
+    def accumulate(self, value: Value, array: str | Value, index: int | Value) -> None:
+        """Add a vector to what is in ``array``."""
+        self.store(self.add(self.load(array, index), value), array, index)
+
+    def add(self, a: Value, b: Value) -> Value:
+        return self._builder.fadd(a, b, flags=("contract",))
+
+    def subtract(self, a: Value, b: Value) -> Value:
+        return self._builder.fsub(a, b, flags=("contract",))
+
+    def multiply(self, a: Value, b: Value) -> Value:
+        return self._builder.fmul(a, b, flags=("contract",))
+
+    def sum_of_products(self, factors: Sequence[tuple[Value, Value]], start: Value | None = None) -> Value:
+        """``start`` plus the products, one after the other; the first product if there is no start."""
+        for a, b in factors:
+            product = self.multiply(a, b)
+            start = product if start is None else self.add(start, product)
+        return start
+
+    def splat(self, number: Value) -> Value:
+        """A vector that holds ``number`` everywhere."""
+        undefined = ir.Constant(self.vector_type, ir.Undefined)
+        first = self._builder.insert_element(undefined, number, ir.Constant(ir.IntType(32), 0))
+        return self._builder.shuffle_vector(first, undefined, self._zeros)
+
+    def total(self, vector: Value) -> Value:
+        """Sum of the elements of a vector."""
+        suffix = f"v{self.lanes}f{8 * self.dtype.itemsize}"
+        name = f"llvm.vector.reduce.fadd.{suffix}"
+        function = self.module.globals.get(name)
+        if function is None:
+            function = ir.Function(self.module, ir.FunctionType(self.real, [self.real, self.vector_type]), name)
+        return self._builder.call(function, [self.constant(0.0), vector], fastmath=("reassoc",))
+
+    def choose(self, condition: Value, if_one: float, if_zero: float) -> Value:
+        """One of two numbers by an integer that is 1 or 0."""
+        is_one = self._builder.icmp_signed("==", condition, self.integer(1))
+        return self._builder.select(is_one, self.constant(if_one), self.constant(if_zero))
+
+    def scratch(self, vectors: int) -> Value:
+        """Memory for some vectors, as an array."""
+        entry = ir.IRBuilder(self._entry)
+        entry.position_at_end(self._entry)
+        memory = entry.alloca(ir.ArrayType(self.real, vectors * self.lanes))
+        memory.align = VECTOR_BYTES
+        memory.type = ir.PointerType()  # llvmlite still gives it the type of what it points to
+        return memory
+
+    def _address(self, array: str | Value, index: int | Value) -> Value:
+        pointer = self.pointer[array] if isinstance(array, str) else array
+        return self._builder.gep(pointer, [self.integer(index)], source_etype=self.real)
+
+
+@cache
+def processor() -> str:
+    """The processor that code is made for."""
+    return str(binding.get_host_cpu_name())
+
+
+@cache
+def _machine() -> Any:
+    binding.initialize_native_target()
+    binding.initialize_native_asmprinter()
+    features = binding.get_host_cpu_features().flatten()
+    return binding.Target.from_default_triple().create_target_machine(processor(), features, opt=3, jit=True)
+
+
+_engines: list[Any] = []  # they own the code
+
+
+def compile_function(function: Function) -> Callable[..., None]:
+    """A callable ``(begin, end, *addresses)`` in machine code, which does not hold Python's lock. Takes about 0.1 s."""
+    module = binding.parse_assembly(function.finish())
+    module.verify()
+    options = binding.create_pipeline_tuning_options(speed_level=3)
+    # The loops are written as they should be.
+    options.slp_vectorization = options.loop_vectorization = options.loop_unrolling = False
+    builder = binding.create_pass_builder(_machine(), options)
+    builder.getModulePassManager().run(module, builder)
+    engine = binding.create_mcjit_compiler(module, _machine())
+    engine.finalize_object()
+    _engines.append(engine)
+    types = [ctypes.c_int64] * 2 + [ctypes.c_void_p] * len(function.pointer)
+    return ctypes.CFUNCTYPE(None, *types)(engine.get_function_address(function.name))
