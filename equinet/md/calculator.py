@@ -15,9 +15,10 @@ from ase.stress import full_3x3_to_voigt_6_stress
 from torch import Tensor
 
 from equinet.checkpoint import load_potential
-from equinet.graph import from_atoms
 from equinet.potential import Potential, choose_device
+from equinet.verlet import VerletGraph
 
+WHAT_COUNTS = ("positions", "numbers", "cell", "pbc")
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
 
 
@@ -33,11 +34,13 @@ class EquinetCalculator(Calculator):
         device: ``"auto"`` (a GPU if there is one), ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ...
         dtype: Precision of weights and arithmetic, ``"float64"`` or ``"float32"``. Forces in float32 are good to about
             1e-5 eV/Å: enough for dynamics, too little for phonons and tight relaxations.
+        skin: How much beyond the cutoff to look for neighbours, in Å, so that they need not be searched for in every step;
+            see :class:`equinet.verlet.VerletGraph`. Speed alone depends on it, and 0 searches for every structure.
 
     Raises:
         FileNotFoundError: If ``model_or_path`` is a path and there is no such file.
         TypeError: If it is neither a path nor a potential.
-        ValueError: If the file is no potential, or ``device`` or ``dtype`` is unknown or not there.
+        ValueError: If the file is no potential, ``device`` or ``dtype`` is unknown or not there, or ``skin`` is negative.
 
     >>> atoms.calc = EquinetCalculator("model.eqn")  # doctest: +SKIP
     >>> atoms.get_potential_energy()  # doctest: +SKIP
@@ -46,17 +49,35 @@ class EquinetCalculator(Calculator):
 
     name = "equinet"
     implemented_properties = ["energy", "free_energy", "energies", "forces", "stress"]  # noqa: RUF012, as in ASE
-    ignored_changes = {"initial_charges", "initial_magmoms"}  # noqa: RUF012
 
     def __init__(
-        self, model_or_path: Potential | str | os.PathLike[str], device: str = "auto", dtype: str = "float64"
+        self,
+        model_or_path: Potential | str | os.PathLike[str],
+        device: str = "auto",
+        dtype: str = "float64",
+        skin: float = 0.5,
     ) -> None:
         super().__init__()
         if dtype not in DTYPES:
             raise ValueError(f'`dtype` must be "float64" or "float32", got {dtype!r}')
         self.device = choose_device(device)
         self.potential = _own_copy(model_or_path, self.device, DTYPES[dtype])
+        self.graph_of = VerletGraph(self.potential.cutoff, skin)
         self._stress_wanted = False
+
+    def check_state(self, atoms: Atoms, tol: float = 0.0) -> list[str]:
+        """What the results depend on and is not as it was; ASE asks at least twice in every step.
+
+        Args:
+            atoms: To compare with those of the last results.
+            tol: Ignored: any change counts.
+        """
+        known = self.atoms
+        if known is None or len(known) != len(atoms):
+            return list(WHAT_COUNTS)
+        before = (known.positions, known.numbers, known.cell.array, known.pbc)
+        now = (atoms.positions, atoms.numbers, atoms.cell.array, atoms.pbc)
+        return [name for name, a, b in zip(WHAT_COUNTS, before, now) if (a != b).any()]
 
     def calculate(
         self,
@@ -71,10 +92,11 @@ class EquinetCalculator(Calculator):
             ValueError: If the model does not know an element, or no neighbour list can be made.
             FloatingPointError: If energy or forces are not finite.
         """
-        super().calculate(atoms, properties, system_changes)
+        if atoms is not None and self.check_state(atoms):
+            self.atoms = atoms.copy()
         self.results = {}
         stress = self._decide_on_stress("stress" in properties)
-        graph = from_atoms(self.atoms, self.potential.cutoff)
+        graph = self.graph_of(self.atoms)
         if self.device.type != "cpu":
             graph = graph.to(self.device)
         results = _to_numpy(self.potential(graph, stress=stress))

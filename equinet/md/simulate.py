@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import time
 from collections.abc import Callable
@@ -33,6 +34,10 @@ EXPLODED = 20.0
 
 # A slow run loses no more than this when it is killed between two saved frames.
 SECONDS_BETWEEN_RESTARTS = 60.0
+
+# Of a fast run most restart files would be overwritten before anyone could need them, and writing one takes longer than a step.
+# So it waits for this long, or for the end, whatever that is; if the process is killed, at most so much is computed again.
+SECONDS_BETWEEN_WRITES = 1.0
 
 # More than any rounding, also in float32 on a GPU, and less than any other model would differ.
 SAME_ENERGY = 1e-4  # eV per atom
@@ -115,7 +120,10 @@ def simulate(
             run.begin(progress)
         run.advance(steps, progress)
     except KeyboardInterrupt as interrupt:
+        run.write_state()
         raise Interrupted(run.farewell()) from interrupt
+    finally:
+        run.write_state()
     return read_run(out)
 
 
@@ -132,6 +140,8 @@ class _Run:
         self.step = 0
         self.wall_seconds = 0.0
         self.notes: tuple[str, ...] = ()
+        self._unwritten: State | None = None
+        self._last_write = -math.inf
 
     def begin(self, progress: Progress | None) -> None:
         """Set momenta, write step 0."""
@@ -143,7 +153,7 @@ class _Run:
         self.degrees_of_freedom = degrees_of_freedom(self.atoms, self.settings.ensemble)
         self.dynamics = integrator(self.atoms, self.settings, self.rng)
         observation = self._record()
-        self._save_state()
+        self._keep_state()
         if progress is not None:
             progress(0, observation)
 
@@ -182,7 +192,7 @@ class _Run:
             self.wall_seconds += now - last_step
             last_step = now
             if due or self.step == steps or now - last_save > SECONDS_BETWEEN_RESTARTS:
-                self._save_state()
+                self._keep_state()
                 last_save = now
             if observation is not None and progress is not None:
                 progress(self.step, observation)
@@ -236,24 +246,34 @@ class _Run:
         self.files.append(make_frame(self.atoms, observation), observation)
         return observation
 
-    def _save_state(self) -> None:
-        self.files.save_state(
-            State(
-                settings=self.settings,
-                fingerprint=self.fingerprint,
-                step=self.step,
-                positions=self.atoms.get_positions(),
-                momenta=self.atoms.get_momenta(),
-                cell=self.atoms.cell[:],
-                energy=float(self.atoms.get_potential_energy()),
-                forces=self.atoms.get_forces(),
-                rng=dict(self.rng.bit_generator.state),
-                barostat=barostat_state(self.dynamics),
-                degrees_of_freedom=self.degrees_of_freedom,
-                wall_seconds=self.wall_seconds,
-                notes=self.notes,
-                **self.files.lengths(),
-            )
+    def write_state(self) -> None:
+        """Bring the restart file up to the last saved frame."""
+        if self._unwritten is not None:
+            self.files.save_state(self._unwritten)
+            self._unwritten, self._last_write = None, time.perf_counter()
+
+    def _keep_state(self) -> None:
+        """Remember where the run is, for the restart file, and write that one if the last time is long ago."""
+        self._unwritten = self._state()
+        if time.perf_counter() - self._last_write > SECONDS_BETWEEN_WRITES:
+            self.write_state()
+
+    def _state(self) -> State:
+        return State(
+            settings=self.settings,
+            fingerprint=self.fingerprint,
+            step=self.step,
+            positions=self.atoms.get_positions(),
+            momenta=self.atoms.get_momenta(),
+            cell=self.atoms.cell[:].copy(),
+            energy=float(self.atoms.get_potential_energy()),
+            forces=self.atoms.get_forces(),
+            rng=dict(self.rng.bit_generator.state),
+            barostat=barostat_state(self.dynamics),
+            degrees_of_freedom=self.degrees_of_freedom,
+            wall_seconds=self.wall_seconds,
+            notes=self.notes,
+            **self.files.lengths(),
         )
 
     def _require_same_run(self, state: State, steps: int) -> None:

@@ -144,6 +144,55 @@ def test_same_positions_are_cached_and_changed_ones_computed(potential, ethanol,
     assert len(passes) == 2
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda atoms: atoms.positions.__iadd__(np.eye(4, 3) * 1e-12),
+        lambda atoms: atoms.numbers.__setitem__(0, 6),
+        lambda atoms: atoms.cell.__setitem__((2, 2), 4.6),
+        lambda atoms: atoms.pbc.__setitem__(1, False),
+        lambda atoms: atoms.append("H"),
+    ],
+    ids=["positions", "numbers", "cell", "pbc", "atoms"],
+)
+def test_any_change_in_place_is_seen(potential, box, count_passes, change):
+    box.calc = EquinetCalculator(potential)
+    passes = count_passes(box.calc)
+    box.get_forces()
+    change(box)
+    forces = box.get_forces()
+    assert len(passes) == 2
+    assert np.array_equal(forces, potential(from_atoms(box, potential.cutoff))["forces"].numpy())
+
+
+@pytest.mark.parametrize("skin", [0.0, 0.3, 2.0])
+def test_no_result_depends_on_the_skin_or_on_what_was_computed_before(potential, box, skin):
+    rng = np.random.default_rng(4)
+    box.calc = EquinetCalculator(potential, skin=skin)
+    for step in range(12):
+        expected = potential(from_atoms(box, potential.cutoff), stress=True)
+        assert box.get_potential_energy() == expected["energy"].item()
+        assert np.array_equal(box.get_forces(), expected["forces"].numpy())
+        assert np.array_equal(box.get_stress(voigt=False), expected["stress"][0].numpy())
+        box.positions += rng.normal(scale=0.03, size=(4, 3))
+        if step % 3 == 2:
+            box.set_cell(1.01 * box.cell[:], scale_atoms=True)
+    assert box.calc.graph_of.searches >= 12 if skin == 0 else box.calc.graph_of.searches < 12
+
+
+def test_neighbours_are_not_searched_for_while_atoms_move_within_the_skin(potential, box):
+    box.calc = EquinetCalculator(potential)
+    for _ in range(20):
+        box.get_forces()
+        box.positions[0] += 0.01
+    assert box.calc.graph_of.searches == 1
+
+
+def test_a_negative_skin_is_refused(potential):
+    with pytest.raises(ValueError, match="`skin` must be 0 or more Å"):
+        EquinetCalculator(potential, skin=-1.0)
+
+
 def test_results_handed_out_cannot_spoil_the_cache(potential, ethanol):
     ethanol.calc = EquinetCalculator(potential)
     forces = ethanol.get_forces()

@@ -108,12 +108,13 @@ def test_a_crash_while_saving_loses_and_doubles_nothing(lost, suffix, crystal, s
         calls.append(args)
         if lost == "append":
             original(self, *args)
-        if len(calls) == 5:
+        if len(calls) >= 5:  # and goes on being full
             raise OSError("disk full")
         if lost == "save_state":
             original(self, *args)
 
     with monkeypatch.context() as patch:
+        patch.setattr(import_module("equinet.md.simulate"), "SECONDS_BETWEEN_WRITES", 0.0)
         patch.setattr(RunFiles, lost, crash)
         with pytest.raises(OSError, match="disk full"):
             simulate(crystal, springs, steps=100, out=parts, **NVT)
@@ -121,6 +122,30 @@ def test_a_crash_while_saving_loses_and_doubles_nothing(lost, suffix, crystal, s
     assert len(read_run(parts).step) == 4
     simulate(crystal, springs, steps=100, out=parts, resume=True, **NVT)
     assert_same_run(whole, parts)
+
+
+@pytest.mark.parametrize(
+    ("failure", "raised"),
+    [(KeyboardInterrupt, Interrupted), (FloatingPointError, Exploded), (RuntimeError, RuntimeError), (None, None)],
+)
+def test_a_fast_run_writes_its_restart_file_when_it_ends_whatever_ends_it(
+    failure, raised, crystal, springs, tmp_path, monkeypatch
+):
+    simulate(crystal, springs, steps=100, out=tmp_path / "whole.traj", **NVT)
+    monkeypatch.setattr(import_module("equinet.md.simulate"), "SECONDS_BETWEEN_WRITES", 1e9)
+    original, written = RunFiles.save_state, []
+    monkeypatch.setattr(RunFiles, "save_state", lambda self, state: written.append(state.step) or original(self, state))
+    parts = tmp_path / "parts.traj"
+    if failure is None:
+        simulate(crystal, springs, steps=60, out=parts, **NVT)
+    else:
+        springs.fail_at, springs.failure = springs.evaluations + 68, failure
+        with pytest.raises(raised):
+            simulate(crystal, springs, steps=100, out=parts, **NVT)
+    assert written == [0, 60]
+    assert read_run(parts).step.tolist() == [0, 10, 20, 30, 40, 50, 60]
+    simulate(crystal, springs, steps=100, out=parts, resume=True, **NVT)
+    assert_same_run(tmp_path / "whole.traj", parts)
 
 
 def test_a_slow_run_can_be_resumed_from_between_two_frames(crystal, springs, tmp_path, monkeypatch):
