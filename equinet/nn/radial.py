@@ -9,17 +9,12 @@ from itertools import pairwise
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.functional import silu
 
 from equinet.ops.constants import ConstantModule
+from equinet.ops.kernels import silu
 
 # sqrt of 1 / E[silu(z)^2] for z ~ N(0, 1), by Gauss-Hermite quadrature (180 points), so that activations keep unit size.
 SILU_GAIN = 1.6765324703310907
-
-
-def scaled_silu(x: Tensor) -> Tensor:
-    """SiLU times a constant: unit second moment for unit-variance input."""
-    return SILU_GAIN * silu(x)
 
 
 class BesselBasis(ConstantModule):
@@ -85,7 +80,8 @@ class RadialMLP(nn.Module):
 
     .. math:: h_{k+1} = \mathrm{act}(h_k W_k / \sqrt{n_k})
 
-    with no activation after the last layer. Weights start as unit normals.
+    with no activation after the last layer. The activation is SiLU times a constant that gives it a unit second moment for
+    unit-variance input. Weights start as unit normals.
 
     Args:
         sizes: Width of input, hidden layers and output.
@@ -97,10 +93,9 @@ class RadialMLP(nn.Module):
         self.weights = nn.ParameterList([torch.randn(a, b) for a, b in pairwise(sizes)])
 
     def forward(self, x: Float[Tensor, "edges in"]) -> Float[Tensor, "edges out"]:
-        for n, weight in enumerate(self.weights):
-            if n > 0:
-                x = scaled_silu(x)
-            x = x @ (weight / math.sqrt(weight.shape[0]))
+        x = x @ (self.weights[0] / math.sqrt(self.sizes[0]))
+        for weight, size in zip(self.weights[1:], self.sizes[1:]):
+            x = silu(x) @ (weight * (SILU_GAIN / math.sqrt(size)))
         return x
 
     def extra_repr(self) -> str:

@@ -3,5 +3,6 @@
 from .contraction import CompiledManyBody
 from .convolution import CompiledConvolution
 from .llvm import unavailable
+from .silu import silu
 
-__all__ = ["CompiledConvolution", "CompiledManyBody", "unavailable"]
+__all__ = ["CompiledConvolution", "CompiledManyBody", "silu", "unavailable"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -152,6 +153,41 @@ class Function:
             product = self.multiply(a, b)
             start = product if start is None else self.add(start, product)
         return start
+
+    def divide(self, a: Value, b: Value) -> Value:
+        return self._builder.fdiv(a, b)
+
+    def exponential(self, x: Value) -> Value:
+        """e to the power of a vector, to rounding; what would overflow or vanish stays at the edge of what numbers can be.
+
+        x = n log 2 + r with an integer n: 2^n is written into the exponent of a number, e^r is its Taylor series.
+        """
+        b, single = self._builder, self.dtype == torch.float32
+        degree, most, bits, bias = (7, 87.0, 23, 127) if single else (13, 708.0, 52, 1023)
+        # log 2 in two parts, the first with so few digits that n times it is exact.
+        high, low = (0.693359375, -2.12194440054690583e-4) if single else (0.693147180369123816490, 1.90821492927058770002e-10)
+        for limit, worse in ((most, ">"), (-most, "<")):
+            edge = self._constants(limit)
+            x = b.select(b.fcmp_ordered(worse, x, edge), edge, x)
+        n = self._intrinsic("rint", self.multiply(x, self._constants(1 / math.log(2))))
+        r = self.add(self.add(x, self.multiply(n, self._constants(-high))), self.multiply(n, self._constants(-low)))
+        power = self._constants(1 / math.factorial(degree))
+        for k in range(degree - 1, -1, -1):
+            power = self.add(self.multiply(power, r), self._constants(1 / math.factorial(k)))
+        integers = ir.VectorType(ir.IntType(8 * self.dtype.itemsize), self.lanes)
+        exponent = b.add(b.fptosi(n, integers), ir.Constant(integers, [bias] * self.lanes))
+        scale = b.bitcast(b.shl(exponent, ir.Constant(integers, [bits] * self.lanes)), self.vector_type)
+        return self.multiply(power, scale)
+
+    def _constants(self, value: float) -> Value:
+        return ir.Constant(self.vector_type, [value] * self.lanes)
+
+    def _intrinsic(self, name: str, vector: Value) -> Value:
+        name = f"llvm.{name}.v{self.lanes}f{8 * self.dtype.itemsize}"
+        function = self.module.globals.get(name)
+        if function is None:
+            function = ir.Function(self.module, ir.FunctionType(self.vector_type, [self.vector_type]), name)
+        return self._builder.call(function, [vector])
 
     def splat(self, number: Value) -> Value:
         """A vector that holds ``number`` everywhere."""
