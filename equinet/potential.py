@@ -184,9 +184,12 @@ def stress_from_pairs(
     pair_forces: Float[Tensor, "rows 3"], vectors: Float[Tensor, "rows 3"], edges: Edges, graph: AtomicGraph
 ) -> Float[Tensor, "graphs 3 3"]:
     """Stress from the derivatives of the energy with respect to edge vectors; tension positive."""
-    outer = pair_forces.unsqueeze(2) * vectors.unsqueeze(1)
-    graph_of_edge = graph.graph_of_node[edges.index[0]]
-    virial = sum_on_nodes((outer + outer.transpose(1, 2)) / 2, graph_of_edge, graph.graph_count)
+    if graph.graph_count == 1:
+        virial = (pair_forces.T @ vectors).unsqueeze(0)
+    else:
+        outer = pair_forces.unsqueeze(2) * vectors.unsqueeze(1)
+        virial = sum_on_nodes(outer, graph.graph_of_node[edges.index[0]], graph.graph_count)
+    virial = (virial + virial.transpose(1, 2)) / 2
     volume = torch.linalg.det(graph.cell).abs()
     defined = graph.pbc.any(dim=1) & (volume > 0)
     # Divide by one where there is no volume and put NaN there afterwards: a division by NaN would spoil every gradient.

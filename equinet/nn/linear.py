@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from equinet.ops import SpeciesGroups
 
+from .blocks import Block, Plan, mix
+
 
 class EquivariantLinear(nn.Module):
     r"""Mixes the channels of every irrep with a matrix of its own.
@@ -42,16 +44,18 @@ class EquivariantLinear(nn.Module):
             {str(ir): torch.randn(self.copies[ir] * channels_in, channels_out) for ir in self.outputs}
         )
 
+        starts, before = {}, 0
+        for ir, count in self.copies.items():
+            starts[ir], before = before, before + ir.dim * count
+        blocks, after = [], 0
+        for ir in self.outputs:
+            stop, scale = starts[ir] + ir.dim * self.copies[ir], 1 / math.sqrt(self.copies[ir] * channels_in)
+            blocks.append(Block(starts[ir], stop, after, after + ir.dim, scale))
+            after += ir.dim
+        self._plan = Plan(tuple(blocks), before, after)
+
     def forward(self, x: Float[Tensor, "nodes rows in"]) -> Float[Tensor, "nodes dim out"]:
-        blocks = x.split([ir.dim * n for ir, n in self.copies.items()], dim=1)
-        results = []
-        for (ir, copies), block in zip(self.copies.items(), blocks):
-            if ir in self.outputs:
-                weight = self.weights[str(ir)]
-                merged = block.reshape(-1, copies * block.shape[2])  # (nodes * (2l+1), copies * channels)
-                mixed = merged @ (weight / math.sqrt(weight.shape[0]))
-                results.append(mixed.view(x.shape[0], ir.dim, mixed.shape[1]))
-        return torch.cat(results, dim=1)
+        return mix(x, list(self.weights.values()), self._plan)
 
     def extra_repr(self) -> str:
         return ", ".join(f"{ir}: {w.shape[0]} → {w.shape[1]}" for ir, w in self.weights.items())
@@ -80,23 +84,21 @@ class SpeciesLinear(nn.Module):
         self.irreps_out = list(irreps_out)
         self.shared = [ir for ir in self.irreps_out if ir in self.irreps_in]
         self.weights = nn.ParameterDict({str(ir): torch.randn(species, channels, channels) for ir in self.shared})
-        self._scale = 1 / math.sqrt(channels * species)
+        starts, before = {}, 0
+        for ir in self.irreps_in:
+            starts[ir], before = before, before + ir.dim
+        blocks, after = [], 0
+        for ir in self.irreps_out:
+            if ir in self.shared:
+                scale = 1 / math.sqrt(channels * species)
+                blocks.append(Block(starts[ir], starts[ir] + ir.dim, after, after + ir.dim, scale))
+            after += ir.dim
+        self._plan = Plan(tuple(blocks), before, after)
 
     def forward(
         self, x: Float[Tensor, "nodes dim channels"], groups: SpeciesGroups
     ) -> Float[Tensor, "nodes out channels"]:
-        blocks = dict(zip(self.irreps_in, x.split([ir.dim for ir in self.irreps_in], dim=1)))
-        results = []
-        for ir in self.irreps_out:
-            if ir in self.shared:
-                weight = self.weights[str(ir)] * self._scale
-                parts = [part.flatten(0, 1) @ weight[z] for z, part in groups.split(blocks[ir])]
-                results.append(
-                    groups.join([part.view(part.shape[0] // ir.dim, ir.dim, part.shape[1]) for part in parts])
-                )
-            else:
-                results.append(x.new_zeros(x.shape[0], ir.dim, x.shape[2]))
-        return torch.cat(results, dim=1)
+        return mix(x, list(self.weights.values()), self._plan, groups)
 
     def extra_repr(self) -> str:
         return ", ".join(f"{ir}: {w.shape[0]} x ({w.shape[1]} → {w.shape[2]})" for ir, w in self.weights.items())

@@ -56,10 +56,10 @@ class Edges:
             pairs: See :class:`equinet.graph.AtomicGraph`.
             num_nodes: Number of nodes.
         """
-        forward = torch.nonzero(pairs % 2 == 0).squeeze(1)
-        rows = torch.empty_like(forward)
-        rows[pairs[forward] // 2] = forward
-        edges = cls(edge_index[:, rows], num_nodes, mirrored=True)
+        edge_of = torch.empty_like(pairs).scatter_(0, pairs, torch.arange(len(pairs), device=pairs.device))
+        rows = edge_of[::2]
+        # Row by row, as a selection of columns is several times slower.
+        edges = cls(torch.stack([end.index_select(0, rows) for end in edge_index]), num_nodes, mirrored=True)
         edges._incoming = Incoming(_pointers(edge_index[1], num_nodes), edge_index[0].contiguous(), pairs)
         return edges, rows
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 
 import torch
 from jaxtyping import Int
@@ -17,16 +18,20 @@ class SpeciesGroups:
 
     Attributes:
         order: The nodes sorted by species.
+        back: Where in ``order`` each node is.
+        spans: For every species that is there: itself, and where its nodes begin and end in ``order``.
     """
 
     def __init__(self, species: Int[Tensor, " nodes"]) -> None:
         self.species = species
         ordered, self.order = torch.sort(species, stable=True)
-        self._back = torch.argsort(self.order)
+        self.back = torch.argsort(self.order)
         present, counts = torch.unique_consecutive(ordered, return_counts=True)
         # Without nodes there is one empty group, so that every layer still returns tensors of the right shape.
         self._present: list[int] = present.tolist() or [0]
         self._counts: list[int] = counts.tolist() or [0]
+        ends = list(accumulate(self._counts))
+        self.spans = list(zip(self._present, [0, *ends], ends))
 
     def split(self, values: Tensor) -> Iterator[tuple[int, Tensor]]:
         """Pairs of (species, its rows of ``values``) for every species that is there."""
@@ -34,4 +39,4 @@ class SpeciesGroups:
 
     def join(self, parts: Sequence[Tensor]) -> Tensor:
         """The inverse of :meth:`split`: parts in the same order of species, back in the order of the nodes."""
-        return torch.cat(list(parts)).index_select(0, self._back)
+        return torch.cat(list(parts)).index_select(0, self.back)
