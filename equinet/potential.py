@@ -148,6 +148,23 @@ class Potential(nn.Module):
         edges, vectors = self._geometry(graph)
         self.model.calibrate(vectors, self.species(graph.atomic_numbers), edges)
 
+    def tabulate(self, error: float = 1e-6) -> Potential:
+        """Replace the radial networks, a large part of the cost, by tables. For inference: the weights are frozen.
+
+        Args:
+            error: What the functions of the distance and their slopes may err, relative to their size. Forces err less, as
+                many pairs contribute.
+
+        Returns:
+            The same potential.
+
+        Raises:
+            ValueError: If ``error`` is so small that rounding would exceed it.
+        """
+        self.eval().requires_grad_(False)
+        self.model.tabulate(error)
+        return self
+
     @torch.no_grad()
     def descriptors(self, graph: AtomicGraph) -> Float[Tensor, "nodes features"]:
         """Features of every node after the last layer, in e3nn's ``mul_ir`` order; see :meth:`descriptor_irreps`."""

@@ -647,7 +647,7 @@ def test_stress_of_a_pair_is_force_times_distance_over_volume(triclinic: Atoms) 
 
 def test_the_potential_says_what_it_is(potential: Potential) -> None:
     text = repr(potential)
-    for part in ("H C O", "cutoff 4 Å", "float64 on cpu", "layer 2", "EdgeMatrixConvolution", "HornerManyBody"):
+    for part in ("H C O", "cutoff 4 Å", "float64 on cpu", "layer 2", "CompiledConvolution", "CompiledManyBody"):
         assert part in text
     weights = sum(parameter.numel() for parameter in potential.parameters())
     assert f"{weights:,} weights" in text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any, NamedTuple
 
 import torch
@@ -9,7 +10,7 @@ from e3nn import o3
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from equinet.nn import BesselBasis, Interaction, ManyBodyBlock, PolynomialEnvelope, Readout
+from equinet.nn import BesselBasis, EdgeFeatures, Interaction, ManyBodyBlock, PolynomialEnvelope, Readout
 from equinet.ops import ManyBodySpec, SpeciesGroups, SphericalHarmonics, TensorProductSpec, natural_irreps
 from equinet.ops.algebra import Algebra
 from equinet.ops.edges import Edges, as_edges
@@ -31,20 +32,6 @@ class NodeOutput(NamedTuple):
     energy: Tensor
     coordination: Tensor
     features: Tensor
-
-
-class EdgeFeatures(NamedTuple):
-    """Fixed functions of every edge vector.
-
-    Attributes:
-        attrs: ``(edges, harmonics)``, spherical harmonics.
-        feats: ``(edges, basis)``, radial basis times envelope.
-        envelope: ``(edges, 1)``.
-    """
-
-    attrs: Tensor
-    feats: Tensor
-    envelope: Tensor
 
 
 class MACE(nn.Module):
@@ -122,7 +109,7 @@ class MACE(nn.Module):
         # hundreds of meV/atom in the first epochs and comes back slowly.
         energy = self.bias[species]
         for interaction, product, readout in self.layers:
-            density, residual = interaction(node_feats, of_edge.attrs, of_edge.feats, edges, groups)
+            density, residual = interaction(node_feats, of_edge, edges, groups)
             node_feats = product(density, residual, groups)
             energy = energy + readout(node_feats)
         coordination = edges.sum_on_receivers(of_edge.envelope).squeeze(1)
@@ -144,10 +131,16 @@ class MACE(nn.Module):
         groups, edges, of_edge = SpeciesGroups(species), as_edges(edges, len(species)), self._edge_features(vectors)
         node_feats, energy = self._embed(species), self.bias[species]
         for interaction, product, readout in self.layers:
-            density, residual = interaction(node_feats, of_edge.attrs, of_edge.feats, edges, groups)
+            density, residual = interaction(node_feats, of_edge, edges, groups)
             node_feats = product(interaction.calibrate(density), residual, groups)
             energy = energy + readout(node_feats)
         self.bias.sub_(energy.mean())
+
+    def tabulate(self, error: float) -> None:
+        """Replace the radial networks by tables, for good: see :meth:`equinet.potential.Potential.tabulate`."""
+        basis, envelope = copy.deepcopy(self.basis).double(), self.envelope
+        for interaction, _, _ in self.layers:
+            interaction.tabulate(lambda r: basis(r) * envelope(r), self.config.cutoff, error)
 
     @property
     def hidden_irreps(self) -> o3.Irreps:
@@ -165,7 +158,7 @@ class MACE(nn.Module):
     def _edge_features(self, vectors: Float[Tensor, "rows 3"]) -> EdgeFeatures:
         lengths = vectors.norm(dim=1, keepdim=True)
         envelope = self.envelope(lengths)
-        return EdgeFeatures(self.harmonics(vectors / lengths), self.basis(lengths) * envelope, envelope)
+        return EdgeFeatures(lengths, self.harmonics(vectors / lengths), self.basis(lengths) * envelope, envelope)
 
     def __repr__(self) -> str:
         c = self.config
@@ -191,8 +184,10 @@ def _equations(interaction: Interaction, product: ManyBodyBlock, readout: Readou
     spec, executor = interaction.convolution.spec, _executor(interaction.convolution)
     many, many_executor = product.product.spec, _executor(product.product)
     final = "MLP" if len(readout.network.sizes) > 2 else "W"
+    table = interaction.table
+    radial = f"MLP[{interaction.radial.extra_repr()}](b)" if table is None else f"table of {table.knots} knots"
     return [
-        f"R(r_ij) = MLP[{interaction.radial.extra_repr()}](b)",
+        f"R(r_ij) = {radial}",
         f"A_i = {norm} · {mixed}W Σ_j R(r_ij) (W h_j) ⊗ Y(r̂_ij)    {spec}  [{executor}]",
         f"B_i = Σ_ν≤{many.correlation} w[z_i, ν] A_i^ν    {product.product.weight_numel} products per channel to "
         f"{many.irreps_out}  [{many_executor}]",

@@ -1,6 +1,6 @@
 """Building blocks of potentials: each a room of its own, none knows which model it serves."""
 
-from .interaction import Interaction
+from .interaction import EdgeFeatures, Interaction
 from .linear import EquivariantLinear, SpeciesLinear
 from .product import ManyBodyBlock
 from .radial import BesselBasis, PolynomialEnvelope, RadialMLP
@@ -9,6 +9,7 @@ from .scale import EnergyScale
 
 __all__ = [
     "BesselBasis",
+    "EdgeFeatures",
     "EnergyScale",
     "EquivariantLinear",
     "Interaction",

@@ -67,9 +67,9 @@ class _Forth(Function):
         y = _room(x, plan.to_rows, weights[0].shape[-1], [(b.to_start, b.to_stop) for b in plan.blocks])
         for block, weight in zip(plan.blocks, weights):
             for z, first, last in spans:
-                matrix = x[first:last, block.start : block.stop].reshape(-1, weight.shape[-2])
+                matrix = _matrix(x[first:last, block.start : block.stop], weight.shape[-2])
                 part = y[first:last, block.to_start : block.to_stop]
-                part.copy_((matrix @ _of(weight, z, block)).view(part.shape))
+                torch.mul((matrix @ _of(weight, z)).view(part.shape), block.scale, out=part)
         return _unsorted(y, groups)
 
     @staticmethod
@@ -90,9 +90,9 @@ class _Back(Function):
         dx = _room(g, plan.rows, channels, [(b.start, b.stop) for b in plan.blocks])
         for block, weight in zip(plan.blocks, weights):
             for z, first, last in spans:
-                matrix = g[first:last, block.to_start : block.to_stop].reshape(-1, weight.shape[-1])
+                matrix = _matrix(g[first:last, block.to_start : block.to_stop], weight.shape[-1])
                 part = dx[first:last, block.start : block.stop]
-                part.copy_((matrix @ _of(weight, z, block).T).view(part.shape))
+                torch.mul((matrix @ _of(weight, z).T).view(part.shape), block.scale, out=part)
         return _unsorted(dx, groups)
 
     @staticmethod
@@ -114,8 +114,8 @@ class _Outer(Function):
         for block, shape in zip(plan.blocks, shapes):
             slope = x.new_zeros(shape) if groups is not None else x.new_empty(shape)
             for z, first, last in spans:
-                left = x[first:last, block.start : block.stop].reshape(-1, shape[-2])
-                right = g[first:last, block.to_start : block.to_stop].reshape(-1, shape[-1])
+                left = _matrix(x[first:last, block.start : block.stop], shape[-2])
+                right = _matrix(g[first:last, block.to_start : block.to_stop], shape[-1])
                 torch.mm(left.T, right, out=slope if z is None else slope[z])
             slopes.append(slope.mul_(block.scale))
         return tuple(slopes)
@@ -136,8 +136,12 @@ def _slopes_of_weights(
     return _Outer.apply(ctx.plan, ctx.groups, [weight.shape for weight in weights], x, g)
 
 
-def _of(weight: Tensor, species: int | None, block: Block) -> Tensor:
-    return (weight if species is None else weight[species]) * block.scale
+def _matrix(part: Tensor, columns: int) -> Tensor:
+    return part.reshape(part.numel() // columns, columns)
+
+
+def _of(weight: Tensor, species: int | None) -> Tensor:
+    return weight if species is None else weight[species]
 
 
 def _sorted(x: Tensor, groups: SpeciesGroups | None) -> tuple[Tensor, list[tuple[int | None, int, int]]]:

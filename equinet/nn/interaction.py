@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from e3nn import o3
@@ -16,10 +18,27 @@ from equinet.ops.layout import with_channels
 
 from .linear import EquivariantLinear, SpeciesLinear
 from .radial import RadialMLP
+from .table import RadialTable
 
 # Root mean square of the density at the start. Of 0.3, 0.5 and 1 all train alike; larger ones make the cubic products of
 # a few atoms so large that the first steps are spent on them.
 DENSITY_SIZE = 0.5
+
+
+class EdgeFeatures(NamedTuple):
+    """Fixed functions of every edge vector.
+
+    Attributes:
+        lengths: ``(rows, 1)``, Å.
+        attrs: ``(rows, harmonics)``, spherical harmonics.
+        feats: ``(rows, basis)``, radial basis times envelope.
+        envelope: ``(rows, 1)``.
+    """
+
+    lengths: Tensor
+    attrs: Tensor
+    feats: Tensor
+    envelope: Tensor
 
 
 class Interaction(Float64Buffers):
@@ -83,6 +102,7 @@ class Interaction(Float64Buffers):
         self.linear_up = EquivariantLinear(dict.fromkeys(irreps_in, 1), channels, channels)
         self.convolution = method.convolution(spec)
         self.radial = RadialMLP([*radial_sizes, self.convolution.weight_numel * channels])
+        self.table: RadialTable | None = None
         self.irreps_density = list(self.convolution.copies)
         self.linear = EquivariantLinear(self.convolution.copies, channels, channels)
         self.register_buffer("normalization", torch.tensor(float(normalization), dtype=torch.float64))
@@ -93,17 +113,42 @@ class Interaction(Float64Buffers):
     def forward(
         self,
         node_feats: Float[Tensor, "nodes dim channels"],
-        edge_attrs: Float[Tensor, "rows harmonics"],
-        edge_feats: Float[Tensor, "rows basis"],
+        of_edge: EdgeFeatures,
         edges: Edges,
         groups: SpeciesGroups,
     ) -> tuple[Float[Tensor, "nodes harmonics channels"], Float[Tensor, "nodes out channels"] | None]:
-        weight = self.radial(edge_feats).unflatten(1, (-1, self.channels))
-        density = self.convolution(self.linear_up(node_feats), edge_attrs, weight, edges)
-        density = self.linear(density) / self._normalizer(edge_feats, edges)
+        weight = self.radial(of_edge.feats) if self.table is None else self.table(of_edge.lengths)
+        weight = weight.unflatten(1, (-1, self.channels))
+        density = self.convolution(self.linear_up(node_feats), of_edge.attrs, weight, edges)
+        density = self.linear(density) / self._normalizer(of_edge.feats, edges)
         if self.residual:
             return density, self.species_linear(node_feats, groups)
         return self.species_linear(density, groups), None
+
+    def tabulate(self, basis: Callable[[Tensor], Tensor], cutoff: float, error: float) -> None:
+        """Replace the radial network by a table from now on; its weights no longer count. See :class:`RadialTable`.
+
+        Args:
+            basis: Radial basis times envelope as a function of ``(rows, 1)`` lengths in Å, in float64.
+            cutoff: In Å.
+            error: What value and slope may err, relative to their size.
+        """
+        network = copy.deepcopy(self.radial).double().requires_grad_(False)
+        table = RadialTable.of(lambda lengths: network(basis(lengths)), cutoff, error)
+        self.table = table.to(self.radial.weights[0])
+
+    def train(self, mode: bool = True) -> Interaction:
+        """As for any module.
+
+        Raises:
+            RuntimeError: If the radial network has been replaced by a table, which cannot be trained.
+        """
+        if mode and self.table is not None:
+            raise RuntimeError(
+                "the radial networks of this potential have been replaced by tables (`tabulate`), which cannot be trained; "
+                "train the potential they were made from"
+            )
+        return super().train(mode)
 
     def _normalizer(self, edge_feats: Tensor, edges: Edges) -> Tensor:
         constant = self.normalization.to(edge_feats.dtype)

@@ -59,7 +59,7 @@ def derivatives(run: Callable[..., Tensor], leaves: list[Tensor], order: int) ->
     for _ in range(order):
         slopes = torch.autograd.grad(value, inputs, create_graph=True)
         found += slopes
-        value = torch.stack([(slope * torch.randn_like(slope)).sum() for slope in slopes]).sum()
+        value = torch.stack([(slope * torch.randn(slope.shape, dtype=slope.dtype)).sum() for slope in slopes]).sum()
     return found
 
 

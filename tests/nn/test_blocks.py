@@ -1,0 +1,76 @@
+"""Linear maps of blocks of rows: against their formula, in every derivative."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from equinet.nn.blocks import Block, Plan, mix
+from equinet.ops import SpeciesGroups
+from equinet.ops.passes import only
+
+PLANS = {
+    "two paths into the second block": Plan((Block(0, 1, 0, 1, 0.5), Block(1, 7, 1, 4, 2.0)), 7, 4),
+    "a block left out, one row of zeros": Plan((Block(1, 4, 1, 4, 0.3),), 6, 5),
+}
+
+
+def inputs(plan: Plan, nodes: int, species: int | None) -> tuple[Tensor, list[Tensor], SpeciesGroups | None]:
+    torch.manual_seed(0)
+    x = torch.randn(nodes, plan.rows, 3, dtype=torch.float64)
+    depths = [3 * (block.stop - block.start) // (block.to_stop - block.to_start) for block in plan.blocks]
+    shapes = [(depth, 2) if species is None else (species, depth, 2) for depth in depths]
+    groups = None if species is None else SpeciesGroups(torch.randint(max(species - 1, 1), (nodes,)))
+    return x, [torch.randn(shape, dtype=torch.float64) for shape in shapes], groups
+
+
+def by_formula(x: Tensor, weights: list[Tensor], plan: Plan, groups: SpeciesGroups | None) -> Tensor:
+    """Node by node, vector by vector."""
+    y = x.new_zeros(x.shape[0], plan.to_rows, 2)
+    for block, weight in zip(plan.blocks, weights):
+        vectors = block.to_stop - block.to_start
+        part = x[:, block.start : block.stop].reshape(x.shape[0], vectors, weight.shape[-2])
+        each = weight if groups is None else weight[groups.species]
+        value = torch.einsum("nvd,dc->nvc" if groups is None else "nvd,ndc->nvc", part, each)
+        y = y + torch.nn.functional.pad(block.scale * value, (0, 0, block.to_start, plan.to_rows - block.to_stop))
+    return y
+
+
+@pytest.mark.parametrize("species", [None, 1, 3])
+@pytest.mark.parametrize("nodes", [5, 1, 0])
+@pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
+def test_the_map_and_three_derivatives_are_those_of_the_formula(plan, nodes, species) -> None:
+    x, weights, groups = inputs(plan, nodes, species)
+    results = []
+    for form in (mix, by_formula):
+        leaves = [leaf.clone().requires_grad_() for leaf in (x, *weights)]
+        torch.manual_seed(1)
+        y = form(leaves[0], leaves[1:], plan, groups)
+        found, value = [y], (y * torch.randn(y.shape, dtype=y.dtype)).sum() + y.pow(3).sum()
+        for _ in range(3):
+            slopes = torch.autograd.grad(value, leaves, create_graph=True)
+            found += slopes
+            value = torch.stack([(slope * torch.randn(slope.shape, dtype=slope.dtype)).sum() for slope in slopes]).sum()
+        results.append(found)
+    for ours, expected in zip(*results):
+        torch.testing.assert_close(ours, expected, rtol=1e-12, atol=1e-10)
+
+
+@pytest.mark.parametrize("species", [None, 2])
+def test_derivatives_are_those_of_finite_differences(species: int | None) -> None:
+    plan = PLANS["two paths into the second block"]
+    x, weights, groups = inputs(plan, 3, species)
+    leaves = [leaf.requires_grad_() for leaf in (x, *weights)]
+    assert torch.autograd.gradcheck(lambda x, *weights: mix(x, list(weights), plan, groups), leaves)
+    assert torch.autograd.gradgradcheck(lambda x, *weights: mix(x, list(weights), plan, groups), leaves)
+
+
+def test_a_pass_for_positions_leaves_the_weights_alone() -> None:
+    plan = PLANS["two paths into the second block"]
+    x, weights, _ = inputs(plan, 3, None)
+    leaves = [leaf.requires_grad_() for leaf in (x, *weights)]
+    with only("positions"):
+        mix(x, weights, plan).sum().backward()
+    assert leaves[0].grad is not None
+    assert all(leaf.grad is None for leaf in leaves[1:])
