@@ -11,6 +11,7 @@ forth (x to y), back (slopes of y to slopes of x) and outer (slopes of the weigh
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -18,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd import Function
 
-from equinet.ops import SpeciesGroups
+from equinet.ops import SpeciesGroups, kernels
 from equinet.ops.passes import wanted
 
 
@@ -43,6 +44,12 @@ class Plan(NamedTuple):
     rows: int
     to_rows: int
 
+    @property
+    def reversed(self) -> Plan:
+        """From y to x."""
+        blocks = (Block(b.to_start, b.to_stop, b.start, b.stop, b.scale) for b in self.blocks)
+        return Plan(tuple(blocks), self.to_rows, self.rows)
+
 
 def mix(
     x: Float[Tensor, "nodes rows in"], weights: list[Tensor], plan: Plan, groups: SpeciesGroups | None = None
@@ -63,14 +70,7 @@ class _Forth(Function):
     def forward(ctx: Any, plan: Plan, groups: SpeciesGroups | None, x: Tensor, *weights: Tensor) -> Tensor:
         ctx.plan, ctx.groups = plan, groups
         ctx.save_for_backward(x, *weights)
-        x, spans = _sorted(x, groups)
-        y = _room(x, plan.to_rows, weights[0].shape[-1], [(b.to_start, b.to_stop) for b in plan.blocks])
-        for block, weight in zip(plan.blocks, weights):
-            for z, first, last in spans:
-                matrix = _matrix(x[first:last, block.start : block.stop], weight.shape[-2])
-                part = y[first:last, block.to_start : block.to_stop]
-                torch.mul((matrix @ _of(weight, z)).view(part.shape), block.scale, out=part)
-        return _unsorted(y, groups)
+        return product(x, list(weights), plan, groups, weights[0].shape[-1])
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
@@ -84,16 +84,9 @@ class _Back(Function):
     def forward(
         ctx: Any, plan: Plan, groups: SpeciesGroups | None, channels: int, g: Tensor, *weights: Tensor
     ) -> Tensor:
-        ctx.plan, ctx.groups, ctx.channels = plan, groups, channels
+        ctx.plan, ctx.groups = plan, groups
         ctx.save_for_backward(g, *weights)
-        g, spans = _sorted(g, groups)
-        dx = _room(g, plan.rows, channels, [(b.start, b.stop) for b in plan.blocks])
-        for block, weight in zip(plan.blocks, weights):
-            for z, first, last in spans:
-                matrix = _matrix(g[first:last, block.to_start : block.to_stop], weight.shape[-1])
-                part = dx[first:last, block.start : block.stop]
-                torch.mul((matrix @ _of(weight, z).T).view(part.shape), block.scale, out=part)
-        return _unsorted(dx, groups)
+        return product(g, [weight.transpose(-1, -2) for weight in weights], plan.reversed, groups, channels)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
@@ -109,16 +102,7 @@ class _Outer(Function):
     ) -> tuple[Tensor, ...]:
         ctx.plan, ctx.groups, ctx.channels = plan, groups, x.shape[2]
         ctx.save_for_backward(x, g)
-        (x, spans), (g, _) = _sorted(x, groups), _sorted(g, groups)
-        slopes = []
-        for block, shape in zip(plan.blocks, shapes):
-            slope = x.new_zeros(shape) if groups is not None else x.new_empty(shape)
-            for z, first, last in spans:
-                left = _matrix(x[first:last, block.start : block.stop], shape[-2])
-                right = _matrix(g[first:last, block.to_start : block.to_stop], shape[-1])
-                torch.mm(left.T, right, out=slope if z is None else slope[z])
-            slopes.append(slope.mul_(block.scale))
-        return tuple(slopes)
+        return slopes(x, g, shapes, plan, groups)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
@@ -136,26 +120,89 @@ def _slopes_of_weights(
     return _Outer.apply(ctx.plan, ctx.groups, [weight.shape for weight in weights], x, g)
 
 
-def _matrix(part: Tensor, columns: int) -> Tensor:
+def product(x: Tensor, weights: list[Tensor], plan: Plan, groups: SpeciesGroups | None, channels: int) -> Tensor:
+    """:func:`mix` to rows of ``channels`` without derivatives: in machine code where that can be, else in torch."""
+    if not kernels.runs_on(x):
+        return product_in_torch(x, weights, plan, groups, channels)
+    maps = _maps(plan, tuple(weight.shape for weight in weights), x.shape[2], channels)
+    flat = torch.cat([weight.reshape(-1) for weight in weights])
+    return kernels.mix(x, flat, _nodes(x, groups), maps, (plan.to_rows, channels))
+
+
+def slopes(
+    x: Tensor, g: Tensor, shapes: list[torch.Size], plan: Plan, groups: SpeciesGroups | None
+) -> tuple[Tensor, ...]:
+    """Slopes of all weights for the slopes ``g`` of the result, likewise."""
+    if not kernels.runs_on(x):
+        return slopes_in_torch(x, g, shapes, plan, groups)
+    sizes = [shape.numel() for shape in shapes]
+    maps = _maps(plan, tuple(shapes), x.shape[2], g.shape[2])
+    flat = kernels.mix_slopes(x, g, _nodes(x, groups), maps, sum(sizes))
+    return tuple(part.view(shape) for part, shape in zip(flat.split(sizes), shapes))
+
+
+def product_in_torch(
+    x: Tensor, weights: list[Tensor], plan: Plan, groups: SpeciesGroups | None, channels: int
+) -> Tensor:
+    """Block by block and species by species."""
+    y = x.new_zeros(x.shape[0], plan.to_rows, channels)
+    for block, weight in zip(plan.blocks, weights):
+        for z, here in _here(x, groups):
+            matrix = weight if groups is None else weight[z]
+            vectors = _vectors(x[here, block.start : block.stop], matrix.shape[0])
+            value = block.scale * (vectors @ matrix)
+            y[here, block.to_start : block.to_stop] = value.view(len(here), block.to_stop - block.to_start, channels)
+    return y
+
+
+def slopes_in_torch(
+    x: Tensor, g: Tensor, shapes: list[torch.Size], plan: Plan, groups: SpeciesGroups | None
+) -> tuple[Tensor, ...]:
+    """Block by block and species by species."""
+    found = []
+    for block, shape in zip(plan.blocks, shapes):
+        slope = x.new_zeros(shape)
+        for z, here in _here(x, groups):
+            left = _vectors(x[here, block.start : block.stop], shape[-2])
+            right = _vectors(g[here, block.to_start : block.to_stop], shape[-1])
+            (slope if groups is None else slope[z]).copy_(block.scale * (left.T @ right))
+        found.append(slope)
+    return tuple(found)
+
+
+def _vectors(part: Tensor, columns: int) -> Tensor:
     return part.reshape(part.numel() // columns, columns)
 
 
-def _of(weight: Tensor, species: int | None) -> Tensor:
-    return weight if species is None else weight[species]
+def _nodes(x: Tensor, groups: SpeciesGroups | None) -> kernels.Nodes:
+    return kernels.all_alike(x.shape[0]) if groups is None else groups.nodes
 
 
-def _sorted(x: Tensor, groups: SpeciesGroups | None) -> tuple[Tensor, list[tuple[int | None, int, int]]]:
-    """Nodes by species, and which species is where: (species, first, last)."""
-    if groups is None:
-        return x, [(None, 0, x.shape[0])]
-    return x.index_select(0, groups.order), groups.spans
+def _here(x: Tensor, groups: SpeciesGroups | None) -> list[tuple[int, Tensor]]:
+    """Species and their nodes."""
+    nodes = _nodes(x, groups)
+    spans = nodes.spans[1:].view(-1, 3).tolist()
+    return [(z, nodes.order.to(x.device)[first:last]) for z, first, last in spans]
 
 
-def _unsorted(x: Tensor, groups: SpeciesGroups | None) -> Tensor:
-    return x if groups is None else x.index_select(0, groups.back)
-
-
-def _room(like: Tensor, rows: int, channels: int, spans: list[tuple[int, int]]) -> Tensor:
-    """Memory for a result; zeros if the blocks do not fill it."""
-    full = sum(stop - start for start, stop in spans) == rows
-    return (like.new_empty if full else like.new_zeros)(like.shape[0], rows, channels)
+@lru_cache(maxsize=512)
+def _maps(plan: Plan, shapes: tuple[torch.Size, ...], channels: int, to_channels: int) -> kernels.Maps:
+    """The blocks as plain numbers."""
+    numbers, before = [], 0
+    for block, shape in zip(plan.blocks, shapes):
+        depth, columns = shape[-2:]
+        components = min(block.stop - block.start, block.to_stop - block.to_start)
+        numbers += [
+            block.start * channels,
+            block.to_start * to_channels,
+            depth,
+            columns,
+            components,
+            depth,
+            columns,
+            before,
+        ]
+        before += shape.numel()
+    full = sum(block.to_stop - block.to_start for block in plan.blocks) == plan.to_rows
+    scales = tuple(block.scale for block in plan.blocks)
+    return kernels.Maps(tuple(numbers), scales, plan.rows * channels, plan.to_rows * to_channels, full)

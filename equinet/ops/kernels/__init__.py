@@ -2,7 +2,19 @@
 
 from .contraction import CompiledManyBody
 from .convolution import CompiledConvolution
-from .llvm import unavailable
+from .llvm import runs_on, unavailable
+from .mix import Maps, Nodes, all_alike, mix, mix_slopes
 from .silu import silu
 
-__all__ = ["CompiledConvolution", "CompiledManyBody", "silu", "unavailable"]
+__all__ = [
+    "CompiledConvolution",
+    "CompiledManyBody",
+    "Maps",
+    "Nodes",
+    "all_alike",
+    "mix",
+    "mix_slopes",
+    "runs_on",
+    "silu",
+    "unavailable",
+]

@@ -8,7 +8,7 @@ from torch import Tensor
 from ..contraction import HornerManyBody, Kept
 from ..spec import ManyBodySpec
 from ..species import SpeciesGroups
-from .llvm import DTYPES
+from .llvm import runs_on
 from .node_loops import Polynomials
 from .node_ops import name_of, polynomials_of, value
 
@@ -38,7 +38,7 @@ class CompiledManyBody(HornerManyBody):
         weight: Float[Tensor, "species paths channels"],
         groups: SpeciesGroups,
     ) -> Float[Tensor, "nodes out channels"]:
-        if features.device.type != "cpu" or features.dtype not in DTYPES:
+        if not runs_on(features):
             return super().forward(features, weight, groups)
         terms = self._kept_terms.of(weight, lambda weight: self.coefficients @ weight)  # (species, terms, channels)
         return value(features, terms, groups.order, groups.species, self._product)

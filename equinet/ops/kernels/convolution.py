@@ -10,7 +10,7 @@ from ..edges import Edges, as_edges
 from ..spec import TensorProductSpec
 from .edge_loops import Couplings
 from .edge_ops import couplings_of, forward, name_of
-from .llvm import DTYPES
+from .llvm import runs_on
 
 
 class CompiledConvolution(EdgeMatrixConvolution):
@@ -35,7 +35,7 @@ class CompiledConvolution(EdgeMatrixConvolution):
         weight: Float[Tensor, "rows paths channels"],
         edges: Edges | Int[Tensor, "2 rows"],
     ) -> Float[Tensor, "nodes rows channels"]:
-        if node_feats.device.type != "cpu" or node_feats.dtype not in DTYPES:
+        if not runs_on(node_feats):
             return super().forward(node_feats, edge_attrs, weight, edges)
         edges = as_edges(edges, node_feats.shape[0])
         return forward(node_feats, edge_attrs, weight, edges.index, *edges.incoming, edges.mirrored, self._product)

@@ -29,6 +29,11 @@ def unavailable() -> str | None:
     return _reason
 
 
+def runs_on(values: torch.Tensor) -> bool:
+    """Whether machine code can work on ``values``: on the CPU, in float32 or float64."""
+    return values.device.type == "cpu" and values.dtype in DTYPES and _reason is None
+
+
 def lanes_for(channels: int, dtype: torch.dtype) -> int:
     """Channels worked on at a time: as many as a vector of 64 bytes holds, less if they do not divide ``channels``."""
     lanes = VECTOR_BYTES // dtype.itemsize
@@ -93,6 +98,18 @@ class Function:
             )
             total = self._builder.add(total, scaled)
         return total
+
+    def divided(self, value: Value, by: int) -> Value:
+        return self._builder.sdiv(value, self.integer(by))
+
+    def product(self, a: Value, b: Value) -> Value:
+        return self._builder.mul(a, b)
+
+    def larger(self, a: Value, b: Value) -> Value:
+        return self._builder.select(self._builder.icmp_signed(">", a, b), a, b)
+
+    def smaller(self, a: Value, b: Value) -> Value:
+        return self._builder.select(self._builder.icmp_signed("<", a, b), a, b)
 
     def halved(self, code: Value) -> tuple[Value, Value]:
         """An integer divided by two, and its last bit."""
@@ -165,7 +182,9 @@ class Function:
         b, single = self._builder, self.dtype == torch.float32
         degree, most, bits, bias = (7, 87.0, 23, 127) if single else (13, 708.0, 52, 1023)
         # log 2 in two parts, the first with so few digits that n times it is exact.
-        high, low = (0.693359375, -2.12194440054690583e-4) if single else (0.693147180369123816490, 1.90821492927058770002e-10)
+        high, low = (
+            (0.693359375, -2.12194440054690583e-4) if single else (0.693147180369123816490, 1.90821492927058770002e-10)
+        )
         for limit, worse in ((most, ">"), (-most, "<")):
             edge = self._constants(limit)
             x = b.select(b.fcmp_ordered(worse, x, edge), edge, x)
@@ -227,6 +246,12 @@ class Function:
 def processor() -> str:
     """The processor that code is made for."""
     return str(binding.get_host_cpu_name())
+
+
+def registers_hold(vectors: int) -> bool:
+    """Whether that many vectors of 64 bytes fit into the registers at once."""
+    wide = binding.get_host_cpu_features().get("avx512f", False)
+    return vectors <= (30 if wide else 7)
 
 
 @cache

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, library
 
-from .llvm import DTYPES, VECTOR_BYTES, Function, compile_function, unavailable
+from .llvm import VECTOR_BYTES, Function, compile_function, runs_on
 from .team import run_in_parts
 
 # Below so many numbers torch's dozen sweeps take less time than calling an operator of ours.
@@ -26,7 +26,7 @@ bend = torch.ops.equinet.silu_bend.default
 
 def silu(z: Tensor) -> Tensor:
     """SiLU of every number; torch's own where this has nothing to offer."""
-    if z.device.type != "cpu" or z.dtype not in DTYPES or z.numel() < WORTHWHILE or unavailable():
+    if z.numel() < WORTHWHILE or not runs_on(z):
         return torch.nn.functional.silu(z)
     return value(z)
 
