@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import e3nn
@@ -31,12 +30,12 @@ import numpy as np
 import torch
 from ase import Atoms
 from ase.stress import voigt_6_to_full_3x3_stress
-from e3nn import o3
 from mace.tools import torch_geometric
 from mace.tools.scripts_utils import get_optimizer, get_params_options
 from mace.tools.train import preserve_grad_state, take_step
 from torch_ema import ExponentialMovingAverage
 
+from equinet.bench.mace_peer import build_mace, mace_defaults
 from equinet.models import MACEConfig
 from equinet.train import TrainConfig
 
@@ -129,7 +128,8 @@ class MaceTrainer:
                 for part, members in configs.items()
             }
             self.statistics = measure(self._loader("train", batch_size=training.batch_size), e0s)
-            self.model = build_mace(architecture, self.statistics, training.seed).to(training.device)
+            model = build_mace(architecture, seed=training.seed, **self.statistics._asdict())
+            self.model = model.to(training.device)
             self.loss = make_loss(training).to(training.device)
             self.optimizer = get_optimizer(self.arguments, get_params_options(self.arguments, self.model))
             self.ema = ExponentialMovingAverage(self.model.parameters(), decay=self.arguments.ema_decay)
@@ -193,21 +193,6 @@ class MaceTrainer:
         return torch_geometric.dataloader.DataLoader(self.parts[part].graphs, generator=generator, **how)
 
 
-@contextmanager
-def mace_defaults(dtype: str) -> Iterator[None]:
-    """Give mace-torch the process-wide dtype it reads, and put the old one back, also after an error.
-
-    mace-torch takes the dtype of all it builds (data, constants, weights, losses) from torch's global default; it has no
-    argument for it.
-    """
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(getattr(torch, dtype))
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
-
-
 def timed(steps: Iterable[float]) -> dict[str, float]:
     """Do all steps of an epoch.
 
@@ -269,42 +254,6 @@ def measure(loader: torch_geometric.dataloader.DataLoader, e0s: dict[int, float]
     avg_num_neighbors = mace.modules.compute_avg_num_neighbors(loader)
     mean, rms = mace.modules.scaling_classes["rms_forces_scaling"](loader, np.array([list(e0s.values())]))
     return Statistics(e0s, avg_num_neighbors, scale=float(rms.item()), shift=float(mean.item()))
-
-
-def build_mace(config: MACEConfig, statistics: Statistics, seed: int) -> mace.modules.ScaleShiftMACE:
-    """A MACE as ``mace_run_train`` builds it, in torch's default dtype; torch's random state is left as it was."""
-    density = "Density" if config.density_normalization else ""
-    residual = f"RealAgnostic{density}ResidualInteractionBlock"
-    first = residual if config.residual_first else f"RealAgnostic{density}InteractionBlock"
-    hidden_irreps = o3.Irreps([(config.channels, (degree, (-1) ** degree)) for degree in range(config.max_l + 1)])
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return mace.modules.ScaleShiftMACE(
-            r_max=config.cutoff,
-            num_bessel=config.bessel_functions,
-            num_polynomial_cutoff=config.envelope_power,
-            max_ell=config.sh_degree,
-            interaction_cls=mace.modules.interaction_classes[residual],
-            interaction_cls_first=mace.modules.interaction_classes[first],
-            num_interactions=config.layers,
-            num_elements=len(statistics.e0s),
-            hidden_irreps=hidden_irreps,
-            MLP_irreps=o3.Irreps(f"{config.readout_hidden}x0e"),
-            atomic_energies=np.array([list(statistics.e0s.values())]),  # (heads, elements)
-            avg_num_neighbors=statistics.avg_num_neighbors,
-            atomic_numbers=list(statistics.e0s),
-            correlation=config.correlation,
-            gate=mace.modules.gate_dict["silu"],
-            pair_repulsion=False,
-            distance_transform="None",
-            radial_MLP=list(config.radial_hidden),
-            radial_type="bessel",
-            atomic_inter_scale=np.array([statistics.scale]),  # one per head
-            atomic_inter_shift=np.array([statistics.shift]),
-            heads=["Default"],
-            # cuEquivariance's reduced basis has fewer paths and is another model; mace_run_train leaves it off.
-            use_reduced_cg=False,
-        )
 
 
 def make_loss(training: TrainConfig) -> torch.nn.Module:

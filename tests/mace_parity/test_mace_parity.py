@@ -50,7 +50,8 @@ def build_pair(block: str, max_l: int, correlation: int, reduced: bool) -> tuple
     """A mace-torch model and our potential with the same weights, large enough that every term counts."""
     from e3nn import o3
     from mace import modules
-    from mace_weights import load_mace_weights
+
+    from equinet.bench.mace_weights import load_mace_weights
 
     first, others, residual_first, density = BLOCKS[block]
     channels, rng = 8, np.random.default_rng(1)

@@ -1,8 +1,9 @@
-"""Weights of a live mace-torch model in equinet's layout: the bridge over which the parity tests go."""
+"""Weights of a live mace-torch model in equinet's layout: the bridge over which parity tests and benchmarks go."""
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,13 +17,14 @@ from equinet.ops.polynomials import covariants, monomials
 from equinet.potential import Potential
 
 
-def load_mace_weights(potential: Potential, mace: torch.nn.Module) -> None:
+def load_mace_weights(potential: Potential, mace: Any) -> None:
     """Copy all weights of ``mace`` (ScaleShiftMACE, float64) into ``potential``.
 
     Everything is a reshape but two things: the activation's constant, of which e3nn has a sampled value, and the weights of
     the many-body product, which MACE keeps on an overcomplete set of polynomials.
     """
-    ours, theirs = potential.model, dict(mace.named_parameters())
+    ours: Any = potential.model
+    theirs = dict(mace.named_parameters())
     channels, species = ours.config.channels, ours.num_species
     gain = float(normalize2mom(silu).cst) / SILU_GAIN
     new: dict[str, Tensor] = {"embedding": theirs["node_embedding.linear.weight"].view(species, channels)}
@@ -62,7 +64,7 @@ def load_mace_weights(potential: Potential, mace: torch.nn.Module) -> None:
         potential.scale.shift.fill_(float(mace.scale_shift.shift))
 
 
-def many_body_weights(product: PolynomialTables, contractions: torch.nn.ModuleList) -> Tensor:
+def many_body_weights(product: PolynomialTables, contractions: Any) -> Tensor:
     """Weights on our basis of polynomials that give the same function as MACE's on its U matrices.
 
     A U matrix is a tensor over ordered factors; what it computes depends on the sum over all orders only.

@@ -1,0 +1,180 @@
+"""`equinet bench model` and `equinet bench size`: whole models, alone or beside mace-torch with the same weights."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from .app import console, plain_errors
+from .bench import bench
+
+if TYPE_CHECKING:
+    from rich.console import Group
+
+    from equinet.bench.model import Plan, Row
+    from equinet.bench.report import Record
+
+Against = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Measure mace-torch too, with the same weights, in turns. `mace`: as it comes and with cuEquivariance. "
+        "`mace-eager`, `mace-cuequivariance`, `mace-compiled` (torch.compile, minutes for each structure): one of them. Repeatable."
+    ),
+]
+Dtype = Annotated[Literal["float32", "float64"], typer.Option(help="Precision of weights and arithmetic.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ..., or auto.")]
+Threads = Annotated[int, typer.Option(help="Threads of the processor.", min=1)]
+Rounds = Annotated[
+    int, typer.Option(help="Rounds of each time; slow contenders do fewer, and the table says so.", min=3)
+]
+
+
+@bench.command()
+def model(
+    against: Against = None,
+    model_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model",
+            help="Which models: 64x0e, 64x0e+1o, 128x0e+1o+2e (by default all three), a training configuration (*.toml), or a trained "
+            "model (*.eqn). Repeatable.",
+        ),
+    ] = None,
+    atoms: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Which structures: molecules (ten of 15 atoms), si64, si512 (silicon; by default all three), or a file that ASE can "
+            "read; the structures of a file are one batch. Repeatable."
+        ),
+    ] = None,
+    dtype: Dtype = "float32",
+    device: Device = "cpu",
+    threads: Threads = 1,
+    rounds: Rounds = 11,
+    seconds: Annotated[float, typer.Option(help="For all rounds of one task on one structure.", min=0.1)] = 60.0,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for model.json, model.csv, model_table.md and model.png.")
+    ] = None,
+) -> None:
+    """A whole model: training step, energy + forces, step of molecular dynamics, peak memory.
+
+    Alone, a quick look (under a minute), then beside mace-torch:
+
+        equinet bench model --model 64x0e+1o --atoms molecules
+
+        equinet bench model --model 64x0e+1o --atoms molecules --against mace
+
+    The whole table, about an hour on one core, and your own model on your own structures:
+
+        equinet bench model --against mace --out docs/benchmarks
+
+        equinet bench model --model model.eqn --atoms frames.xyz
+
+    Results come before times: everything is compared with float64, energies and forces to 1e-5 in float32, and what does not
+    compute the same function is marked WRONG and gets no time. With --against both packages have the same random weights, large
+    enough that every part of the model counts (a trained model lends its architecture). What would not fit into memory is
+    left out, with the reason.
+    """
+    with plain_errors():
+        from equinet.bench.model import Plan
+        from equinet.bench.problems import MODELS, PROBLEMS, find_architecture, find_problem
+        from equinet.bench.report import LEGEND, terminal, write
+
+        plan = Plan(
+            [find_architecture(name) for name in model_ or MODELS],
+            [find_problem(name) for name in atoms or PROBLEMS],
+            _peers(against),
+            dtype,
+            device,
+            rounds,
+            seconds,
+        )
+        _run(plan, threads, terminal, write, LEGEND, out)
+
+
+@bench.command()
+def size(
+    against: Against = None,
+    model_: Annotated[
+        str,
+        typer.Option(
+            "--model",
+            help="64x0e, 64x0e+1o, 128x0e+1o+2e, a training configuration (*.toml), or a trained model (*.eqn).",
+        ),
+    ] = "64x0e+1o",
+    largest: Annotated[int, typer.Option(help="Atoms of the largest structure, up to 8000.", min=1)] = 8000,
+    dtype: Dtype = "float32",
+    device: Device = "cpu",
+    threads: Threads = 1,
+    rounds: Rounds = 9,
+    seconds: Annotated[float, typer.Option(help="For all rounds of one size.", min=0.1)] = 30.0,
+    out: Annotated[Path | None, typer.Option(help="Folder for size.json, size_table.md and size.png.")] = None,
+) -> None:
+    """Cost against size: time and peak memory of energy + forces for 64 to 8,000 atoms of silicon, and how they grow.
+
+        equinet bench size --largest 1000
+
+        equinet bench size --against mace-eager --out docs/benchmarks
+
+    The slope is that of the logarithms: 1 is linear. What is expected not to fit into memory is not run, and the table says what
+    it would take.
+    """
+    with plain_errors():
+        from equinet.bench.contenders import FORCES
+        from equinet.bench.model import Plan
+        from equinet.bench.problems import find_architecture
+        from equinet.bench.size import LEGEND, problems, terminal, write
+
+        architectures = [find_architecture(model_)]
+        plan = Plan(architectures, problems(largest), _peers(against), dtype, device, rounds, seconds, tasks=(FORCES,))
+        _run(plan, threads, terminal, write, LEGEND, out)
+
+
+def _peers(against: Sequence[str] | None) -> tuple[str, ...]:
+    from equinet.bench.mace_peer import PEERS, require
+
+    if unknown := [peer for peer in against or () if peer not in PEERS]:
+        raise ValueError(f"`--against {unknown[0]}` is unknown; there are {', '.join(PEERS)}")
+    if against:
+        require()
+    return tuple(dict.fromkeys(name for peer in against or () for name in PEERS[peer]))
+
+
+def _run(
+    plan: Plan,
+    threads: int,
+    show: Callable[[Sequence[Row]], Group],
+    write: Callable[[Record, Path], list[str]],
+    legend: str,
+    out: Path | None,
+) -> None:
+    """Measure, show each architecture's table when it is there, and keep what is there so far."""
+    import torch
+
+    from equinet.bench.model import measure
+    from equinet.bench.report import Record, about
+
+    def say(text: str) -> None:
+        """In a terminal a line that changes; in a log, lines."""
+        if console.is_terminal:
+            status.update(text)
+        else:
+            console.print(text, style="dim", highlight=False, soft_wrap=True)
+
+    torch.set_num_threads(threads)
+    record, names = Record.begin(plan, shlex.join(["equinet", *sys.argv[1:]])), []
+    with console.status("starting") as status:
+        for rows in measure(plan, say):
+            record.rows += rows
+            console.print(show(rows))
+            if out is not None:
+                names = write(record, out)
+    console.print(about(record), highlight=False, soft_wrap=True)
+    console.print(legend, style="dim", highlight=False, soft_wrap=True)
+    if out is not None:
+        console.print(f"written to {out}: {', '.join(names)}", highlight=False, soft_wrap=True)
