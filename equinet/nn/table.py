@@ -62,8 +62,8 @@ class RadialTable(ConstantModule):
             from 0.5 Å on.
 
     Attributes:
-        values: As above, in the module's precision. The six rows of an interval are adjacent: interval n begins at row 3 n of
-            ``values.flatten(0, 1)``.
+        coefficients: ``(knots, 6, width)``, what the powers of t are multiplied with, in the module's precision; zero in the last
+            place, which is from the cutoff on. They are made in float64: differences of rounded values would spoil slopes.
         knots: Number of knots, both ends included.
         spacing: h in Å.
 
@@ -76,8 +76,7 @@ class RadialTable(ConstantModule):
     [[54.0, 108.0], [0.0, 0.0]]
     """
 
-    values: Tensor
-    hermite: Tensor
+    coefficients: Tensor
     window: Tensor
 
     def __init__(
@@ -93,8 +92,8 @@ class RadialTable(ConstantModule):
         self.value_error, self.slope_error = value_error, slope_error
         self.knots = len(values) - 1
         self.spacing = (cutoff - start) / (self.knots - 1)
-        self.register_constant("values", values)
-        self.register_constant("hermite", torch.tensor(HERMITE, dtype=torch.float64).T)
+        ends = torch.cat([values[:-1], values[1:]], dim=1)  # (knots, 6, width)
+        self.register_constant("coefficients", torch.tensor(HERMITE, dtype=torch.float64).T @ ends)
         self.register_constant("window", torch.arange(6))
 
     @classmethod
@@ -148,12 +147,11 @@ class RadialTable(ConstantModule):
         t = place - interval
         square = t * t
         powers = [torch.ones_like(t), t, square, square * t, square * square, square * square * t]
-        weights = torch.cat(powers, dim=1) @ self.hermite
-        return _Combine.apply(weights, self.values.flatten(0, 1), 3 * interval + self.window)
+        return _Combine.apply(torch.cat(powers, dim=1), self.coefficients.flatten(0, 1), 6 * interval + self.window)
 
     def extra_repr(self) -> str:
         return (
-            f"{self.values.shape[2]} functions, {self.knots} knots up to {self.cutoff:g} Å, error {self.value_error:.1e} in value "
+            f"{self.coefficients.shape[2]} functions, {self.knots} knots up to {self.cutoff:g} Å, error {self.value_error:.1e} in value "
             f"and {self.slope_error:.1e} in slope"
         )
 

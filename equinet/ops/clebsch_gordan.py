@@ -22,7 +22,8 @@ class ClebschGordan:
     Args:
         backend: ``"compiled"``: loops in machine code for this processor; on other devices what ``"torch"`` is. ``"torch"``:
             batched matrix products, any device. ``"naive"``: the formulas term by term, the oracle of tests. ``"auto"``:
-            ``"compiled"`` where machine code can be made, else ``"torch"``. Not saved with a model.
+            ``"compiled"`` where machine code can be made within about a minute (up to degree 5 on all sides), else ``"torch"``.
+            Not saved with a model.
 
     Raises:
         ValueError: If there is no such ``backend``, or it cannot run here; says why.
@@ -50,13 +51,11 @@ class ClebschGordan:
     def convolution(self, spec: TensorProductSpec) -> Convolution:
         if self.backend == "naive":
             return NaiveConvolution(spec)
-        return kernels.CompiledConvolution(spec) if self._compiled else EdgeMatrixConvolution(spec)
+        compiled = self.backend == "compiled" or (self.backend == "auto" and kernels.worthwhile(spec))
+        return kernels.CompiledConvolution(spec) if compiled else EdgeMatrixConvolution(spec)
 
     def many_body(self, spec: ManyBodySpec) -> ManyBody:
         if self.backend == "naive":
             return NaiveManyBody(spec)
-        return kernels.CompiledManyBody(spec) if self._compiled else HornerManyBody(spec)
-
-    @property
-    def _compiled(self) -> bool:
-        return self.backend == "compiled" or (self.backend == "auto" and kernels.unavailable() is None)
+        compiled = self.backend == "compiled" or (self.backend == "auto" and kernels.unavailable() is None)
+        return kernels.CompiledManyBody(spec) if compiled else HornerManyBody(spec)

@@ -92,7 +92,8 @@ def test_knots_have_the_value_and_two_derivatives_of_the_function() -> None:
     function, table = network(), table_of_intervals(network(), 32)
     r = table.start + table.spacing * torch.arange(32, dtype=torch.float64)[:, None]
     for a, expected in enumerate(derivatives(function, r, 2)):
-        torch.testing.assert_close(table.values[:-2, a], table.spacing**a * expected, rtol=1e-9, atol=1e-9)
+        found = math.factorial(a) * table.coefficients[:-1, a]
+        torch.testing.assert_close(found, table.spacing**a * expected, rtol=1e-9, atol=1e-9)
     for found, expected in zip(derivatives(table, r + 1e-12, 2), derivatives(table, r[1:] - 1e-12, 2)):
         torch.testing.assert_close(found[1:], expected, rtol=0, atol=1e-6)  # from the right as from the left
 
@@ -171,7 +172,7 @@ def test_single_precision_errs_by_its_rounding_and_moves_lose_nothing() -> None:
 
 
 def test_it_comes_in_the_default_precision(double_default: None) -> None:
-    assert RadialTable.of(polynomial, CUTOFF).values.dtype == torch.float64
+    assert RadialTable.of(polynomial, CUTOFF).coefficients.dtype == torch.float64
 
 
 def test_gradients_need_not_be_enabled_to_make_one() -> None:
@@ -203,3 +204,13 @@ def test_a_table_says_how_good_it_is() -> None:
 def test_what_cannot_be_tabulated_is_refused(function: Function, arguments: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         RadialTable.of(function, CUTOFF, **arguments)
+
+
+def test_slopes_in_single_precision_err_by_rounding_however_close_the_knots_are() -> None:
+    function = network()
+    r = torch.linspace(0.8, CUTOFF - 0.1, 997, dtype=torch.float64)[:, None]
+    exact = derivatives(function, r, 1)[1]
+    for error in (1e-5, 1e-7):
+        table = RadialTable.of(function, CUTOFF, error).float()
+        single = derivatives(table, r.float(), 1)[1].double()
+        assert (single - exact).abs().max() < 3e-5 * exact.abs().max()

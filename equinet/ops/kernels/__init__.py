@@ -1,7 +1,7 @@
 """Kernels: tensor products in machine code made for the processor at hand."""
 
 from .contraction import CompiledManyBody
-from .convolution import CompiledConvolution
+from .convolution import CompiledConvolution, worthwhile
 from .llvm import runs_on, unavailable
 from .mix import Maps, Nodes, all_alike, mix, mix_slopes
 from .silu import silu
@@ -17,4 +17,5 @@ __all__ = [
     "runs_on",
     "silu",
     "unavailable",
+    "worthwhile",
 ]

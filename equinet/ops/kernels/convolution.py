@@ -10,7 +10,15 @@ from ..edges import Edges, as_edges
 from ..spec import TensorProductSpec
 from .edge_loops import Couplings
 from .edge_ops import couplings_of, forward, name_of
-from .llvm import runs_on
+from .llvm import runs_on, unavailable
+
+# With more non-zero couplings the code of all derivatives takes longer than a minute to make.
+MOST_TERMS = 3000
+
+
+def worthwhile(spec: TensorProductSpec) -> bool:
+    """Whether machine code for ``spec`` can be made here in reasonable time."""
+    return unavailable() is None and len(couplings_of(name_of(spec)).terms) <= MOST_TERMS
 
 
 class CompiledConvolution(EdgeMatrixConvolution):

@@ -93,6 +93,9 @@ class Couplings:
             self.blocks.append(Block(n, inputs, spec.row_of(n), ir2.p, entries))
 
 
+# In one loop over channels; those of MACE up to max_l 3 go into one.
+ENTRIES_OF_A_LOOP = 100
+
 Matrices = dict[str, Value]  # T of the harmonics "y" and of their change "b"
 ROWS = ("senders", "receivers")  # of each row
 INCOMING = ("pointers", "edge_senders", "codes")  # of :class:`equinet.ops.edges.Incoming`
@@ -130,16 +133,38 @@ class EdgeLoops:
                 sign = f.choose(reverse, -1.0, 1.0) if self.mirrored else None
                 for name, memory in matrices.items():
                     self._matrix(f, name, row, memory, sign)
-                with f.loop(0, c.channels, f.lanes) as channel:
-                    self._message(f, matrices, sender, row, node, channel)
+                for blocks in self._portions():
+                    with f.loop(0, c.channels, f.lanes) as channel:
+                        self._message(f, blocks, matrices, sender, row, node, channel)
         return f
 
-    def _message(self, f: Function, matrices: Matrices, sender: Value, row: Value, node: Value, channel: Value) -> None:
+    def _portions(self) -> list[list[Block]]:
+        """The blocks, in loops of their own if they are many: compilation takes more than twice the time for twice the code."""
+        portions: list[list[Block]] = [[]]
+        for block in self.couplings.blocks:
+            if (
+                portions[-1]
+                and sum(len(each.entries) for each in portions[-1]) + len(block.entries) > ENTRIES_OF_A_LOOP
+            ):
+                portions.append([])
+            portions[-1].append(block)
+        return portions
+
+    def _message(
+        self,
+        f: Function,
+        blocks: list[Block],
+        matrices: Matrices,
+        sender: Value,
+        row: Value,
+        node: Value,
+        channel: Value,
+    ) -> None:
         """Add what one edge sends, for some channels: ``T (w x)``, or ``T (w a + c x) + B (w x)``."""
         c = self.couplings
         x = self._rows(f, "x", sender, c.dim, channel)
         a = self._rows(f, "a", sender, c.dim, channel) if "a" in f.pointer else None
-        for block in c.blocks:
+        for block in blocks:
             w = f.load("w", f.at((row, c.weights * c.channels), block.weight * c.channels, channel))
             sources = {"y": [f.multiply(w, x[i]) for i in block.inputs]}
             if a is not None:
@@ -179,8 +204,9 @@ class EdgeLoops:
             if slopes is not None:
                 with f.loop(0, len(c.terms) * f.lanes, f.lanes) as n:
                     f.store(f.zero(), slopes, n)
-            with f.loop(0, c.channels, f.lanes) as channel:
-                self._slopes(f, matrices, slopes, ends, row, channel)
+            for blocks in self._portions():
+                with f.loop(0, c.channels, f.lanes) as channel:
+                    self._slopes(f, blocks, matrices, slopes, ends, row, channel)
             if slopes is not None:
                 self._harmonics(f, slopes, row)
         return f
@@ -188,6 +214,7 @@ class EdgeLoops:
     def _slopes(
         self,
         f: Function,
+        blocks: list[Block],
         matrices: Matrices,
         slopes: Value | None,
         ends: list[Value],
@@ -200,7 +227,7 @@ class EdgeLoops:
         x = {source: self._rows(f, "x", ends[source], c.dim, channel) for source, _ in directions}
         a = {source: self._rows(f, "a", ends[source], c.dim, channel) for source, _ in directions if "a" in f.pointer}
         dx: dict[int, dict[int, Value]] = {source: {} for source, _ in directions}
-        for block in c.blocks:
+        for block in blocks:
             where = f.at((row, c.weights * c.channels), block.weight * c.channels, channel)
             w = f.load("w", where)
             factor_of = {"y": f.load("c", where), "b": w} if a else {"y": w}  # what dx has with each matrix
@@ -269,10 +296,15 @@ class EdgeLoops:
     def _harmonics(self, f: Function, slopes: Value, row: Value) -> None:
         """Slopes of the harmonics from those of T."""
         c = self.couplings
-        totals = [f.total(f.load(slopes, t * f.lanes)) for t in range(len(c.terms))]
+        totals = self._room(f)
+        with f.loop(0, len(c.terms)) as t:
+            f.store(f.total(f.load(slopes, f.at((t, f.lanes)))), totals, t)
         for j in range(c.harmonics):
             factors = [
-                (f.constant(number), totals[t]) for t, terms in enumerate(c.terms) for n, number in terms if n == j
+                (f.constant(number), f.load_number(totals, t))
+                for t, terms in enumerate(c.terms)
+                for n, number in terms
+                if n == j
             ]
             value = f.sum_of_products(factors) if factors else f.constant(0.0)
             f.store(value, "dy", f.at((row, c.harmonics), j))

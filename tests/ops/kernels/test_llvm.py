@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from equinet.ops import ClebschGordan, ManyBodySpec, TensorProductSpec, kernels
+from equinet.ops import ClebschGordan, ManyBodySpec, TensorProductSpec, kernels, natural_irreps
 from equinet.ops.contraction import HornerManyBody
 from equinet.ops.convolution import EdgeMatrixConvolution
 from equinet.ops.kernels import llvm
@@ -22,11 +22,19 @@ def test_machine_code_is_chosen_where_it_can_be_made() -> None:
 
 
 def test_without_llvm_auto_is_torch_and_an_explicit_request_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernels, "unavailable", lambda: "llvmlite cannot be imported; `pip install llvmlite`")
+    for module in (kernels, kernels.convolution):
+        monkeypatch.setattr(module, "unavailable", lambda: "llvmlite cannot be imported; `pip install llvmlite`")
     assert type(ClebschGordan().convolution(SPEC)) is EdgeMatrixConvolution
     assert type(ClebschGordan().many_body(MANY)) is HornerManyBody
     with pytest.raises(ValueError, match='`backend` "compiled" cannot run here: llvmlite cannot be imported; `pip'):
         ClebschGordan("compiled")
+
+
+def test_what_would_take_minutes_to_make_is_left_to_torch_unless_asked_for() -> None:
+    high = natural_irreps(6)
+    spec = TensorProductSpec(high, high, high)
+    assert type(ClebschGordan().convolution(spec)) is EdgeMatrixConvolution
+    assert type(ClebschGordan("compiled").convolution(spec)) is kernels.CompiledConvolution
 
 
 @pytest.mark.parametrize(
