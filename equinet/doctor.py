@@ -22,6 +22,7 @@ from equinet.ops import (
     method_from_config,
     natural_irreps,
 )
+from equinet.ops.kernels import processor, unavailable
 
 REQUIRED = ("equinet", "torch", "e3nn", "torch-geometric", "ase", "vesin", "numpy", "scipy", "safetensors", "pydantic")
 
@@ -67,6 +68,7 @@ def _machine() -> dict[str, str]:
     found = {
         "python": f"{platform.python_version()} on {platform.system()} {platform.machine()}",
         "CPU threads": str(torch.get_num_threads()),
+        "CPU kernels": unavailable() or f"machine code for {processor()}",
     }
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):

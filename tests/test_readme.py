@@ -21,6 +21,8 @@ SHORTER = {
     "equinet md": "--steps 5",
     "equinet check": "--max-frames 2",
     "equinet convert": "--copies 1",
+    "equinet bench model": "--rounds 3 --seconds 0.2",
+    "equinet bench conv": "--method cg --budget 1 --nodes 8",
     "equinet bench swap": "--minutes 0.01 --seeds 1 --only fourier --set data.train=few.xyz --set data.test=few.xyz "
     "--set model.channels=2",
 }

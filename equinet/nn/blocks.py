@@ -61,7 +61,13 @@ def mix(
         weights: For each block its matrix, or with ``groups`` one for each species, ``(species, depth, out)``.
         plan: The blocks.
         groups: The species of the nodes.
+
+    Raises:
+        IndexError: If a node has a species without weights.
+        ValueError: If shapes or precisions do not fit together.
     """
+    if groups is not None:
+        groups.require_weights_for(weights[0].shape[0])
     return _Forth.apply(plan, groups, x, *weights)
 
 

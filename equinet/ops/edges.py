@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -37,9 +36,17 @@ class Edges:
         index: ``(2, rows)`` int64, sender and receiver of each row.
         num_nodes: Number of nodes.
         mirrored: Whether every row stands for its reverse too, with the harmonics of the opposite direction.
+
+    Raises:
+        IndexError: If ``index`` names a node that is not there (looked for on the CPU only; a GPU would have to wait).
     """
 
     def __init__(self, index: Int[Tensor, "2 rows"], num_nodes: int, *, mirrored: bool = False) -> None:
+        if index.device.type == "cpu" and index.numel():
+            lowest, highest = map(int, torch.aminmax(index))
+            if lowest < 0 or highest >= num_nodes:
+                wrong = lowest if lowest < 0 else highest
+                raise IndexError(f"an edge names node {wrong}, but there are {num_nodes} nodes, numbered from 0")
         self.index = index
         self.num_nodes = num_nodes
         self.mirrored = mirrored
@@ -63,16 +70,16 @@ class Edges:
         edges._incoming = Incoming(_pointers(edge_index[1], num_nodes), edge_index[0].contiguous(), pairs)
         return edges, rows
 
-    @cached_property
+    @property
     def incoming(self) -> Incoming:
         """The same edges by receiver."""
-        if self._incoming is not None:
-            return self._incoming
-        sender, receiver = self.directed
-        codes = 2 * torch.arange(self.index.shape[1], device=self.index.device)
-        codes = torch.cat([codes, codes + 1]) if self.mirrored else codes
-        order = torch.argsort(receiver, stable=True)
-        return Incoming(_pointers(receiver, self.num_nodes), sender[order], codes[order])
+        if self._incoming is None:
+            sender, receiver = self.directed
+            codes = 2 * torch.arange(self.index.shape[1], device=self.index.device)
+            codes = torch.cat([codes, codes + 1]) if self.mirrored else codes
+            order = torch.argsort(receiver, stable=True)
+            self._incoming = Incoming(_pointers(receiver, self.num_nodes), sender[order], codes[order])
+        return self._incoming
 
     @property
     def directed(self) -> Int[Tensor, "2 edges"]:

@@ -35,6 +35,16 @@ class SpeciesGroups:
         spans = [number for span in zip(self._present, [0, *ends], ends) for number in span]
         self.nodes = Nodes(self.order, torch.tensor([len(self._present), *spans]))
 
+    def require_weights_for(self, species: int) -> None:
+        """Refuse nodes of a species that weights do not know.
+
+        Raises:
+            IndexError: If there is one.
+        """
+        if not 0 <= self._present[0] <= self._present[-1] < species:
+            wrong = self._present[0] if self._present[0] < 0 else self._present[-1]
+            raise IndexError(f"a node has species {wrong}, but there are weights for {species}, numbered from 0")
+
     def split(self, values: Tensor) -> Iterator[tuple[int, Tensor]]:
         """Pairs of (species, its rows of ``values``) for every species that is there."""
         return zip(self._present, values.index_select(0, self.order).split(self._counts))

@@ -2,7 +2,7 @@
 
 from .contraction import CompiledManyBody
 from .convolution import CompiledConvolution, worthwhile
-from .llvm import runs_on, unavailable
+from .llvm import processor, runs_on, unavailable
 from .mix import Maps, Nodes, all_alike, mix, mix_slopes
 from .silu import silu
 
@@ -14,6 +14,7 @@ __all__ = [
     "all_alike",
     "mix",
     "mix_slopes",
+    "processor",
     "runs_on",
     "silu",
     "unavailable",

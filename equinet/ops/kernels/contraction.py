@@ -40,5 +40,6 @@ class CompiledManyBody(HornerManyBody):
     ) -> Float[Tensor, "nodes out channels"]:
         if not runs_on(features):
             return super().forward(features, weight, groups)
+        groups.require_weights_for(weight.shape[0])
         terms = self._kept_terms.of(weight, lambda weight: self.coefficients @ weight)  # (species, terms, channels)
         return value(features, terms, groups.order, groups.species, self._product)

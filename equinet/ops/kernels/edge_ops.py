@@ -22,7 +22,7 @@ from ..passes import wanted
 from ..spec import TensorProductSpec
 from .edge_loops import Couplings, EdgeLoops
 from .llvm import compile_function
-from .team import run_in_parts
+from .team import require, run_in_parts
 
 Tensors = tuple[Tensor, ...]
 
@@ -63,9 +63,23 @@ def code_for(function: str, product: str, dtype: torch.dtype, mirrored: bool, ha
     return compile_function(loops.backward(bend=function == "bend", harmonics=harmonics))
 
 
+def _check(inputs: Tensors, changes: Tensors, index: Tensor, pointers: Tensor | None, c: Couplings) -> None:
+    """Features, harmonics and weights fit each other, and their changes them."""
+    x, y, w = inputs
+    nodes, rows = x.shape[0], index.shape[1]
+    require(
+        (x.shape, y.shape, w.shape) == ((nodes, c.dim, c.channels), (rows, c.harmonics), (rows, c.weights, c.channels))
+        and (pointers is None or len(pointers) == nodes + 1)
+        and all(change.shape == each.shape for change, each in zip(changes, inputs)),
+        *inputs,
+        *changes,
+    )
+
+
 def _sum_on_nodes(function: str, inputs: Tensors, edges: Tensors, mirrored: bool, product: str) -> Tensor:
-    _, pointers, senders, codes = edges
+    index, pointers, senders, codes = edges
     x, c = inputs[0], couplings_of(product)
+    _check(inputs[:3], inputs[3:], index, pointers, c)
     out = x.new_empty(x.shape[0], c.rows, c.channels)
     arrays = [each.contiguous() for each in (pointers, senders, codes, *inputs)]
     run_in_parts(code_for(function, product, x.dtype, mirrored), x.shape[0], [*arrays, out])
@@ -73,7 +87,10 @@ def _sum_on_nodes(function: str, inputs: Tensors, edges: Tensors, mirrored: bool
 
 
 def _slopes(function: str, inputs: Tensors, index: Tensor, mirrored: bool, product: str, harmonics: bool) -> Tensors:
-    _, x, y, w = inputs[:4]
+    g, x, y, w = inputs[:4]
+    c = couplings_of(product)
+    _check((x, y, w), inputs[4:], index, None, c)
+    require(g.shape == (x.shape[0], c.rows, c.channels), g, x)
     code = code_for(function, product, x.dtype, mirrored, harmonics)
     dy, dw = (
         torch.empty_like(y) if harmonics else y.new_empty(0),

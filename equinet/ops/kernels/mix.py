@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .llvm import compile_function, lanes_for
 from .mix_loops import PARTS, MixLoops
-from .team import run_in_parts
+from .team import require, run_in_parts
 
 
 class Maps(NamedTuple):
@@ -85,6 +85,8 @@ def _constants(maps: Maps, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, 
 
 
 def _run(slopes: bool, x: Tensor, other: Tensor, result: Tensor, nodes: Nodes, maps: Maps) -> None:
+    y = other if slopes else result
+    require(x[:1].numel() in (0, maps.stride) and y[:1].numel() in (0, maps.to_stride) and len(x) == len(y), x, other)
     sizes, blocks, scales, lanes = _constants(maps, x.dtype)
     arrays = [sizes, blocks, nodes.spans, nodes.order, scales, x.contiguous(), other.contiguous(), result]
     code = _code(slopes, x.dtype, lanes)

@@ -154,9 +154,9 @@ class MixLoops:
         """A loop over blocks and spans: the block, the species, its first place and the one after its last."""
         size = len(NUMBERS)
         with f.loop(0, f.load_integer("sizes", 0)) as b:
-            numbers = [f.load_integer("numbers", f.at((b, size), n)) for n in range(size)]
-            scale = f.splat(f.load_number("scales", b))
-            block = Block(*numbers, scale, f.product(numbers[5], numbers[6]))
+            numbers = {name: f.load_integer("numbers", f.at((b, size), n)) for n, name in enumerate(NUMBERS)}
+            matrix = f.product(numbers["depth"], numbers["columns"])
+            block = Block(**numbers, scale=f.splat(f.load_number("scales", b)), matrix=matrix)
             with f.loop(0, f.load_integer("spans", 0)) as span:
                 species, first, last = (f.load_integer("spans", f.at((span, 3), n)) for n in (1, 2, 3))
                 yield block, species, first, last

@@ -17,7 +17,7 @@ from ..passes import wanted
 from ..spec import ManyBodySpec
 from .llvm import compile_function
 from .node_loops import NodeLoops, Polynomials
-from .team import run_in_parts
+from .team import require, run_in_parts
 
 Tensors = tuple[Tensor, ...]
 
@@ -53,6 +53,11 @@ def code_for(function: str, product: str, dtype: torch.dtype) -> tuple[Any, int]
 def _run(function: str, inputs: Tensors, nodes: Tensors, product: str, results: Tensors, *, by_blocks: bool) -> None:
     code, blocks = code_for(function, product, inputs[0].dtype)
     p, (order, species) = polynomials_of(product), nodes
+    shapes = {"x": (p.variables, p.channels), "a": (p.variables, p.channels), "g": (p.outputs, p.channels)}
+    shapes["K"] = (len(p.terms), p.channels)
+    names = {"value": "xK", "slope": "gxK", "weight_slope": "gx", "bend": "agxK"}[function]
+    fits = all(each.shape[1:] == shapes[name] for name, each in zip(names, inputs))
+    require(fits and all(len(each) == len(order) for name, each in zip(names, inputs) if name != "K"), *inputs)
     count = torch.tensor([len(order)])
     arrays = [p.monomials, p.table, order.contiguous(), species.contiguous(), count]
     arrays += [each.contiguous() for each in inputs]

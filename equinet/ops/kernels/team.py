@@ -17,6 +17,17 @@ def _workers(number: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(number, thread_name_prefix="equinet")
 
 
+def require(holds: bool, *tensors: Tensor) -> None:
+    """Machine code believes what it is told about its arrays, so they are looked at before.
+
+    Raises:
+        ValueError: If ``holds`` is false, or the arrays differ in precision; says what came.
+    """
+    if not holds or len({each.dtype for each in tensors}) > 1:
+        what = ", ".join(f"{tuple(each.shape)} {str(each.dtype).removeprefix('torch.')}" for each in tensors)
+        raise ValueError(f"shapes or precisions do not fit together: {what}")
+
+
 def run_in_parts(
     code: Any, count: int, arrays: Sequence[Tensor], *, smallest: int = 32, added_to: int | None = None
 ) -> None:

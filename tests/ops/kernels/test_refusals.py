@@ -1,0 +1,77 @@
+"""Machine code believes what it is told, so what does not fit is refused before."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from equinet.nn import EquivariantLinear, SpeciesLinear
+from equinet.ops import ClebschGordan, ManyBodySpec, SpeciesGroups, TensorProductSpec, natural_irreps
+from equinet.ops.edges import Edges
+
+SPEC = TensorProductSpec("4x0e+4x1o", "0e+1o", "0e+1o")
+MANY = ManyBodySpec("4x0e+4x1o", "4x0e", 2, 2)
+
+
+def convolution_inputs() -> list[torch.Tensor]:
+    return [torch.randn(3, 4, 4), torch.randn(5, 4), torch.randn(5, 4, 4), torch.randint(3, (2, 5))]
+
+
+@pytest.mark.parametrize(
+    ("which", "wrong"),
+    [
+        (0, torch.randn(3, 3, 4)),
+        (0, torch.randn(3, 4, 5)),
+        (0, torch.randn(3, 4, 4).double()),
+        (1, torch.randn(5, 9)),
+        (1, torch.randn(4, 4)),
+        (2, torch.randn(5, 3, 4)),
+        (2, torch.randn(6, 4, 4)),
+    ],
+)
+def test_a_convolution_refuses_what_does_not_fit(which: int, wrong: torch.Tensor) -> None:
+    inputs = convolution_inputs()
+    inputs[which] = wrong
+    with pytest.raises(ValueError, match="shapes or precisions do not fit together"):
+        ClebschGordan("compiled").convolution(SPEC)(*inputs)
+
+
+def test_edges_of_another_graph_are_refused() -> None:
+    inputs = convolution_inputs()
+    inputs[3] = Edges(torch.randint(3, (2, 5)), 4)
+    with pytest.raises(ValueError, match="do not fit together"):
+        ClebschGordan("compiled").convolution(SPEC)(*inputs)
+
+
+@pytest.mark.parametrize("wrong", [3, -1])
+def test_an_edge_to_a_node_that_is_not_there_is_refused(wrong: int) -> None:
+    inputs = convolution_inputs()
+    inputs[3][0, 2] = wrong
+    with pytest.raises(IndexError, match=f"an edge names node {wrong}, but there are 3 nodes"):
+        ClebschGordan("compiled").convolution(SPEC)(*inputs)
+
+
+def test_a_many_body_product_refuses_what_does_not_fit() -> None:
+    product = ClebschGordan("compiled").many_body(MANY)
+    weight, groups = product.initial_weight(), SpeciesGroups(torch.tensor([0, 1, 1]))
+    for features in (torch.randn(3, 9, 4), torch.randn(2, 4, 4), torch.randn(3, 4, 4).double()):
+        with pytest.raises((ValueError, RuntimeError), match="do not fit together"):
+            product(features, weight, groups)
+
+
+@pytest.mark.parametrize("wrong", [2, -1])
+def test_a_species_without_weights_is_refused(wrong: int) -> None:
+    groups = SpeciesGroups(torch.tensor([0, wrong, 1]))
+    product = ClebschGordan("compiled").many_body(MANY)
+    with pytest.raises(IndexError, match=f"a node has species {wrong}, but there are weights for 2"):
+        product(torch.randn(3, 4, 4), product.initial_weight(), groups)
+    irreps = [ir for _, ir in natural_irreps(1)]
+    with pytest.raises(IndexError, match=f"a node has species {wrong}, but there are weights for 2"):
+        SpeciesLinear(irreps, irreps, 4, 2)(torch.randn(3, 4, 4), groups)
+
+
+def test_a_linear_map_refuses_what_does_not_fit() -> None:
+    linear = EquivariantLinear({ir: 1 for _, ir in natural_irreps(1)}, 4, 4)
+    for features in (torch.randn(3, 5, 4), torch.randn(3, 4, 4).double()):
+        with pytest.raises(ValueError, match="do not fit together"):
+            linear(features)
