@@ -51,8 +51,42 @@ class Plan(NamedTuple):
         return Plan(tuple(blocks), self.to_rows, self.rows)
 
 
+class Matrices(NamedTuple):
+    """Weights of a plan as machine code reads them: one after the other, what they multiply, and what every node has then."""
+
+    flat: Tensor
+    maps: kernels.Maps
+    shape: tuple[int, int]
+
+
+class Frozen:
+    """Matrices of weights that need no slopes, there and back, for as long as they do not change (except through ``.data``)."""
+
+    def __init__(self) -> None:
+        self._weights: list[Tensor] = []  # held, so that no other tensor can come to lie at their addresses
+        self._key: list[tuple[int, int, torch.dtype]] = []
+        self._pair: tuple[Matrices, Matrices] | None = None
+
+    def of(self, weights: list[Tensor], plan: Plan, channels: int) -> tuple[Matrices, Matrices]:
+        """From features of ``channels`` and back to them."""
+        key = [(weight.data_ptr(), weight._version, weight.dtype) for weight in weights]
+        if self._pair is None or key != self._key:
+            turned = [weight.transpose(-1, -2) for weight in weights]
+            columns = weights[0].shape[-1]
+            self._pair = (
+                _matrices(weights, plan, channels, columns),
+                _matrices(turned, plan.reversed, columns, channels),
+            )
+            self._weights, self._key = [weight.detach() for weight in weights], key
+        return self._pair
+
+
 def mix(
-    x: Float[Tensor, "nodes rows in"], weights: list[Tensor], plan: Plan, groups: SpeciesGroups | None = None
+    x: Float[Tensor, "nodes rows in"],
+    weights: list[Tensor],
+    plan: Plan,
+    groups: SpeciesGroups | None = None,
+    frozen: Frozen | None = None,
 ) -> Float[Tensor, "nodes to_rows out"]:
     """The linear map.
 
@@ -61,6 +95,7 @@ def mix(
         weights: For each block its matrix, or with ``groups`` one for each species, ``(species, depth, out)``.
         plan: The blocks.
         groups: The species of the nodes.
+        frozen: Where to keep what is made of the weights while they need no slopes.
 
     Raises:
         IndexError: If a node has a species without weights.
@@ -68,7 +103,24 @@ def mix(
     """
     if groups is not None:
         groups.require_weights_for(weights[0].shape[0])
+    moving = any(weight.requires_grad for weight in weights) or torch.is_inference_mode_enabled()
+    if frozen is not None and not moving and kernels.runs_on(x):
+        return _Fixed.apply(x, *frozen.of(weights, plan, x.shape[2]), groups)
     return _Forth.apply(plan, groups, x, *weights)
+
+
+class _Fixed(Function):
+    """The map with weights that need no slopes; its derivative is the map back."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, there: Matrices, back: Matrices, groups: SpeciesGroups | None) -> Tensor:
+        ctx.known = there, back, groups
+        return kernels.mix(x, there.flat, _nodes(x, groups), there.maps, there.shape)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        there, back, groups = ctx.known
+        return _Fixed.apply(grads[0], back, there, groups), None, None, None
 
 
 class _Forth(Function):
@@ -130,9 +182,13 @@ def product(x: Tensor, weights: list[Tensor], plan: Plan, groups: SpeciesGroups 
     """:func:`mix` to rows of ``channels`` without derivatives: in machine code where that can be, else in torch."""
     if not kernels.runs_on(x):
         return product_in_torch(x, weights, plan, groups, channels)
-    maps = _maps(plan, tuple(weight.shape for weight in weights), x.shape[2], channels)
-    flat = torch.cat([weight.reshape(-1) for weight in weights])
-    return kernels.mix(x, flat, _nodes(x, groups), maps, (plan.to_rows, channels))
+    matrices = _matrices(weights, plan, x.shape[2], channels)
+    return kernels.mix(x, matrices.flat, _nodes(x, groups), matrices.maps, matrices.shape)
+
+
+def _matrices(weights: list[Tensor], plan: Plan, channels: int, to_channels: int) -> Matrices:
+    maps = _maps(plan, tuple(weight.shape for weight in weights), channels, to_channels)
+    return Matrices(torch.cat([weight.reshape(-1) for weight in weights]), maps, (plan.to_rows, to_channels))
 
 
 def slopes(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from equinet.ops import SpeciesGroups
 
-from .blocks import Block, Plan, mix
+from .blocks import Block, Frozen, Plan, mix
 
 
 class EquivariantLinear(nn.Module):
@@ -52,10 +52,10 @@ class EquivariantLinear(nn.Module):
             stop, scale = starts[ir] + ir.dim * self.copies[ir], 1 / math.sqrt(self.copies[ir] * channels_in)
             blocks.append(Block(starts[ir], stop, after, after + ir.dim, scale))
             after += ir.dim
-        self._plan = Plan(tuple(blocks), before, after)
+        self._plan, self._frozen = Plan(tuple(blocks), before, after), Frozen()
 
     def forward(self, x: Float[Tensor, "nodes rows in"]) -> Float[Tensor, "nodes dim out"]:
-        return mix(x, list(self.weights.values()), self._plan)
+        return mix(x, list(self.weights.values()), self._plan, frozen=self._frozen)
 
     def extra_repr(self) -> str:
         return ", ".join(f"{ir}: {w.shape[0]} → {w.shape[1]}" for ir, w in self.weights.items())
@@ -93,12 +93,12 @@ class SpeciesLinear(nn.Module):
                 scale = 1 / math.sqrt(channels * species)
                 blocks.append(Block(starts[ir], starts[ir] + ir.dim, after, after + ir.dim, scale))
             after += ir.dim
-        self._plan = Plan(tuple(blocks), before, after)
+        self._plan, self._frozen = Plan(tuple(blocks), before, after), Frozen()
 
     def forward(
         self, x: Float[Tensor, "nodes dim channels"], groups: SpeciesGroups
     ) -> Float[Tensor, "nodes out channels"]:
-        return mix(x, list(self.weights.values()), self._plan, groups)
+        return mix(x, list(self.weights.values()), self._plan, groups, self._frozen)
 
     def extra_repr(self) -> str:
         return ", ".join(f"{ir}: {w.shape[0]} x ({w.shape[1]} → {w.shape[2]})" for ir, w in self.weights.items())

@@ -70,6 +70,14 @@ class Edges:
         edges._incoming = Incoming(_pointers(edge_index[1], num_nodes), edge_index[0].contiguous(), pairs)
         return edges, rows
 
+    @classmethod
+    def to_itself(cls, num_nodes: int, device: torch.device) -> Edges:
+        """One edge for every node, from itself: what makes a convolution a product pair by pair."""
+        each = torch.arange(num_nodes, device=device)
+        edges = cls(torch.stack([each, each]), num_nodes)
+        edges._incoming = Incoming(torch.arange(num_nodes + 1, device=device), each, 2 * each)
+        return edges
+
     @property
     def incoming(self) -> Incoming:
         """The same edges by receiver."""

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from typing import Any, cast
 
-import torch
 from torch import Tensor, nn
 
 from .clebsch_gordan import ClebschGordan
 from .cp_product import CPDecomposed
+from .edges import Edges
 from .gaunt import Bracket, GauntFourier, GauntGrid
 from .matrix import MatrixProduct
 from .protocols import Method
@@ -91,8 +91,7 @@ class TensorProduct(nn.Module):
 
     def forward(self, x: Tensor, y: Tensor, weight: Tensor) -> Tensor:
         """``(batch, dim, channels)``, ``(batch, dim2)``, ``(batch, weight_numel, channels)`` -> ``(batch, rows, channels)``."""
-        each = torch.arange(x.shape[0], device=x.device)
-        return self.executor(x, y, weight, torch.stack([each, each]))
+        return self.executor(x, y, weight, Edges.to_itself(x.shape[0], x.device))
 
 
 def tensor_product(spec: TensorProductSpec, method: Method | None = None) -> TensorProduct:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from equinet.nn.blocks import Block, Plan, mix
+from equinet.nn.blocks import Block, Frozen, Plan, mix
 from equinet.ops import SpeciesGroups
 from equinet.ops.passes import only
 
@@ -74,3 +74,20 @@ def test_a_pass_for_positions_leaves_the_weights_alone() -> None:
         mix(x, weights, plan).sum().backward()
     assert leaves[0].grad is not None
     assert all(leaf.grad is None for leaf in leaves[1:])
+
+
+@pytest.mark.parametrize("species", [None, 3])
+def test_frozen_weights_give_the_same_in_three_derivatives_and_are_not_remembered_too_long(species: int | None) -> None:
+    plan, frozen = PLANS["two paths into the second block"], Frozen()
+    x, weights, groups = inputs(plan, 5, species)
+    for _ in range(3):
+        found = []
+        for form in (lambda *given: mix(*given, frozen), by_formula):
+            leaf = x.clone().requires_grad_()
+            value = form(leaf, weights, plan, groups).pow(4).sum()
+            for _ in range(3):
+                (slope,) = torch.autograd.grad(value, leaf, create_graph=True)
+                value = slope.pow(2).sum()
+            found.append(slope)
+        torch.testing.assert_close(*found, rtol=1e-10, atol=1e-6)
+        weights[0].mul_(1.5)  # in place, as an optimiser or `load_state_dict` does

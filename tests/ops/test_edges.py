@@ -144,3 +144,11 @@ def test_every_convolution_gives_in_pairs_what_it_gives_edge_by_edge(method: str
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-13 * scale)
     if name in ("molecule", "crystal"):
         assert all(0.1 < each.detach().abs().max() < math.inf for each in found)
+
+
+@pytest.mark.parametrize("nodes", [0, 1, 5])
+def test_edges_to_itself_are_one_for_every_node(nodes: int) -> None:
+    ours, each = Edges.to_itself(nodes, torch.device("cpu")), torch.arange(nodes)
+    expected = Edges(torch.stack([each, each]), nodes)
+    assert torch.equal(ours.index, expected.index)
+    assert all(torch.equal(a, b) for a, b in zip(ours.incoming, expected.incoming))
