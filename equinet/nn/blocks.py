@@ -254,6 +254,8 @@ def _maps(plan: Plan, shapes: tuple[torch.Size, ...], channels: int, to_channels
     for block, shape in zip(plan.blocks, shapes):
         depth, columns = shape[-2:]
         components = min(block.stop - block.start, block.to_stop - block.to_start)
+        sizes = (block.stop - block.start) * channels, (block.to_stop - block.to_start) * to_channels
+        assert (components * depth, components * columns) == sizes, f"{block} has weights {tuple(shape)}"
         numbers += [
             block.start * channels,
             block.to_start * to_channels,

@@ -55,7 +55,7 @@ class EquivariantLinear(nn.Module):
         self._plan, self._frozen = Plan(tuple(blocks), before, after), Frozen()
 
     def forward(self, x: Float[Tensor, "nodes rows in"]) -> Float[Tensor, "nodes dim out"]:
-        return mix(x, list(self.weights.values()), self._plan, frozen=self._frozen)
+        return mix(x, [self.weights[str(ir)] for ir in self.outputs], self._plan, frozen=self._frozen)
 
     def extra_repr(self) -> str:
         return ", ".join(f"{ir}: {w.shape[0]} → {w.shape[1]}" for ir, w in self.weights.items())
@@ -98,7 +98,7 @@ class SpeciesLinear(nn.Module):
     def forward(
         self, x: Float[Tensor, "nodes dim channels"], groups: SpeciesGroups
     ) -> Float[Tensor, "nodes out channels"]:
-        return mix(x, list(self.weights.values()), self._plan, groups, self._frozen)
+        return mix(x, [self.weights[str(ir)] for ir in self.shared], self._plan, groups, self._frozen)
 
     def extra_repr(self) -> str:
         return ", ".join(f"{ir}: {w.shape[0]} x ({w.shape[1]} → {w.shape[2]})" for ir, w in self.weights.items())

@@ -100,6 +100,7 @@ def tensor_product(spec: TensorProductSpec, method: Method | None = None) -> Ten
     Raises:
         ValueError: If ``method`` cannot do ``spec``; says why.
 
+    >>> import torch
     >>> spec = TensorProductSpec("8x0e+8x1o", "0e+1o", "0e+1o")
     >>> product = tensor_product(spec, GauntGrid())
     >>> product(torch.randn(5, 4, 8), torch.randn(5, 4), torch.randn(5, product.weight_numel, 8)).shape

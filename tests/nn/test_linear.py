@@ -132,3 +132,20 @@ def test_pseudotensors_have_matrices_of_their_own() -> None:
     x = torch.randn(4, 6, 3, dtype=torch.float64)
     expected = torch.cat([x[:, :3] @ linear.weights["1e"], x[:, 3:] @ linear.weights["1o"]], dim=1) / 3**0.5
     torch.testing.assert_close(linear(x), expected)
+
+
+def test_matrices_are_taken_by_the_name_of_their_irrep_whatever_the_order() -> None:
+    """A dictionary of parameters sorts its keys: 0e before 0o."""
+    irreps = [o3.Irrep(name) for name in ("0o", "0e", "1o", "1e")]
+    linear = EquivariantLinear({irreps[0]: 2, irreps[1]: 1, irreps[2]: 3, irreps[3]: 1}, 4, 4)
+    x, rows = torch.randn(5, 2 + 1 + 9 + 3, 4), (2, 1, 9, 3)
+    for ir, block, out in zip(irreps, x.split(rows, dim=1), linear(x).split([1, 1, 3, 3], dim=1)):
+        weight = linear.weights[str(ir)]
+        expected = block.reshape(5, ir.dim, -1) @ weight / weight.shape[0] ** 0.5
+        torch.testing.assert_close(out, expected)
+    species = SpeciesLinear(irreps, irreps[::-1], 4, 2)
+    groups = SpeciesGroups(torch.tensor([0, 1, 1, 0, 0]))
+    x = torch.randn(5, 8, 4)
+    parts = dict(zip(irreps, x.split([1, 1, 3, 3], dim=1)))
+    for ir, out in zip(irreps[::-1], species(x, groups).split([3, 3, 1, 1], dim=1)):
+        torch.testing.assert_close(out, parts[ir] @ species.weights[str(ir)][groups.species] / 8**0.5)
