@@ -32,18 +32,14 @@ def plot_history(history: Sequence[Mapping[str, Any]], path: str | os.PathLike[s
     figure = Figure(figsize=(4.2 * (1 + len(shown)), 3.6), layout="constrained")
     axes = figure.subplots(1, 1 + len(shown), squeeze=False)[0]
     epochs = [record["epoch"] for record in history]
-    marker = "o" if len(epochs) < 40 else None
-    axes[0].plot(
-        epochs, [record["train_loss"] for record in history], marker, ls="-", ms=3, color="#555555", label="train"
-    )
-    axes[0].plot(
-        epochs, [record["valid_loss"] for record in history], marker, ls="-", ms=3, color=COLORS["valid"], label="valid"
-    )
+    line: dict[str, Any] = {"ls": "-", "ms": 3, "marker": "o" if len(epochs) < 40 else None}
+    axes[0].plot(epochs, [record["train_loss"] for record in history], color="#555555", label="train", **line)
+    axes[0].plot(epochs, [record["valid_loss"] for record in history], color=COLORS["valid"], label="valid", **line)
     axes[0].set_ylabel("loss")
     axes[0].legend(frameon=False)
     for ax, (name, unit, key) in zip(axes[1:], shown):
         values = [record.get(key, np.nan) for record in history]
-        ax.plot(epochs, values, marker, ls="-", ms=3, color=COLORS["valid"])
+        ax.plot(epochs, values, color=COLORS["valid"], **line)
         ax.set_ylabel(f"validation RMSE of {name} ({unit})")
     for ax in axes:
         ax.set_yscale("log")
