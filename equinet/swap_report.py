@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import platform
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -20,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from equinet.checkpoint import versions
+from equinet.ops.bench.machine import processor
 from equinet.train import RunConfig, to_toml
 
 from .swap import Row, Summary, summarise
@@ -134,17 +134,6 @@ def write_report(rows: Sequence[Row], config: RunConfig, minutes: float, out: Pa
     (out / "swap.md").write_text(markdown(rows, config, minutes))
     (out / "swap.toml").write_text(to_toml(config))
     picture(rows, out / "swap.png")
-
-
-def processor() -> str:
-    """Name of the processor, as far as the system says."""
-    info = Path("/proc/cpuinfo")
-    names = (
-        [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-        if info.exists()
-        else []
-    )
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def _cells(summary: Summary) -> list[str]:
