@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from equinet.nn.blocks import Block, Frozen, Plan, mix
+from equinet.nn.blocks import Block, Frozen, Plan, mix, product, product_in_torch, slopes, slopes_in_torch
 from equinet.ops import SpeciesGroups
 from equinet.ops.passes import only
 
@@ -37,10 +37,12 @@ def by_formula(x: Tensor, weights: list[Tensor], plan: Plan, groups: SpeciesGrou
     return y
 
 
+@pytest.mark.parametrize("compiled", [True, False], ids=["machine code", "torch"])
 @pytest.mark.parametrize("species", [None, 1, 3])
 @pytest.mark.parametrize("nodes", [5, 1, 0])
 @pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
-def test_the_map_and_three_derivatives_are_those_of_the_formula(plan, nodes, species) -> None:
+def test_the_map_and_three_derivatives_are_those_of_the_formula(plan, nodes, species, compiled, monkeypatch) -> None:
+    monkeypatch.setattr("equinet.ops.kernels.runs_on", lambda values: compiled)
     x, weights, groups = inputs(plan, nodes, species)
     results = []
     for form in (mix, by_formula):
@@ -91,3 +93,28 @@ def test_frozen_weights_give_the_same_in_three_derivatives_and_are_not_remembere
             found.append(slope)
         torch.testing.assert_close(*found, rtol=1e-10, atol=1e-6)
         weights[0].mul_(1.5)  # in place, as an optimiser or `load_state_dict` does
+
+
+@pytest.mark.parametrize("species", [None, 3])
+@pytest.mark.parametrize(("channels", "out"), [(64, 64), (7, 5), (40, 24), (16, 100)])
+def test_all_sizes_of_tiles_and_any_number_of_threads_give_the_same(
+    channels: int, out: int, species: int | None
+) -> None:
+    plan = Plan((Block(0, 1, 0, 1, 0.5), Block(1, 7, 1, 4, 2.0)), 7, 4)
+    torch.manual_seed(0)
+    x, g = torch.randn(101, 7, channels, dtype=torch.float64), torch.randn(101, 4, out, dtype=torch.float64)
+    shapes = [torch.Size((channels, out)), torch.Size((2 * channels, out))]
+    shapes = shapes if species is None else [torch.Size((species, *shape)) for shape in shapes]
+    weights = [torch.randn(shape, dtype=torch.float64) for shape in shapes]
+    groups = None if species is None else SpeciesGroups(torch.randint(species, (101,)))
+    expected = product_in_torch(x, weights, plan, groups, out)
+    expected_slopes = slopes_in_torch(x, g, shapes, plan, groups)
+    threads = torch.get_num_threads()
+    try:
+        for number in (1, 2, 3):
+            torch.set_num_threads(number)
+            torch.testing.assert_close(product(x, weights, plan, groups, out), expected)
+            for found, other in zip(slopes(x, g, shapes, plan, groups), expected_slopes):
+                torch.testing.assert_close(found, other)
+    finally:
+        torch.set_num_threads(threads)
