@@ -104,7 +104,7 @@ def mix(
     if groups is not None:
         groups.require_weights_for(weights[0].shape[0])
     moving = any(weight.requires_grad for weight in weights) or torch.is_inference_mode_enabled()
-    if frozen is not None and not moving and kernels.runs_on(x):
+    if frozen is not None and not moving and _runs_on(x):
         return _Fixed.apply(x, *frozen.of(weights, plan, x.shape[2]), groups)
     return _Forth.apply(plan, groups, x, *weights)
 
@@ -178,9 +178,14 @@ def _slopes_of_weights(
     return _Outer.apply(ctx.plan, ctx.groups, [weight.shape for weight in weights], x, g)
 
 
+def _runs_on(x: Tensor) -> bool:
+    """Whether machine code can be called on ``x``; not while torch traces, which needs operations it knows."""
+    return kernels.runs_on(x) and type(x) in (Tensor, torch.nn.Parameter) and not torch.compiler.is_compiling()
+
+
 def product(x: Tensor, weights: list[Tensor], plan: Plan, groups: SpeciesGroups | None, channels: int) -> Tensor:
     """:func:`mix` to rows of ``channels`` without derivatives: in machine code where that can be, else in torch."""
-    if not kernels.runs_on(x):
+    if not _runs_on(x):
         return product_in_torch(x, weights, plan, groups, channels)
     matrices = _matrices(weights, plan, x.shape[2], channels)
     return kernels.mix(x, matrices.flat, _nodes(x, groups), matrices.maps, matrices.shape)
@@ -195,7 +200,7 @@ def slopes(
     x: Tensor, g: Tensor, shapes: list[torch.Size], plan: Plan, groups: SpeciesGroups | None
 ) -> tuple[Tensor, ...]:
     """Slopes of all weights for the slopes ``g`` of the result, likewise."""
-    if not kernels.runs_on(x):
+    if not _runs_on(x):
         return slopes_in_torch(x, g, shapes, plan, groups)
     sizes = [shape.numel() for shape in shapes]
     maps = _maps(plan, tuple(shapes), x.shape[2], g.shape[2])
