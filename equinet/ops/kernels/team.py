@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
@@ -15,6 +16,10 @@ from torch import Tensor
 @cache
 def _workers(number: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(number, thread_name_prefix="equinet")
+
+
+if hasattr(os, "register_at_fork"):  # threads do not survive a fork, and to wait for one that is gone would never end
+    os.register_at_fork(after_in_child=_workers.cache_clear)
 
 
 def require(holds: bool, *tensors: Tensor) -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -75,3 +79,22 @@ def test_a_linear_map_refuses_what_does_not_fit() -> None:
     for features in (torch.randn(3, 5, 4), torch.randn(3, 4, 4).double()):
         with pytest.raises(ValueError, match="do not fit together"):
             linear(features)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_forked_process_makes_threads_of_its_own() -> None:
+    """In a process by itself, as a test that hangs should hang alone."""
+    script = """
+import os, torch
+from equinet.ops import ClebschGordan, TensorProductSpec
+torch.set_num_threads(2)
+product = ClebschGordan("compiled").convolution(TensorProductSpec("4x0e+4x1o", "0e+1o", "0e+1o"))
+run = lambda: product(torch.ones(100, 4, 4), torch.ones(300, 4), torch.ones(300, 4, 4), torch.arange(600).view(2, 300) % 100)
+before = run()
+child = os.fork()
+if child == 0:
+    os._exit(0 if torch.equal(run(), before) else 1)
+print(os.waitpid(child, 0)[1])
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout.strip() == "0", done.stderr
