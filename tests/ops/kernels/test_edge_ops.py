@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, library
 
 from equinet.ops import TensorProductSpec
 from equinet.ops.convolution import EdgeMatrixConvolution
@@ -104,7 +104,7 @@ def test_the_operators_keep_the_rules_of_torch(mirrored, dtype) -> None:
         (edge_ops.backward, (g, *leaves, *rest, True)),
         (edge_ops.bend, (g, *leaves, *changes, *rest, True)),
     ):
-        torch.library.opcheck(operator, inputs, test_utils=checks)
+        library.opcheck(operator, inputs, test_utils=checks)
 
 
 def test_arrays_need_not_be_contiguous() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, library
 
 from equinet.ops import ManyBodySpec, SpeciesGroups
 from equinet.ops.contraction import HornerManyBody
@@ -90,7 +90,7 @@ def test_the_operators_keep_the_rules_of_torch(dtype: torch.dtype) -> None:
         (node_ops.weight_slope, (g, x, K, *rest)),
         (node_ops.bend, (a, g, x, K, *rest)),
     ):
-        torch.library.opcheck(operator, inputs, test_utils=checks)
+        library.opcheck(operator, inputs, test_utils=checks)
 
 
 def test_arrays_need_not_be_contiguous() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, library
 
 from equinet.ops.kernels.silu import WORTHWHILE, bend, silu, slope, value
 
@@ -51,7 +51,7 @@ def test_the_operators_keep_the_rules_of_torch() -> None:
     z, g, a = (torch.randn(3, 7, dtype=torch.float64, requires_grad=True) for _ in range(3))
     checks = ("test_schema", "test_faketensor", "test_autograd_registration", "test_aot_dispatch_dynamic")
     for operator, inputs in ((value, (z,)), (slope, (g, z)), (bend, (a, g, z))):
-        torch.library.opcheck(operator, inputs, test_utils=checks)
+        library.opcheck(operator, inputs, test_utils=checks)
 
 
 def test_arrays_need_not_be_contiguous() -> None:
