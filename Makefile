@@ -1,12 +1,13 @@
 # make demo   from a fresh clone to molecular dynamics        make test   the whole test suite
 # make check  lint and types                                   make wheel  the wheel
-# make reference   mace-torch beside equinet, for the tests and scripts that compare with it
+# make reference   mace-torch beside equinet, old versions too, for the tests and scripts that compare with it
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 MACE := mace-torch==0.3.16
+OLD_MACE := 0.3.4 0.3.6 0.3.10 0.3.13
 MACE_NEEDS := matscipy torch-ema prettytable h5py lmdb orjson python-hostlist configargparse GitPython torchmetrics pandas opt_einsum opt_einsum_fx pyyaml
 
 .PHONY: demo test check wheel reference clean
@@ -25,10 +26,14 @@ check: $(VENV)/installed-dev
 wheel: $(VENV)/installed-dev
 	$(BIN)/python -m build --wheel --outdir dist
 
-# mace-torch pins e3nn 0.4.4 but works with 0.6, hence --no-deps.
+# mace-torch pins e3nn 0.4.4 but works with 0.6, hence --no-deps. Older versions, whose files equinet must read, lie in
+# folders of their own and are imported by processes of their own.
 reference: $(VENV)/installed-dev
 	$(PIP) $(MACE_NEEDS)
 	$(PIP) --no-deps $(MACE)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .reference/e3nn-0.4.4 e3nn==0.4.4
+	for old in $(OLD_MACE); do $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade \
+	  --target .reference/mace-$$old mace-torch==$$old || exit 1; done
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

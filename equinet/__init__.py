@@ -1,6 +1,6 @@
 """equinet: equivariant interatomic potentials with interchangeable tensor products.
 
->>> from equinet import load
+>>> from equinet import load, load_mace
 >>> from equinet.md import EquinetCalculator
 """
 
@@ -11,16 +11,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .checkpoint import load_potential as load
     from .checkpoint import save_potential as save
+    from .from_mace import load_mace
     from .potential import Potential
 
 __version__ = _version("equinet")
 
-__all__ = ["Potential", "__version__", "load", "save"]
+__all__ = ["Potential", "__version__", "load", "load_mace", "save"]
 
 # Names are looked up when first used, so that `import equinet` stays light.
 _HOMES = {
     "Potential": ("equinet.potential", "Potential"),
     "load": ("equinet.checkpoint", "load_potential"),
+    "load_mace": ("equinet.from_mace", "load_mace"),
     "save": ("equinet.checkpoint", "save_potential"),
 }
 

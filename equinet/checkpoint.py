@@ -22,7 +22,7 @@ from equinet.nn import EnergyScale
 from equinet.ops.cp_product import factors_to_be_loaded
 from equinet.potential import Potential
 
-FORMAT = 2
+FORMAT = 3
 UNITS = {"length": "Å", "energy": "eV", "forces": "eV/Å", "stress": "eV/Å^3, tension positive"}
 
 
@@ -78,6 +78,7 @@ def save_potential(
         "dtype": str(potential.dtype).removeprefix("torch."),
         "units": UNITS,
         "versions": versions(),
+        "origin": potential.origin,
         "training": dict(training or {}),
     }
     save_tensors(path, potential.state_dict(), header)
@@ -103,20 +104,31 @@ def load_potential(
     if header["format"] > FORMAT:
         raise ValueError(f"{path} has format {header['format']}, this equinet reads up to {FORMAT}; upgrade equinet")
     elements = [SYMBOLS.index(symbol) for symbol in header["elements"]]
-    config = MACEConfig.model_validate(header["model"])
+    config = config_of(header)
     # The weights are drawn and then replaced; the caller's stream stays as it was.
     with torch.random.fork_rng(devices=[]), factors_to_be_loaded():
-        model = MACE(config, len(elements), header["avg_num_neighbors"])
+        model = MACE(config, elements, header["avg_num_neighbors"])
     zeros = [0.0] * len(elements)
     scale = EnergyScale(zeros, zeros, zeros, exact_isolated_atoms=header["exact_isolated_atoms"])
-    potential = Potential(model, scale, elements).to(getattr(torch, header["dtype"]))
+    potential = Potential(model, scale).to(getattr(torch, header["dtype"]))
     if header["format"] == 1:
         tensors = {_name_since_format_2(name): tensor for name, tensor in tensors.items()}
     try:
         potential.load_state_dict(tensors)
     except RuntimeError as error:
         raise ValueError(f"the weights in {path} do not fit the architecture it states: {error}") from error
+    potential.origin = header.get("origin", {})
     return potential.to(device=device, dtype=dtype).eval()
+
+
+def config_of(header: Mapping[str, Any]) -> MACEConfig:
+    """The architecture that the header of a model file states."""
+    model = dict(header["model"])
+    if header["format"] < 3:  # two switches stood for what are now names
+        density, residual_first = model.pop("density_normalization", False), model.pop("residual_first", False)
+        kinds = ("density", "density_residual") if density else ("plain", "residual")
+        model |= {"first_interaction": kinds[residual_first], "interaction": kinds[1]}
+    return MACEConfig.model_validate(model)
 
 
 def _name_since_format_2(name: str) -> str:

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from equinet.models import MACE
 from equinet.models.mace import irreps_of_layers
-from equinet.nn import Interaction, ManyBodyBlock
+from equinet.nn import GatedInteraction, Interaction, ManyBodyBlock
 from equinet.ops import Method, method_to_config
 from equinet.ops.questions import method_from_text
 from equinet.ops.refit import coefficients, essence, exact_map, group_errors, product_error, weights_for
@@ -139,10 +139,12 @@ def convert(
     old = copy.deepcopy(potential).cpu().double()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = MACE(changed, old.model.num_species, old.model.avg_num_neighbors)
-    new = Potential(model, copy.deepcopy(old.scale), old.elements).double()
+        model = MACE(changed, old.elements, old.model.avg_num_neighbors)
+    new = Potential(model, copy.deepcopy(old.scale)).double()
     same_many = essence(config.many_body, "many_body") == essence(changed.many_body, "many_body")
     same_conv = essence(config.convolution, "convolution") == essence(changed.convolution, "convolution")
+    if not same_conv and any(isinstance(interaction, GatedInteraction) for interaction, _, _ in old.model.layers):
+        raise ValueError("this model has gated interactions, whose convolutions are not converted; leave `convolution` out")
     _copy_state(old, new, [] if same_many else ["products"], [] if same_conv else ["convolution", "radial", "linear"])
     couplings: list[CouplingError] = []
     products: list[LayerError] = []
@@ -150,7 +152,7 @@ def convert(
     for n, (before, after) in enumerate(zip(old.model.layers, new.model.layers), start=1):
         if same_conv:
             convolutions.append("as it was")
-        elif reason := _convert_convolution(before[0], after[0]):
+        elif reason := _convert_convolution(before[0], after[0]):  # type: ignore[arg-type]  # none of them is gated
             raise ValueError(f"the convolution of layer {n} has no exact form in {changed.convolution}: {reason}")
         else:
             convolutions.append("exact")
@@ -162,6 +164,7 @@ def convert(
         name: (method_to_config(getattr(config, name)), method_to_config(getattr(changed, name)))
         for name in ("many_body", "convolution")
     }
+    new.origin = potential.origin
     new = new.to(device=potential.device, dtype=potential.dtype).train(potential.training)
     return new, Conversion(
         **names, couplings=tuple(couplings), products=tuple(products), convolutions=tuple(convolutions)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from e3nn import o3
@@ -33,30 +32,35 @@ class Potential(nn.Module):
     Args:
         model: Dimensionless energies of nodes.
         scale: Makes them eV.
-        elements: Atomic numbers of the species, ascending; their order is the order of every per-species weight.
+
+    Attributes:
+        origin: Where a potential comes from that was not trained from random weights here: file, SHA-256, licence, head. It is
+            kept by whatever is made of the potential, and in its file.
 
     Raises:
-        ValueError: If ``elements`` are not ascending and distinct, or their number is not that of model and scale.
+        ValueError: If model and scale differ in their number of species.
     """
 
-    elements: tuple[int, ...]
     species_of: Tensor
+    origin: dict[str, Any]
 
-    def __init__(self, model: MACE, scale: EnergyScale, elements: Sequence[int]) -> None:
+    def __init__(self, model: MACE, scale: EnergyScale) -> None:
         super().__init__()
-        self.elements = tuple(int(z) for z in elements)
-        if list(self.elements) != sorted(set(self.elements)) or not all(0 < z < len(SYMBOLS) for z in self.elements):
-            raise ValueError(f"`elements` must be distinct atomic numbers in ascending order, got {self.elements}")
-        if not len(self.elements) == model.num_species == len(scale.reference):
+        if model.num_species != len(scale.reference):
             raise ValueError(
-                f"`elements` has {len(self.elements)} entries, the model {model.num_species} species and the energy scale "
-                f"{len(scale.reference)}; they must agree"
+                f"the model has {model.num_species} species and the energy scale {len(scale.reference)}; they must agree"
             )
         self.model = model
         self.scale = scale
+        self.origin = {}
         lookup = torch.full((len(SYMBOLS),), -1, dtype=torch.int64)
         lookup[list(self.elements)] = torch.arange(len(self.elements))
         self.register_buffer("species_of", lookup, persistent=False)
+
+    @property
+    def elements(self) -> tuple[int, ...]:
+        """Atomic numbers of the species, in order."""
+        return self.model.elements
 
     @property
     def cutoff(self) -> float:
@@ -137,16 +141,24 @@ class Potential(nn.Module):
             vectors: From sender to receiver, in Å, none of length zero.
             species: Index of each node's element.
             edges: Each pair once, or an ``edge_index`` of single directions; in the order of ``vectors``.
+
+        Raises:
+            ValueError: If ``edges`` are pairs and the model asks for single directions (``model.directed``).
         """
         output = self.model(vectors, species, edges)
-        return self.scale(output.energy, output.coordination, species)
+        energy = self.scale(output.energy, output.coordination, species)
+        return energy if output.repulsion is None else energy + output.repulsion.double()
 
     @torch.no_grad()
     def calibrate(self, graph: AtomicGraph) -> None:
         """Choose the normalisation of a fresh model from a sample of what it will be trained on; see ``MACE.calibrate``."""
         graph = graph.to(self.device)
         edges, vectors = self._geometry(graph)
-        self.model.calibrate(vectors, self.species(graph.atomic_numbers), edges)
+        species = self.species(graph.atomic_numbers)
+        self.model.calibrate(vectors, species, edges)
+        repulsion = self.model(vectors, species, edges).repulsion
+        if repulsion is not None:  # on average the scaled energies include it, as the labels do
+            self.model.bias.sub_(repulsion.mean() / self.scale.scale[species].mean())
 
     def tabulate(self, error: float = 1e-6) -> Potential:
         """Replace the radial networks, a large part of the cost, by tables. For inference: the weights are frozen.
@@ -159,7 +171,8 @@ class Potential(nn.Module):
             The same potential.
 
         Raises:
-            ValueError: If ``error`` is so small that rounding would exceed it.
+            ValueError: If ``error`` is so small that rounding would exceed it, or the networks are no functions of the distance
+                alone; says why.
         """
         self.eval().requires_grad_(False)
         self.model.tabulate(error)
@@ -178,9 +191,12 @@ class Potential(nn.Module):
         return natural_irreps(0, self.model.config.channels)
 
     def _geometry(self, graph: AtomicGraph) -> tuple[Edges, Float[Tensor, "rows 3"]]:
-        """Each pair of neighbours once, and the vector between them in the model's precision."""
+        """Each pair of neighbours once, or both directions if the model asks for them, and vectors in its precision."""
         from equinet.graph import displacements
 
+        if self.model.directed:
+            edges = Edges.by_receiver(graph.edge_index, graph.num_nodes)
+            return edges, displacements(graph).to(self.dtype)
         edges, rows = Edges.in_pairs(graph.edge_index, graph.pairs, graph.num_nodes)
         return edges, displacements(graph, rows).to(self.dtype)
 

@@ -20,9 +20,9 @@ train = to_graphs(frames, architecture.cutoff)
 valid = to_graphs(read_frames(SAMPLE["valid"]), architecture.cutoff)
 statistics = measure(frames, isolated, train)
 
-model = MACE(architecture, len(statistics.elements), statistics.avg_num_neighbors)
+model = MACE(architecture, statistics.elements, statistics.avg_num_neighbors)
 scale = EnergyScale(statistics.reference, statistics.scale, statistics.shift)
-potential = Potential(model, scale, statistics.elements)
+potential = Potential(model, scale)
 potential.calibrate(collate(train[:32]))
 print(potential)
 

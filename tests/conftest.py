@@ -21,7 +21,8 @@ from torch import Tensor
 
 from equinet.graph import AtomicGraph, collate, displacements, from_atoms
 from equinet.models import MACE, MACEConfig
-from equinet.nn import EnergyScale
+from equinet.nn import EnergyScale, GatedInteraction
+from equinet.nn.linear import EquivariantLinear
 from equinet.potential import Potential
 
 torch.set_num_threads(1)
@@ -53,11 +54,13 @@ def make_potential() -> Callable[..., Potential]:
         config = MACEConfig(**{**SMALL, **config_overrides})
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            model = MACE(config, len(ELEMENTS), 8.0)
+            model = MACE(config, ELEMENTS, 8.0)
         scale = EnergyScale(REFERENCE, SCALE, SHIFT, exact_isolated_atoms=config.exact_isolated_atoms)
-        potential = Potential(model, scale, ELEMENTS).double().eval()
+        potential = Potential(model, scale).double().eval()
         graph = collate([from_atoms(atoms, config.cutoff) for atoms in (an_ethanol(), a_crystal())])
-        give_every_part_unit_size(potential, graph)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            give_every_part_unit_size(potential, graph)
         with torch.no_grad():
             model.bias.copy_(torch.tensor(BIAS))
         return potential
@@ -72,20 +75,32 @@ def give_every_part_unit_size(potential: Potential, graph: AtomicGraph) -> None:
     A freshly drawn model gives about 1e-3 eV and next to nothing from its products of three and four densities; tests on
     it would see the shift and little else.
     """
-    for interaction, product, readout in zip(
-        potential.model.interactions, potential.model.products, potential.model.readouts
-    ):
-        for module in (interaction.linear, product.linear, readout.network):
+    for interaction, product, readout in potential.model.layers:
+        if isinstance(interaction, GatedInteraction):
+            tell_species_apart(interaction)
+        last_linear = interaction.linear_2 if isinstance(interaction, GatedInteraction) else interaction.linear
+        for module in (last_linear, product.linear, *([] if readout is None else [readout.network])):
             found: list[Tensor] = []
-            watch = interaction if module is interaction.linear else module
+            watch = interaction if module is last_linear else module
             hook = watch.register_forward_hook(lambda _, __, out, found=found: found.append(out))
             vectors = displacements(graph)
             potential.model(vectors, potential.species(graph.atomic_numbers), graph.edge_index)
             hook.remove()
             value = found[0][0] if isinstance(found[0], tuple) else found[0]
-            last = [module.weights[-1]] if module is readout.network else module.parameters()
+            last = module.parameters() if isinstance(module, EquivariantLinear) else [module.weights[-1]]
             for weight in last:
                 weight.div_(value.square().mean().sqrt())
+
+
+def tell_species_apart(interaction: GatedInteraction) -> None:
+    """Weights of a layer that begins with all species alike, biases of zero and a density that does not count."""
+    for parameter in (interaction.source, interaction.target):
+        parameter.normal_()
+    interaction.alpha.fill_(2.0)
+    interaction.beta.fill_(0.7)
+    for norm in (*interaction.radial.norms, *interaction.density.norms):
+        norm.weight.uniform_(0.5, 1.5)
+        norm.bias.uniform_(-0.5, 0.5)
 
 
 @pytest.fixture
@@ -104,6 +119,15 @@ def ethanol() -> Atoms:
 def triclinic() -> Atoms:
     """Six random atoms in a skewed periodic box, none closer to another than 1.1 Å."""
     return a_crystal()
+
+
+@pytest.fixture
+def pressed() -> Atoms:
+    """The crystal of :func:`triclinic` with a carbon pressed upon an oxygen and upon a hydrogen, so that they repel."""
+    atoms = a_crystal()
+    atoms.positions[2] = atoms.positions[4] + [0.4, -0.3, 0.35]
+    atoms.positions[0] = atoms.positions[2] + [0.1, -0.5, 0.1]
+    return atoms
 
 
 @pytest.fixture

@@ -19,6 +19,17 @@ from equinet.checkpoint import FORMAT, load_potential, read_header, read_tensors
 from equinet.graph import from_atoms
 from equinet.potential import Potential
 
+# What the files of format 3 can say and older ones could not.
+EVERYTHING_ELSE = {
+    "interaction": "gated",
+    "envelope_on": "weights",
+    "distance_transform": "agnesi",
+    "edge_channels": 4,
+    "readout_biases": True,
+    "readout_layers": "last",
+    "zbl": True,
+}
+
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
@@ -26,7 +37,9 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("overrides", [{}, {"density_normalization": True, "exact_isolated_atoms": False, "max_l": 2}])
+@pytest.mark.parametrize(
+    "overrides", [{}, {"first_interaction": "density", "exact_isolated_atoms": False, "max_l": 2}, EVERYTHING_ELSE]
+)
 def test_what_is_loaded_gives_exactly_what_was_saved(
     make_potential: Callable[..., Potential],
     path: Path,
@@ -165,6 +178,70 @@ def test_a_newer_format_is_refused(potential: Potential, path: Path) -> None:
     rewrite(path, format=FORMAT + 1)
     message = f"has format {FORMAT + 1}, this equinet reads up to {FORMAT}; upgrade equinet"
     with pytest.raises(ValueError, match=message):
+        load_potential(path)
+
+
+def write_as_before(path: Path, potential: Potential, version: int, *, residual_first: bool, density: bool) -> None:
+    """What format 1 and 2 were: two switches for the interactions, nothing about what came later, weights by degree in 1."""
+    save_potential(potential, path)
+    tensors, header = read_tensors(path)
+    known = [
+        "channels",
+        "max_l",
+        "sh_degree",
+        "correlation",
+        "layers",
+        "cutoff",
+        "convolution",
+        "many_body",
+        "pseudotensors",
+        "bessel_functions",
+        "envelope_power",
+        "radial_hidden",
+        "readout_hidden",
+        "exact_isolated_atoms",
+    ]
+    model = {key: header["model"][key] for key in known}
+    model |= {"residual_first": residual_first, "density_normalization": density}
+    if version == 1:
+        del model["pseudotensors"]
+        tensors = {re.sub(r"(linear.*\.\d)[oe]$", r"\1", name): tensor for name, tensor in tensors.items()}
+    save_tensors(path, tensors, {**header, "format": version, "model": model})
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize(
+    ("residual_first", "density", "kinds"),
+    [
+        (False, False, ("plain", "residual")),
+        (True, False, ("residual", "residual")),
+        (False, True, ("density", "density_residual")),
+        (True, True, ("density_residual", "density_residual")),
+    ],
+)
+def test_files_of_older_formats_give_the_same_function(
+    make_potential: Callable[..., Potential],
+    path: Path,
+    triclinic: Atoms,
+    version: int,
+    residual_first: bool,
+    density: bool,
+    kinds: tuple[str, str],
+) -> None:
+    potential = make_potential(first_interaction=kinds[0], interaction=kinds[1], max_l=2)
+    write_as_before(path, potential, version, residual_first=residual_first, density=density)
+    loaded = load_potential(path)
+    assert loaded.model.config == potential.model.config
+    graph = from_atoms(triclinic, potential.cutoff)
+    before, after = potential(graph, stress=True), loaded(graph, stress=True)
+    for name in before:
+        assert torch.equal(before[name], after[name])
+
+
+def test_switches_of_older_formats_are_refused_in_a_new_one(potential: Potential, path: Path) -> None:
+    save_potential(potential, path)
+    rewrite(path, model={**potential.model.config.model_dump(mode="json"), "residual_first": True})
+    with pytest.raises(ValueError, match="residual_first"):
         load_potential(path)
 
 

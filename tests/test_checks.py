@@ -47,8 +47,9 @@ def printed(report):
         {},
         {"layers": 1},
         {"max_l": 2, "sh_degree": 3, "correlation": 3},
-        {"density_normalization": True, "exact_isolated_atoms": False},
+        {"first_interaction": "density", "interaction": "density_residual", "exact_isolated_atoms": False},
         {"cutoff": 2.5, "bessel_functions": 4},
+        {"first_interaction": "gated", "interaction": "gated", "envelope_on": "weights", "zbl": True},
     ],
     ids=str,
 )

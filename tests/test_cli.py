@@ -79,6 +79,7 @@ OPTIONS = {
         "--resume",
     ],
     "check": ["--max-frames", "--tolerance-float32", "--tolerance-float64", "--json", "--device", "--seed"],
+    "convert-mace": ["--head", "--dtype"],
     "convert": ["--out", "--many-body", "--convolution", "--rank", "--copies", "--data", "--json", "--seed"],
     "demo": ["--out"],
     "explain": ["--correlation", "--method", "--json"],

@@ -29,11 +29,11 @@ EVERYTHING_BELOW = {
 
 # room: the rooms it may import from. A room is a folder or a module of `equinet`.
 MAY_IMPORT: dict[str, set[str]] = {
-    "": {"checkpoint", "potential"},  # equinet/__init__.py, lazily
+    "": {"checkpoint", "from_mace", "potential"},  # equinet/__init__.py, lazily
     "elements": set(),
     "ops": set(),
     "nn": {"ops"},
-    "models": {"nn", "ops"},
+    "models": {"nn", "ops", "elements"},
     "neighbors": set(),
     "graph": {"neighbors"},
     "verlet": {"graph", "neighbors"},
@@ -42,6 +42,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "datasets": {"graph", "neighbors", "potential", "checkpoint"},
     "checks": EVERYTHING_BELOW - {"checks"},
     "convert": EVERYTHING_BELOW,
+    "from_mace": EVERYTHING_BELOW,
     "testing": EVERYTHING_BELOW,
     "train": EVERYTHING_BELOW,
     "md": EVERYTHING_BELOW,
@@ -49,8 +50,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "demo": EVERYTHING_BELOW | {"train", "md"},
     "swap": EVERYTHING_BELOW | {"train", "md"},
     "swap_report": EVERYTHING_BELOW | {"train", "md", "swap"},
-    "bench": EVERYTHING_BELOW | {"train", "md"},
-    "cli": EVERYTHING_BELOW | {"train", "md", "convert", "testing", "demo", "doctor", "swap", "swap_report", "bench"},
+    "bench": EVERYTHING_BELOW | {"train", "md", "from_mace"},
+    "cli": EVERYTHING_BELOW | {"train", "md", "convert", "from_mace", "testing", "demo", "doctor", "swap", "swap_report", "bench"},
     "__main__": {"cli"},
 }
 # library: the rooms, or the one module, that may know of it. What is not named here or below may be used anywhere.
@@ -77,6 +78,7 @@ LAZY = {
     ("convert", "ase"),
     ("", "potential"),
     ("", "checkpoint"),
+    ("", "from_mace"),
 }
 
 

@@ -80,7 +80,7 @@ def test_shift_of_a_set_without_energies_is_zero():
 def test_a_model_made_under_another_default_dtype_runs():
     from equinet.models import MACE, MACEConfig
 
-    model = MACE(MACEConfig(channels=2), 1, 5.0)
+    model = MACE(MACEConfig(channels=2), [1], 5.0)
     model(torch.eye(3)[:2].double(), torch.tensor([0, 0]), torch.tensor([[0, 1], [1, 0]]))
 
 

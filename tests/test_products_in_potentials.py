@@ -216,7 +216,7 @@ def test_a_model_says_which_irreps_it_passes_between_atoms(make_potential: MakeP
 )
 def test_a_product_that_cannot_do_it_says_why(overrides: dict[str, Any], why: str) -> None:
     with pytest.raises(ValueError, match=why):
-        MACE(MACEConfig(**{"channels": 2, **overrides}), 2, 8.0)
+        MACE(MACEConfig(**{"channels": 2, **overrides}), [1, 8], 8.0)
 
 
 def test_a_configuration_names_products_with_arguments(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from . import mace_peer
 from .contenders import EQUINET, Contender, Equinet, EquinetRecipe, Prediction, Recipe, relative_error
 from .pair import mean_neighbors, naive_twin, potential_like, potential_of, sample_of, save
 from .problems import Architecture, Problem, require_elements
+from .random_mace import sized_mace
 
 SAMPLES = 3  # structures of each problem that weights are sized on and everything is checked on first
 EXACT = 1e-8  # relative error between two float64 computations of the same function
@@ -80,8 +81,8 @@ def line_up(
         mace_peer.require()
         # The one field in which equinet's default is not MACE's.
         config = config.model_copy(update={"exact_isolated_atoms": False})
-        mace = mace_peer.sized_mace(config, elements, neighbors, samples)
-        potential = potential_like(mace, config, elements, neighbors)
+        mace = sized_mace(config, elements, neighbors, samples)
+        potential = potential_like(mace, config)
         oracle: Contender = mace_peer.MaceRecipe(mace_peer.EAGER, config, elements, neighbors, "float64", "cpu").build(
             mace
         )

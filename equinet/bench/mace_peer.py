@@ -11,17 +11,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from ase import Atoms
-from e3nn import o3
 
 from equinet.models import MACEConfig
-from equinet.ops import ClebschGordan
 
 from .contenders import FORCES, LOSS, SETTINGS, TRAINING, Contender, Prediction, set_rate_to_zero
+from .mace_forms import mace_arguments
 
 EAGER, CUEQUIVARIANCE, COMPILED = "mace-torch", "mace-torch, cuEquivariance", "mace-torch, compiled"
 # What `--against` names. Compiling takes minutes for each model and structure, so it is for who asks for it.
@@ -53,15 +53,6 @@ def require() -> None:
         ) from error
 
 
-def differs(config: MACEConfig) -> str | None:
-    """What mace-torch has no form of, so that there is no same function to compare with; None if it has all."""
-    if not all(isinstance(method, ClebschGordan) for method in (config.convolution, config.many_body)):
-        return "mace-torch has exact couplings (`cg`) only"
-    if config.pseudotensors:
-        return "pseudotensors are chosen differently"
-    return "a single layer has another readout there" if config.layers < 2 else None
-
-
 @contextmanager
 def mace_defaults(dtype: str | torch.dtype) -> Iterator[None]:
     """Give mace-torch the process-wide dtype it reads, and put the old one back, also after an error.
@@ -86,55 +77,86 @@ def build_mace(
     *,
     scale: float = 1.0,
     shift: float = 0.0,
+    heads: Sequence[str] = ("Default",),
+    use_reduced_cg: bool = False,
     seed: int = 0,
+    **switches: Any,
 ) -> Any:
     """A ScaleShiftMACE as ``mace_run_train`` builds it, in torch's default dtype; torch's random state is left as it was.
 
     Args:
         config: Sizes.
-        e0s: Energy of the isolated atom in eV by atomic number, ascending.
+        e0s: Energy of the isolated atom in eV by atomic number, ascending; the same for all heads.
         avg_num_neighbors: What the sum over neighbours is divided by.
-        scale: Factor on the interaction energy of each atom, in eV.
+        scale: Factor on the interaction energy of each atom, in eV; the same for all heads.
         shift: What is added to it, in eV.
+        heads: Their names.
+        use_reduced_cg: Whether to take cuEquivariance's basis of many-body products, which has fewer paths and is another
+            model; ``mace_run_train`` leaves it off.
         seed: Of the weights.
+        switches: Other arguments of mace-torch's, as ``keep_last_layer_irreps=True``.
 
     Raises:
         ValueError: If mace-torch has no such model; says why.
     """
     from mace import modules
 
-    if reason := differs(config):
-        raise ValueError(f"mace-torch cannot be built like this model: {reason}")
-    density = "Density" if config.density_normalization else ""
-    residual = f"RealAgnostic{density}ResidualInteractionBlock"
-    first = residual if config.residual_first else f"RealAgnostic{density}InteractionBlock"
+    arguments = mace_arguments(config)
+    if use_reduced_cg:
+        _require_reduced_couplings()
+    for name in ("interaction_cls", "interaction_cls_first"):
+        arguments[name] = modules.interaction_classes[arguments[name]]
+    arguments["readout_cls"] = getattr(modules, arguments["readout_cls"])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return modules.ScaleShiftMACE(
-            r_max=config.cutoff,
-            num_bessel=config.bessel_functions,
-            num_polynomial_cutoff=config.envelope_power,
-            max_ell=config.sh_degree,
-            interaction_cls=modules.interaction_classes[residual],
-            interaction_cls_first=modules.interaction_classes[first],
-            num_interactions=config.layers,
+            **arguments,
             num_elements=len(e0s),
-            hidden_irreps=o3.Irreps([(config.channels, (l, (-1) ** l)) for l in range(config.max_l + 1)]),
-            MLP_irreps=o3.Irreps(f"{config.readout_hidden}x0e"),
-            atomic_energies=np.array([list(e0s.values())]),  # (heads, elements)
+            atomic_energies=np.array([list(e0s.values())] * len(heads)),  # (heads, elements)
             avg_num_neighbors=avg_num_neighbors,
             atomic_numbers=list(e0s),
-            correlation=config.correlation,
             gate=modules.gate_dict["silu"],
-            pair_repulsion=False,
-            distance_transform="None",
-            radial_MLP=list(config.radial_hidden),
-            radial_type="bessel",
-            atomic_inter_scale=np.array([scale]),  # one per head
-            atomic_inter_shift=np.array([shift]),
-            heads=["Default"],
-            # cuEquivariance's reduced basis has fewer paths and is another model; mace_run_train leaves it off.
-            use_reduced_cg=False,
+            atomic_inter_scale=np.array([scale] * len(heads)),
+            atomic_inter_shift=np.array([shift] * len(heads)),
+            heads=list(heads),
+            use_reduced_cg=use_reduced_cg,
+            **switches,
+        )
+
+
+def read_mace(path: Path, head: str, dtype: str) -> Any:
+    """A model file as mace-torch's calculator reads it: it is unpickled, and so code in it is run.
+
+    Args:
+        path: Of the file.
+        head: One of its heads; the calculator wants to know, the model has all.
+        dtype: Precision of its weights.
+
+    Raises:
+        ValueError: If that fails; says why.
+    """
+    require()
+    from mace.calculators import MACECalculator
+
+    try:
+        with mace_defaults(dtype):
+            return MACECalculator(model_paths=path, device="cpu", default_dtype=dtype, head=head).models[0]
+    except Exception as error:  # unpickling calls what the file says
+        raise ValueError(f"mace-torch cannot read {path.name}: {type(error).__name__}: {error}") from error
+
+
+def _require_reduced_couplings() -> None:
+    """Refuse if mace-torch would quietly take full couplings instead.
+
+    Raises:
+        ValueError: With what to install.
+    """
+    from mace.tools import cg
+
+    if not getattr(cg, "CUET_AVAILABLE", True):
+        raise ValueError(
+            "mace-torch makes reduced couplings with cuequivariance-torch, which is not installed; "
+            "pip install 'equinet[cuequivariance]'"
         )
 
 
@@ -280,8 +302,16 @@ class Mace:
         return float(found["loss"])
 
 
-def batch_of(frames: Sequence[Atoms], elements: Sequence[int], cutoff: float, labels: Prediction | None = None) -> Any:
-    """Structures as one batch of mace-torch, in torch's default dtype, with labels if there are any."""
+def batch_of(
+    frames: Sequence[Atoms],
+    elements: Sequence[int],
+    cutoff: float,
+    labels: Prediction | None = None,
+    *,
+    head: str = "Default",
+    heads: Sequence[str] = ("Default",),
+) -> Any:
+    """Structures as one batch of mace-torch for one of its heads, in torch's default dtype, with labels if there are any."""
     from mace import data, tools
 
     keys = data.KeySpecification(info_keys={"energy": "REF_energy"}, arrays_keys={"forces": "REF_forces"})
@@ -293,46 +323,6 @@ def batch_of(frames: Sequence[Atoms], elements: Sequence[int], cutoff: float, la
             frame.arrays["REF_forces"] = labels.forces[first : first + len(frame)]
         first += len(frame)
         config = data.config_from_atoms(frame, key_specification=keys)
-        graphs.append(data.AtomicData.from_config(config, z_table=table, cutoff=cutoff))
+        config.head = head
+        graphs.append(data.AtomicData.from_config(config, z_table=table, cutoff=cutoff, heads=list(heads)))
     return next(iter(tools.torch_geometric.dataloader.DataLoader(graphs, batch_size=len(graphs))))
-
-
-def sized_mace(
-    config: MACEConfig, elements: Sequence[int], avg_num_neighbors: float, samples: Sequence[Atoms], seed: int = 0
-) -> Any:
-    """A float64 ScaleShiftMACE with random weights, in which every part counts.
-
-    Fresh weights give densities of 1e-2 and less, whose squares and cubes vanish: two such models would agree whatever
-    happens to their products. Here densities, features and energies have a mean square of one on ``samples`` and forces a
-    root mean square of 1 eV/Å.
-
-    Args:
-        config: Sizes.
-        elements: Atomic numbers, ascending; each must occur in ``samples``.
-        avg_num_neighbors: What the sum over neighbours is divided by.
-        samples: A few small structures.
-        seed: Of the weights.
-    """
-    with mace_defaults("float64"):
-        model = build_mace(config, dict.fromkeys(elements, 0.0), avg_num_neighbors, seed=seed).requires_grad_(False)
-        inputs = batch_of(samples, elements, config.cutoff).to_dict()
-        for interaction, product, readout in zip(model.interactions, model.products, model.readouts):
-            last = readout.linear_2 if hasattr(readout, "linear_2") else readout.linear
-            for part, weight in (
-                (interaction, interaction.linear.weight),
-                (product, product.linear.weight),
-                (readout, last.weight),
-            ):
-                weight.div_(_size_of_output(part, model, inputs))
-        forces = model(inputs, training=False, compute_force=True)["forces"]
-        model.scale_shift.scale.div_(float(forces.square().mean().sqrt()))
-    return model.requires_grad_(True)
-
-
-def _size_of_output(part: torch.nn.Module, model: Any, inputs: dict[str, Any]) -> float:
-    """Root mean square of what a part of the model gives; of several results the first."""
-    found: list[torch.Tensor] = []
-    hook = part.register_forward_hook(lambda _, __, out: found.append(out[0] if isinstance(out, tuple) else out))
-    model(inputs, training=False, compute_force=False)
-    hook.remove()
-    return float(found[0].square().mean().sqrt())

@@ -13,6 +13,7 @@ import torch
 from ase import Atoms
 
 from equinet.checkpoint import load_potential, save_potential
+from equinet.from_mace.load import load_mace
 from equinet.graph import collate, from_atoms
 from equinet.models import MACE, MACEConfig
 from equinet.nn import EnergyScale
@@ -29,8 +30,8 @@ def random_potential(
     """A float64 potential with random weights, calibrated, with forces of 1 eV/Å (root mean square) on ``samples``."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
-        model = MACE(config, len(elements), avg_num_neighbors)
-    potential = Potential(model, _scale(config, len(elements)), elements).double().eval()
+        model = MACE(config, elements, avg_num_neighbors)
+    potential = Potential(model, _scale(config, len(elements))).double().eval()
     graph = collate([from_atoms(atoms, config.cutoff) for atoms in samples])
     potential.calibrate(graph)
     size = float(potential(graph)["forces"].square().mean().sqrt())
@@ -38,31 +39,23 @@ def random_potential(
     return potential
 
 
-def potential_like(mace: Any, config: MACEConfig, elements: Sequence[int], avg_num_neighbors: float) -> Potential:
-    """A float64 potential that is the same function as a ScaleShiftMACE of the same sizes.
-
-    Args:
-        mace: The model of mace-torch, float64.
-        config: Its sizes, with ``exact_isolated_atoms=False``: mace-torch has no other form.
-        elements: Its atomic numbers.
-        avg_num_neighbors: What it divides sums over neighbours by.
-    """
-    from .mace_weights import load_mace_weights
-
-    with torch.random.fork_rng(devices=[]):
-        model = MACE(config, len(elements), avg_num_neighbors)
-    potential = Potential(model, _scale(config, len(elements)), elements).double().eval()
-    load_mace_weights(potential, mace)
-    return potential
+def potential_like(mace: Any, config: MACEConfig) -> Potential:
+    """A float64 potential that is the same function as a model of mace-torch, with the products of ``config``."""
+    return _with_products(load_mace(mace, dtype=torch.float64), config.convolution, config.many_body)
 
 
 def naive_twin(potential: Potential) -> Potential:
     """The same potential, each of its products computed by its formula, slowly."""
     config = potential.model.config
-    methods = {name: replace(getattr(config, name), backend="naive") for name in ("convolution", "many_body")}
+    return _with_products(potential, *(replace(m, backend="naive") for m in (config.convolution, config.many_body)))
+
+
+def _with_products(potential: Potential, convolution: Any, many_body: Any) -> Potential:
+    """A potential with the same weights; exact couplings, computed in whatever way."""
+    config = potential.model.config.model_copy(update={"convolution": convolution, "many_body": many_body})
     with torch.random.fork_rng(devices=[]):
-        model = MACE(config.model_copy(update=methods), len(potential.elements), potential.model.avg_num_neighbors)
-    twin = Potential(model, copy.deepcopy(potential.scale), potential.elements).to(potential.dtype)
+        model = MACE(config, potential.elements, potential.model.avg_num_neighbors)
+    twin = Potential(model, copy.deepcopy(potential.scale)).to(potential.dtype)
     twin.load_state_dict(potential.state_dict())
     return twin.to(potential.device).eval()
 

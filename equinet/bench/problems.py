@@ -11,7 +11,7 @@ from ase import Atoms
 from ase.build import bulk
 from ase.io import read
 
-from equinet.checkpoint import read_header
+from equinet.checkpoint import config_of, read_header
 from equinet.datasets import split_isolated
 from equinet.elements import SYMBOLS
 from equinet.models import MACEConfig
@@ -130,7 +130,7 @@ def find_architecture(name: str) -> Architecture:
     if path.suffix == ".toml":
         return Architecture(path.stem, read_config(path).model)
     if path.suffix == ".eqn":
-        return Architecture(path.stem, MACEConfig.model_validate(read_header(path)["model"]), path)
+        return Architecture(path.stem, config_of(read_header(path)), path)
     raise ValueError(
         f"`{name}` is no model: give one of {', '.join(MODELS)}, a training configuration (*.toml) or a trained model (*.eqn)"
     )

@@ -1,6 +1,18 @@
 """The command line: thin, each command calls one function of the library."""
 
-from . import potentials, products, bench, bench_ops, bench_model, about  # isort: skip  # in the order of `equinet --help`
+from . import potentials, products, mace, bench, bench_ops, bench_model, bench_mace, about  # isort: skip  # in the order of `equinet --help`
 from .app import app, console, errors_to
 
-__all__ = ["about", "app", "bench", "bench_model", "bench_ops", "console", "errors_to", "potentials", "products"]
+__all__ = [
+    "about",
+    "app",
+    "bench",
+    "bench_mace",
+    "bench_model",
+    "bench_ops",
+    "console",
+    "errors_to",
+    "mace",
+    "potentials",
+    "products",
+]

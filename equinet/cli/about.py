@@ -51,8 +51,12 @@ def show(model: Annotated[Path, typer.Argument(help="Model file (*.eqn).")]) -> 
     import json
 
     from equinet.checkpoint import load_potential, read_header
+    from equinet.from_mace.origin import warning_of
 
     with plain_errors():
         console.print(repr(load_potential(model)), markup=False, highlight=False, soft_wrap=True)
         header = read_header(model)
-        console.print_json(json.dumps({key: header[key] for key in ("units", "versions", "training")}))
+        shown = {key: header.get(key, {}) for key in ("units", "versions", "origin", "training")}
+        console.print_json(json.dumps({key: value for key, value in shown.items() if value}))
+        if warning := warning_of(header.get("origin", {})):
+            console.print(warning, style="yellow", highlight=False, soft_wrap=True, markup=False)

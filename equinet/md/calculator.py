@@ -40,13 +40,14 @@ class EquinetCalculator(Calculator):
         skin: How much beyond the cutoff to look for neighbours, in Å, so that they need not be searched for in every step;
             see :class:`equinet.verlet.VerletGraph`. Speed alone depends on it, and 0 searches for every structure.
         table_error: What tables that replace the radial networks may err (:meth:`equinet.Potential.tabulate`), 0 for no
-            tables. By default 1e-6 in float32, far below its rounding, and 0 in float64.
+            tables. By default 1e-6 in float32, far below its rounding, and 0 in float64 and for models whose radial networks
+            are no functions of the distance alone (``model.not_tabulable`` says which).
 
     Raises:
         FileNotFoundError: If ``model_or_path`` is a path and there is no such file.
         TypeError: If it is neither a path nor a potential.
-        ValueError: If the file is no potential, ``device`` or ``dtype`` is unknown or not there, or ``skin`` or ``table_error`` is
-            negative.
+        ValueError: If the file is no potential, ``device`` or ``dtype`` is unknown or not there, ``skin`` or ``table_error`` is negative,
+            or tables are asked for and cannot be made.
 
     >>> atoms.calc = EquinetCalculator("model.eqn")  # doctest: +SKIP
     >>> atoms.get_potential_energy()  # doctest: +SKIP
@@ -70,7 +71,7 @@ class EquinetCalculator(Calculator):
         self.device = choose_device(device)
         self.potential = _own_copy(model_or_path, self.device, DTYPES[dtype])
         if table_error is None:
-            table_error = TABLE_ERROR if dtype == "float32" else 0.0
+            table_error = TABLE_ERROR if dtype == "float32" and self.potential.model.not_tabulable is None else 0.0
         if table_error < 0:
             raise ValueError(f"`table_error` must be positive, or 0 for no tables, got {table_error}")
         if table_error > 0:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 
@@ -10,6 +10,10 @@ from equinet.ops import method_from_config, method_to_config
 
 # A name or a table in a file, a method object in Python; written back as what the file would say.
 TensorProduct = Annotated[Any, BeforeValidator(method_from_config), PlainSerializer(method_to_config)]
+
+
+# How a layer sums over neighbours; `equinet.nn.Interaction` and `equinet.nn.GatedInteraction` give the formulas.
+InteractionKind = Literal["plain", "residual", "density", "density_residual", "gated"]
 
 
 class MACEConfig(BaseModel):
@@ -41,11 +45,25 @@ class MACEConfig(BaseModel):
     """Power p of the polynomial envelope that takes them to zero at the cutoff."""
     radial_hidden: tuple[Annotated[int, Field(ge=1)], ...] = (64, 64, 64)
     """Width of the hidden layers of the network of the distance."""
-    readout_hidden: int = Field(16, ge=1)
-    """Width of the hidden layer of the last readout."""
-    residual_first: bool = False
-    """Whether the first layer has a residual connection too (all others always have)."""
-    density_normalization: bool = False
-    """Divide messages by a learned density instead of the mean number of neighbours; helps where coordination varies."""
+    distance_transform: Literal["none", "agnesi", "soft"] = "none"
+    """What the radial basis is a function of: the distance, or the distance measured in covalent radii (Agnesi) or kept from falling below them (soft)."""
+    envelope_on: Literal["basis", "weights"] = "basis"
+    """Whether the envelope multiplies the radial basis or what the network makes of it; "gated" needs the latter to be smooth."""
+    first_interaction: InteractionKind = "plain"
+    """How the first layer sums over neighbours; see `interaction`."""
+    interaction: InteractionKind = "residual"
+    """How all other layers do: "plain" sum, with a "residual" connection, divided by a learned "density" instead of a constant (where coordination varies), "density_residual", or MACE's non-linear residual block, "gated"."""
+    edge_channels: int | None = Field(None, ge=1)
+    """Channels of what is sent to neighbours, if not `channels`; fewer are faster."""
+    edge_channels_first: bool = False
+    """Whether `edge_channels` holds for the first layer too."""
+    readout_hidden: int = Field(16, ge=0)
+    """Width of the hidden layer of the last readout; 0 for a linear one."""
+    readout_biases: bool = False
+    """Give the last readout a second hidden layer, and biases."""
+    readout_layers: Literal["all", "last"] = "all"
+    """Which layers add to the energy."""
+    zbl: bool = False
+    """Add the Ziegler-Biersack-Littmark repulsion of atoms closer than the sum of their covalent radii."""
     exact_isolated_atoms: bool = True
     """An atom alone has exactly its reference energy. False: MACE's form, in which the shift stays with it."""

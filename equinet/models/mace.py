@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -10,7 +12,19 @@ from e3nn import o3
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from equinet.nn import BesselBasis, EdgeFeatures, Interaction, ManyBodyBlock, PolynomialEnvelope, Readout
+from equinet.elements import COVALENT_RADII, SYMBOLS
+from equinet.nn import (
+    TRANSFORMS,
+    ZBL,
+    BesselBasis,
+    DistanceTransform,
+    EdgeFeatures,
+    GatedInteraction,
+    Interaction,
+    ManyBodyBlock,
+    PolynomialEnvelope,
+    Readout,
+)
 from equinet.ops import ManyBodySpec, SpeciesGroups, SphericalHarmonics, TensorProductSpec, natural_irreps
 from equinet.ops.algebra import Algebra
 from equinet.ops.edges import Edges, as_edges
@@ -27,11 +41,13 @@ class NodeOutput(NamedTuple):
         energy: ``(nodes,)``, dimensionless; :class:`equinet.nn.EnergyScale` makes it eV.
         coordination: ``(nodes,)``, smooth count of neighbours.
         features: ``(nodes, dim, channels)``, the features after the last layer.
+        repulsion: ``(nodes,)`` in eV, to be added to the scaled energy; None without :class:`equinet.nn.ZBL`.
     """
 
     energy: Tensor
     coordination: Tensor
     features: Tensor
+    repulsion: Tensor | None
 
 
 class MACE(nn.Module):
@@ -39,59 +55,87 @@ class MACE(nn.Module):
 
     Args:
         config: Architecture.
-        num_species: Number of chemical elements.
+        elements: Atomic numbers of the species, ascending; their order is the order of every per-species weight.
         avg_num_neighbors: Mean number of neighbours within the cutoff in the training set.
 
     Raises:
-        ValueError: If a tensor product cannot do what the architecture asks of it; says why.
+        ValueError: If ``elements`` are not ascending and distinct, a tensor product cannot do what the architecture asks of it,
+            or the architecture contradicts itself; says why.
     """
 
     embedding: nn.Parameter
     bias: nn.Parameter
 
-    def __init__(self, config: MACEConfig, num_species: int, avg_num_neighbors: float) -> None:
+    def __init__(self, config: MACEConfig, elements: Sequence[int], avg_num_neighbors: float) -> None:
         super().__init__()
         if avg_num_neighbors <= 0:
             raise ValueError(f"`avg_num_neighbors` must be positive, got {avg_num_neighbors}; are there edges at all?")
+        elements = tuple(int(z) for z in elements)
+        if not elements or not all(a < b for a, b in pairwise((0, *elements, len(SYMBOLS)))):
+            raise ValueError(f"`elements` must be distinct atomic numbers in ascending order, got {elements}")
+        if config.pseudotensors and "gated" in (config.first_interaction, config.interaction):
+            raise ValueError(
+                'the "gated" interaction has no form for pseudotensors; choose another, or pseudotensors = false'
+            )
         self.config = config
-        self.num_species = num_species
+        self.elements = elements
+        self.num_species = len(elements)
         self.avg_num_neighbors = float(avg_num_neighbors)
         self.harmonics = SphericalHarmonics(config.sh_degree)
         self.basis = BesselBasis(config.cutoff, config.bessel_functions)
         self.envelope = PolynomialEnvelope(config.cutoff, config.envelope_power)
-        self.embedding = nn.Parameter(torch.randn(num_species, config.channels))
-        self.bias = nn.Parameter(torch.zeros(num_species))
+        radii = [COVALENT_RADII[z] for z in elements]
+        kind = config.distance_transform
+        self.transform: DistanceTransform | None = None if kind == "none" else TRANSFORMS[kind](radii)
+        self.zbl = ZBL(elements, radii, config.envelope_power) if config.zbl else None
+        self.embedding = nn.Parameter(torch.randn(self.num_species, config.channels))
+        self.bias = nn.Parameter(torch.zeros(self.num_species))
         self.interactions = nn.ModuleList()
         self.products = nn.ModuleList()
         self.readouts = nn.ModuleList()
         for layer, irreps in enumerate(irreps_of_layers(config)):
-            last = layer == config.layers - 1
+            self._add_layer(irreps, first=layer == 0, last=layer == config.layers - 1)
+
+    def _add_layer(self, irreps: LayerIrreps, *, first: bool, last: bool) -> None:
+        config, kind = self.config, self.config.first_interaction if first else self.config.interaction
+        own_width = config.edge_channels is not None and (config.edge_channels_first or not first)
+        arguments: dict[str, Any] = {
+            "irreps_in": irreps.features,
+            "irreps_out": irreps.result,
+            "irreps_density": irreps.density,
+            "sh_degree": config.sh_degree,
+            "channels": config.channels,
+            "edge_channels": config.edge_channels if own_width else config.channels,
+            "species": self.num_species,
+            "radial_sizes": [config.bessel_functions, *config.radial_hidden],
+            "method": config.convolution,
+        }
+        if kind == "gated":
+            self.interactions.append(GatedInteraction(normalization=1.0, **arguments))
+        else:
+            residual, density = "residual" in kind, "density" in kind
             self.interactions.append(
                 Interaction(
-                    irreps_in=irreps.features,
-                    irreps_out=irreps.result,
-                    irreps_density=irreps.density,
-                    sh_degree=config.sh_degree,
-                    channels=config.channels,
-                    species=num_species,
-                    radial_sizes=[config.bessel_functions, *config.radial_hidden],
-                    normalization=1.0 if config.density_normalization else avg_num_neighbors,
-                    residual=layer > 0 or config.residual_first,
-                    density_normalization=config.density_normalization,
-                    method=config.convolution,
+                    residual=residual,
+                    density_normalization=density,
+                    normalization=1.0 if density else self.avg_num_neighbors,
+                    **arguments,
                 )
             )
-            self.products.append(
-                ManyBodyBlock(
-                    irreps_in=irreps.density,
-                    irreps_out=irreps.result,
-                    channels=config.channels,
-                    species=num_species,
-                    correlation=config.correlation,
-                    method=config.many_body,
-                )
+        self.products.append(
+            ManyBodyBlock(
+                irreps_in=irreps.density,
+                irreps_out=irreps.result,
+                channels=config.channels,
+                species=self.num_species,
+                correlation=config.correlation,
+                method=config.many_body,
             )
-            self.readouts.append(Readout(config.channels, config.readout_hidden if last else 0))
+        )
+        if last:
+            self.readouts.append(Readout(config.channels, config.readout_hidden, biases=config.readout_biases))
+        elif config.readout_layers == "all":
+            self.readouts.append(Readout(config.channels))
 
     def forward(
         self, vectors: Float[Tensor, "rows 3"], species: Int[Tensor, " nodes"], edges: Edges | Int[Tensor, "2 rows"]
@@ -101,9 +145,14 @@ class MACE(nn.Module):
         Args:
             vectors: From sender to receiver, in Å, none of length zero.
             species: Index of each node's element.
-            edges: Who sends to whom, each pair once or an ``edge_index`` of single directions; in the order of ``vectors``.
+            edges: Who sends to whom, each pair once or an ``edge_index`` of single directions; in the order of ``vectors``. A
+                model that is :attr:`directed` takes single directions only.
+
+        Raises:
+            ValueError: If the model is directed and ``edges`` are pairs.
         """
-        groups, edges, of_edge = SpeciesGroups(species), as_edges(edges, len(species)), self._edge_features(vectors)
+        groups, edges = SpeciesGroups(species), as_edges(edges, len(species))
+        of_edge = self._edge_features(vectors, species, edges)
         node_feats = self._embed(species)
         # Forces do not feel a constant, so the energy error alone moves the bias. Without it the mean energy drifts by
         # hundreds of meV/atom in the first epochs and comes back slowly.
@@ -111,9 +160,11 @@ class MACE(nn.Module):
         for interaction, product, readout in self.layers:
             density, residual = interaction(node_feats, of_edge, edges, groups)
             node_feats = product(density, residual, groups)
-            energy = energy + readout(node_feats)
+            if readout is not None:
+                energy = energy + readout(node_feats)
         coordination = edges.sum_on_receivers(of_edge.envelope).squeeze(1)
-        return NodeOutput(energy, coordination, node_feats)
+        repulsion = None if self.zbl is None else self.zbl(of_edge.lengths, species, edges)
+        return NodeOutput(energy, coordination, node_feats, repulsion)
 
     @torch.no_grad()
     def calibrate(
@@ -128,19 +179,42 @@ class MACE(nn.Module):
         Raises:
             ValueError: If no atom has a neighbour.
         """
-        groups, edges, of_edge = SpeciesGroups(species), as_edges(edges, len(species)), self._edge_features(vectors)
+        groups, edges = SpeciesGroups(species), as_edges(edges, len(species))
+        of_edge = self._edge_features(vectors, species, edges)
         node_feats, energy = self._embed(species), self.bias[species]
         for interaction, product, readout in self.layers:
             density, residual = interaction(node_feats, of_edge, edges, groups)
             node_feats = product(interaction.calibrate(density), residual, groups)
-            energy = energy + readout(node_feats)
+            if readout is not None:
+                energy = energy + readout(node_feats)
         self.bias.sub_(energy.mean())
 
     def tabulate(self, error: float) -> None:
         """Replace the radial networks by tables, for good: see :meth:`equinet.potential.Potential.tabulate`."""
+        if reason := self.not_tabulable:
+            raise ValueError(f"this model cannot be tabulated: {reason}")
         basis, envelope = copy.deepcopy(self.basis).double(), self.envelope
+
+        def features(lengths: Tensor) -> EdgeFeatures:
+            return self._radial_features(lengths, lengths.new_empty(0), basis(lengths), envelope(lengths))
+
         for interaction, _, _ in self.layers:
-            interaction.tabulate(lambda r: basis(r) * envelope(r), self.config.cutoff, error)
+            assert isinstance(interaction, Interaction)
+            interaction.tabulate(features, self.config.cutoff, error)
+
+    @property
+    def not_tabulable(self) -> str | None:
+        """Why :meth:`tabulate` cannot be; None if it can."""
+        if self.transform is not None:
+            return f"what its radial networks see depends on the species too (distance_transform = {self.config.distance_transform!r})"
+        if self.directed:
+            return 'its radial networks are functions of the species too ("gated" interactions)'
+        return None
+
+    @property
+    def directed(self) -> bool:
+        """Whether the two directions of a pair of atoms have different weights, so that each is computed by itself."""
+        return any(interaction.directed for interaction, _, _ in self.layers)
 
     @property
     def hidden_irreps(self) -> o3.Irreps:
@@ -148,52 +222,81 @@ class MACE(nn.Module):
         return with_channels(self.layers[0][1].linear.outputs, self.config.channels)
 
     @property
-    def layers(self) -> list[tuple[Interaction, ManyBodyBlock, Readout]]:
-        """Rounds of message passing: what sums over neighbours, what multiplies, what reads off."""
-        return list(zip(self.interactions, self.products, self.readouts))  # type: ignore[arg-type]  # lists of modules
+    def layers(self) -> list[Layer]:
+        """Rounds of message passing: what sums over neighbours, what multiplies, what reads off, if anything does."""
+        silent = [None] * (len(self.interactions) - len(self.readouts))
+        return list(zip(self.interactions, self.products, [*silent, *self.readouts]))  # type: ignore[arg-type]  # lists of modules
 
     def _embed(self, species: Int[Tensor, " nodes"]) -> Float[Tensor, "nodes 1 channels"]:
         return (self.embedding / self.num_species**0.5)[species].unsqueeze(1)
 
-    def _edge_features(self, vectors: Float[Tensor, "rows 3"]) -> EdgeFeatures:
+    def _edge_features(
+        self, vectors: Float[Tensor, "rows 3"], species: Int[Tensor, " nodes"], edges: Edges
+    ) -> EdgeFeatures:
+        if self.directed and edges.mirrored:
+            raise ValueError(
+                "this model has other weights for each direction of a pair; give it an `edge_index` of both directions"
+            )
         lengths = vectors.norm(dim=1, keepdim=True)
-        envelope = self.envelope(lengths)
-        return EdgeFeatures(lengths, self.harmonics(vectors / lengths), self.basis(lengths) * envelope, envelope)
+        seen = lengths if self.transform is None else self.transform(lengths, species[edges.index])
+        return self._radial_features(
+            lengths, self.harmonics(vectors / lengths), self.basis(seen), self.envelope(lengths)
+        )
+
+    def _radial_features(self, lengths: Tensor, attrs: Tensor, basis: Tensor, envelope: Tensor) -> EdgeFeatures:
+        if self.config.envelope_on == "basis":
+            return EdgeFeatures(lengths, attrs, basis * envelope, envelope, None)
+        return EdgeFeatures(lengths, attrs, basis, envelope, envelope)
 
     def __repr__(self) -> str:
         c = self.config
-        hidden = self.hidden_irreps
+        of = {"none": "r_ij", "agnesi": "agnesi(r_ij)", "soft": "soft(r_ij)"}[c.distance_transform]
+        factor = "f · " if c.envelope_on == "basis" else ""
         lines = [
-            f"MACE({hidden}, {c.layers} layers, {self.num_species} species, {count_weights(self):,} weights)",
+            f"MACE({self.hidden_irreps}, {c.layers} layers, {self.num_species} species, {count_weights(self):,} weights)",
             f"  Y_lm(r̂_ij), l ≤ {c.sh_degree}",
             f"  f(r_ij) envelope p = {c.envelope_power}, zero from {c.cutoff:g} Å",
-            f"  b_n(r_ij) = f · {c.bessel_functions} Bessel functions",
+            f"  b_n(r_ij) = {factor}{c.bessel_functions} Bessel functions of {of}",
             "  h_i = W[z_i],  ε_i = b[z_i]",
         ]
         for n, layer in enumerate(self.layers, start=1):
-            lines += [f"  layer {n}", *(f"    {line}" for line in _equations(*layer))]
+            lines += [f"  layer {n}", *(f"    {line}" for line in _equations(c, *layer))]
+        if self.zbl is not None:
+            lines.append("  E_i += ½ Σ_j ZBL(r_ij) up to the sum of covalent radii")
         return "\n".join(lines)
 
 
-def _equations(interaction: Interaction, product: ManyBodyBlock, readout: Readout) -> list[str]:
-    norm = f"1/{interaction.normalization.item():.3g}" + (
-        " / (1 + Σ_j tanh((w·b(r_ij))²))" if interaction.density else ""
-    )
-    mixed = "" if interaction.residual else "W[z_i] "
-    residual = " + W[z_i] h_i" if interaction.residual else ""
+Layer = tuple[Interaction | GatedInteraction, ManyBodyBlock, Readout | None]
+
+
+def _equations(
+    config: MACEConfig, interaction: Interaction | GatedInteraction, product: ManyBodyBlock, readout: Readout | None
+) -> list[str]:
     spec, executor = interaction.convolution.spec, _executor(interaction.convolution)
     many, many_executor = product.product.spec, _executor(product.product)
-    final = "MLP" if len(readout.network.sizes) > 2 else "W"
-    table = interaction.table
-    radial = f"MLP[{interaction.radial.extra_repr()}](b)" if table is None else f"table of {table.knots} knots"
-    return [
-        f"R(r_ij) = {radial}",
-        f"A_i = {norm} · {mixed}W Σ_j R(r_ij) (W h_j) ⊗ Y(r̂_ij)    {spec}  [{executor}]",
+    factor = "f · " if config.envelope_on == "weights" else ""
+    norm, total = f"1/{interaction.normalization.item():.3g}", "Σ_j R(r_ij) (W h_j) ⊗ Y(r̂_ij)"
+    if isinstance(interaction, GatedInteraction):
+        radial = f"MLP[{interaction.radial.basis} → {' → '.join(str(linear.out_features) for linear in interaction.radial.linears)}](b, z_i, z_j)"
+        density = f"m_i = W {total} / (α + β Σ_j {factor}tanh((w·b(r_ij))²)) + W h_i,  A_i = {norm} · W gate(m_i)"
+        residual = " + W h_i"
+    else:
+        network, table = interaction.radial.extra_repr(), interaction.table
+        radial = f"MLP[{network}](b)" if table is None else f"table of {table.knots} knots"
+        norm += f" / (1 + Σ_j {factor}tanh((w·b(r_ij))²))" if interaction.density else ""
+        density = f"A_i = {norm} · {'' if interaction.residual else 'W[z_i] '}W {total}"
+        residual = " + W[z_i] h_i" if interaction.residual else ""
+    lines = [
+        f"R(r_ij) = {factor}{radial}",
+        f"{density}    {spec}  [{executor}]",
         f"B_i = Σ_ν≤{many.correlation} w[z_i, ν] A_i^ν    {product.product.weight_numel} products per channel to "
         f"{many.irreps_out}  [{many_executor}]",
         f"h_i = W B_i{residual}",
-        f"ε_i += {final} h_i    [{readout.network.extra_repr()}]",
     ]
+    if readout is not None:
+        final = "MLP" if len(readout.network.sizes) > 2 else "W"
+        lines.append(f"ε_i += {final} h_i    [{readout.network.extra_repr()}]")
+    return lines
 
 
 def _executor(module: Any) -> str:

@@ -27,7 +27,7 @@ class EquivariantLinear(nn.Module):
         copies: For each irrep present in the input its number of copies, e.g. paths of a convolution.
         channels_in: Channels of one copy.
         channels_out: Channels of the result.
-        outputs: Irreps to produce, a subset of those present; by default all.
+        outputs: Irreps to produce; by default all those present. Others are zero.
     """
 
     def __init__(
@@ -40,8 +40,9 @@ class EquivariantLinear(nn.Module):
         super().__init__()
         self.copies = dict(copies)
         self.outputs = list(self.copies) if outputs is None else list(outputs)
+        self.shared = [ir for ir in self.outputs if ir in self.copies]
         self.weights = nn.ParameterDict(
-            {str(ir): torch.randn(self.copies[ir] * channels_in, channels_out) for ir in self.outputs}
+            {str(ir): torch.randn(self.copies[ir] * channels_in, channels_out) for ir in self.shared}
         )
 
         starts, before = {}, 0
@@ -49,13 +50,14 @@ class EquivariantLinear(nn.Module):
             starts[ir], before = before, before + ir.dim * count
         blocks, after = [], 0
         for ir in self.outputs:
-            stop, scale = starts[ir] + ir.dim * self.copies[ir], 1 / math.sqrt(self.copies[ir] * channels_in)
-            blocks.append(Block(starts[ir], stop, after, after + ir.dim, scale))
+            if ir in self.copies:
+                stop, scale = starts[ir] + ir.dim * self.copies[ir], 1 / math.sqrt(self.copies[ir] * channels_in)
+                blocks.append(Block(starts[ir], stop, after, after + ir.dim, scale))
             after += ir.dim
         self._plan, self._frozen = Plan(tuple(blocks), before, after), Frozen()
 
     def forward(self, x: Float[Tensor, "nodes rows in"]) -> Float[Tensor, "nodes dim out"]:
-        return mix(x, [self.weights[str(ir)] for ir in self.outputs], self._plan, frozen=self._frozen)
+        return mix(x, [self.weights[str(ir)] for ir in self.shared], self._plan, frozen=self._frozen)
 
     def extra_repr(self) -> str:
         return ", ".join(f"{ir}: {w.shape[0]} → {w.shape[1]}" for ir, w in self.weights.items())

@@ -63,16 +63,20 @@ class PolynomialEnvelope(nn.Module):
         self.power = power
 
     def forward(self, lengths: Float[Tensor, "edges 1"]) -> Float[Tensor, "edges 1"]:
-        p = self.power
-        x = (lengths / self.cutoff).clamp(max=1)  # beyond the cutoff exactly zero, with exactly zero derivative
-        # The same polynomial with its triple zero taken out: written as above it cancels near the cutoff and turns negative.
-        rest = torch.zeros_like(x)
-        for k in reversed(range(p)):
-            rest = rest * x + (k + 1) * (k + 2) / 2
-        return (1 - x) ** 3 * rest
+        return envelope(lengths / self.cutoff, self.power)
 
     def extra_repr(self) -> str:
         return f"p={self.power}, cutoff {self.cutoff:g} Å"
+
+
+def envelope(x: Float[Tensor, "*rows"], power: int) -> Float[Tensor, "*rows"]:
+    """The polynomial of :class:`PolynomialEnvelope`, a function of x = r / r_c and p = ``power``."""
+    x = x.clamp(max=1)  # beyond the cutoff exactly zero, with exactly zero derivative
+    # The same polynomial with its triple zero taken out: as it is usually written it cancels near the cutoff and turns negative.
+    rest = torch.zeros_like(x)
+    for k in reversed(range(power)):
+        rest = rest * x + (k + 1) * (k + 2) / 2
+    return (1 - x) ** 3 * rest
 
 
 class RadialMLP(nn.Module):
@@ -85,18 +89,22 @@ class RadialMLP(nn.Module):
 
     Args:
         sizes: Width of input, hidden layers and output.
+        biases: Give all layers but the first a bias all the same, zero at the start; for what is no function of the distance.
     """
 
-    def __init__(self, sizes: Sequence[int]) -> None:
+    def __init__(self, sizes: Sequence[int], *, biases: bool = False) -> None:
         super().__init__()
         self.sizes = tuple(sizes)
         self.weights = nn.ParameterList([torch.randn(a, b) for a, b in pairwise(sizes)])
+        self.biases = nn.ParameterList([torch.zeros(b) for b in sizes[2:]] if biases else [])
 
     def forward(self, x: Float[Tensor, "edges in"]) -> Float[Tensor, "edges out"]:
         x = x @ (self.weights[0] / math.sqrt(self.sizes[0]))
-        for weight, size in zip(self.weights[1:], self.sizes[1:]):
+        for n, (weight, size) in enumerate(zip(self.weights[1:], self.sizes[1:])):
             x = silu(x) @ (weight * (SILU_GAIN / math.sqrt(size)))
+            if self.biases:
+                x = x + self.biases[n]
         return x
 
     def extra_repr(self) -> str:
-        return " → ".join(map(str, self.sizes))
+        return " → ".join(map(str, self.sizes)) + (", biases" if self.biases else "")

@@ -18,11 +18,13 @@ class Readout(nn.Module):
     Args:
         channels: Channels of the features.
         hidden: Width of the hidden layer; 0 for a linear readout.
+        biases: Two hidden layers of that width, and biases.
     """
 
-    def __init__(self, channels: int, hidden: int = 0) -> None:
+    def __init__(self, channels: int, hidden: int = 0, *, biases: bool = False) -> None:
         super().__init__()
-        self.network = RadialMLP([channels, hidden, 1] if hidden else [channels, 1])
+        widths = [hidden] * (1 + biases) if hidden else []
+        self.network = RadialMLP([channels, *widths, 1], biases=biases and hidden > 0)
         with torch.no_grad():
             self.network.weights[0].mul_(START)
 

@@ -71,6 +71,14 @@ class Edges:
         return edges, rows
 
     @classmethod
+    def by_receiver(cls, edge_index: Int[Tensor, "2 edges"], num_nodes: int) -> Edges:
+        """Single directions, which are sorted by receiver already."""
+        edges = cls(edge_index, num_nodes)
+        codes = 2 * torch.arange(edge_index.shape[1], device=edge_index.device)
+        edges._incoming = Incoming(_pointers(edge_index[1], num_nodes), edge_index[0].contiguous(), codes)
+        return edges
+
+    @classmethod
     def to_itself(cls, num_nodes: int, device: torch.device) -> Edges:
         """One edge for every node, from itself: what makes a convolution a product pair by pair."""
         each = torch.arange(num_nodes, device=device)

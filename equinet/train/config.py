@@ -15,6 +15,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from equinet.models import MACEConfig
 
 
+# Keys that configurations were written with before, and those that say the same now.
+RENAMED = {"model.residual_first": "model.first_interaction", "model.density_normalization": "model.interaction"}
+
+
 class DataConfig(BaseModel):
     """Where the frames are and how to read them."""
 
@@ -57,6 +61,8 @@ class TrainConfig(BaseModel):
     """Let the learning rate fall along a cosine to a hundredth, or keep it."""
     start_from: str | None = None
     """Model file (*.eqn) to begin with instead of fresh weights: its architecture, elements and energy scale hold, [model] may stay empty."""
+    start_e0s: Literal["keep", "refit"] = "keep"
+    """Reference energies of that model: as they are, or shifted for each element by least squares, so that its energies meet the labels; for labels of another code or functional."""
     seed: int = Field(1, ge=0)
     """Decides initial weights, order of frames and held-out frames."""
     max_minutes: float | None = Field(None, gt=0)
@@ -126,7 +132,8 @@ def parse_config(tree: Mapping[str, Any], origin: str = "the configuration") -> 
     """
     for key, known in _unknown_keys(tree, RunConfig, ""):
         elsewhere = [other for other, _, _ in describe_keys() if other.split(".")[-1] == key.split(".")[-1]]
-        near = elsewhere or difflib.get_close_matches(key, known, n=1, cutoff=0.0)
+        renamed = [RENAMED[key]] if key in RENAMED else []
+        near = renamed or elsewhere or difflib.get_close_matches(key, known, n=1, cutoff=0.0)
         raise ValueError(f"{origin}: there is no key `{key}`; did you mean `{near[0]}`?")
     try:
         return RunConfig.model_validate(tree)

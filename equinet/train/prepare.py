@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from equinet.checkpoint import load_potential, read_header
+from equinet.checkpoint import load_potential
 from equinet.datasets import (
     LabelKeys,
     Statistics,
@@ -22,12 +22,13 @@ from equinet.datasets import (
     to_graphs,
 )
 from equinet.graph import AtomicGraph, collate
-from equinet.models import MACE, MACEConfig
+from equinet.models import MACE
 from equinet.nn import EnergyScale
 from equinet.potential import Potential, choose_device
 
 from .config import RunConfig
 from .loss import Loss
+from .start import refit_references
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -89,25 +90,6 @@ def make_loss(config: RunConfig) -> Loss:
     return Loss(energy=weights.energy_weight, forces=weights.forces_weight, stress=weights.stress_weight)
 
 
-def with_model_of_start(config: RunConfig) -> RunConfig:
-    """``config`` with the architecture of the model that training starts from, if it starts from one.
-
-    Raises:
-        FileNotFoundError, ValueError: If there is no such model, or ``config`` asks for another architecture; says where.
-    """
-    if config.train.start_from is None:
-        return config
-    found = MACEConfig.model_validate(read_header(config.train.start_from)["model"])
-    for key in sorted(config.model.model_fields_set):
-        asked, there = (model.model_dump()[key] for model in (config.model, found))
-        if asked != there:
-            raise ValueError(
-                f"`model.{key}` is {asked!r}, but the model to start from, {config.train.start_from}, has {there!r}; leave [model] empty "
-                "to take its architecture"
-            )
-    return config.model_copy(update={"model": found})
-
-
 def make_potential(config: RunConfig, prepared: Prepared) -> Potential:
     """The potential to train: the one to start from, or a fresh one.
 
@@ -122,14 +104,16 @@ def make_potential(config: RunConfig, prepared: Prepared) -> Potential:
             config.train.start_from, device=choose_device(config.train.device), dtype=getattr(torch, config.train.dtype)
         )
         potential.species(torch.tensor(statistics.elements, device=potential.device))  # refuses what it does not know
+        if config.train.start_e0s == "refit":
+            refit_references(potential, prepared.graphs["train"])
         return potential
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.train.seed)
-        model = MACE(config.model, len(statistics.elements), statistics.avg_num_neighbors)
+        model = MACE(config.model, statistics.elements, statistics.avg_num_neighbors)
     scale = EnergyScale(
         statistics.reference, statistics.scale, statistics.shift, exact_isolated_atoms=config.model.exact_isolated_atoms
     )
-    potential = Potential(model, scale, statistics.elements)
+    potential = Potential(model, scale)
     potential.to(device=choose_device(config.train.device), dtype=getattr(torch, config.train.dtype))
     train = prepared.graphs["train"]
     potential.calibrate(collate(train[:: -(-len(train) // CALIBRATION_GRAPHS)]))

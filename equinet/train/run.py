@@ -13,9 +13,7 @@ import torch
 from rich.console import Console
 
 from equinet.checkpoint import save_potential
-from equinet.datasets import (
-    GraphLoader,
-)
+from equinet.datasets import GraphLoader
 from equinet.elements import SYMBOLS
 from equinet.graph import AtomicGraph
 from equinet.models import count_weights
@@ -28,10 +26,12 @@ from .log import TerminalReporter, error_table, write_json
 from .loop import Data, fit, make_optimizer
 from .metrics import Errors, Predictions, errors, predict
 from .plots import plot_history, plot_parity
-from .prepare import Prepared, make_loss, make_potential, prepare, with_model_of_start
+from .prepare import Prepared, make_loss, make_potential, prepare
+from .start import FAR, mean_gap, with_model_of_start
 from .state import TrainingState
 
 EVALUATION_BATCH = 32
+FEW = 32  # structures that tell whether energies are far off
 
 
 class Interrupted(Exception):
@@ -148,7 +148,8 @@ def _describe(
     counts = ", ".join(f"{len(graphs)} {part}" for part, graphs in prepared.graphs.items())
     start = config.train.start_from
     e0s = ", ".join(f"{SYMBOLS[z]} {e:.4f}" for z, e in zip(potential.elements, potential.scale.reference.tolist()))
-    origin = statistics.reference_origin if start is None else f"of {start}"
+    refit = ", refit to the labels" if config.train.start_e0s == "refit" else ""
+    origin = statistics.reference_origin if start is None else f"of {start}{refit}"
     apart = f"; {prepared.isolated} isolated atoms set apart" if prepared.isolated else ""
     console.print(f"frames      {counts}{apart}", highlight=False, soft_wrap=True)
     console.print(f"E0          {e0s} eV ({origin})", highlight=False, soft_wrap=True)
@@ -164,6 +165,15 @@ def _describe(
         highlight=False,
         soft_wrap=True,
     )
+    gap = 0.0 if start is None or state.step else mean_gap(potential, prepared.graphs["train"][:FEW])
+    if gap > FAR:
+        console.print(
+            f"energies of {start} are off by {gap:.3g} eV/atom: training begins with closing that gap and spoils the forces meanwhile. "
+            'If the labels come from another code or functional, set train.start_e0s = "refit"',
+            style="yellow",
+            highlight=False,
+            soft_wrap=True,
+        )
     if state.step:
         console.print(f"going on    from epoch {state.epoch + 1}, batch {state.batch}", highlight=False, soft_wrap=True)
 

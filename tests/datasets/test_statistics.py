@@ -184,11 +184,11 @@ def fresh_potential(statistics: Statistics, exact_isolated_atoms: bool = True) -
     config = MACEConfig(channels=8, max_l=1, sh_degree=2, correlation=2, cutoff=CUTOFF)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = MACE(config, len(statistics.elements), statistics.avg_num_neighbors)
+        model = MACE(config, statistics.elements, statistics.avg_num_neighbors)
     scale = EnergyScale(
         statistics.reference, statistics.scale, statistics.shift, exact_isolated_atoms=exact_isolated_atoms
     )
-    return Potential(model, scale, statistics.elements).eval()
+    return Potential(model, scale).eval()
 
 
 def errors_per_atom(potential: Potential, frames: list[Atoms]) -> np.ndarray:

@@ -64,6 +64,17 @@ def test_all_ways_to_say_who_sends_to_a_node_agree(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", STRUCTURES)
+def test_single_directions_sorted_by_receiver_are_what_sorting_makes_of_them(name: str) -> None:
+    graph = from_atoms(STRUCTURES[name], 4.0)
+    known, found = Edges.by_receiver(graph.edge_index, graph.num_nodes), Edges(graph.edge_index, graph.num_nodes)
+    assert not known.mirrored
+    assert torch.equal(known.index, found.index)
+    for ours, theirs in zip(known.incoming, found.incoming):
+        assert ours.dtype == torch.int64
+        assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("name", STRUCTURES)
 def test_codes_name_the_row_and_its_direction(name: str) -> None:
     edges, _ = pairs_of(name)
     pointers, senders, codes = edges.incoming

@@ -141,10 +141,42 @@ def test_training_leaves_random_numbers_and_default_dtype_of_the_program_alone(m
     assert torch.get_default_dtype() == torch.float32
 
 
+@pytest.mark.parametrize(
+    "model",
+    [
+        {
+            "first_interaction": "gated",
+            "interaction": "gated",
+            "envelope_on": "weights",
+            "readout_biases": True,
+            "zbl": True,
+        },
+        {"first_interaction": "density", "distance_transform": "agnesi", "edge_channels": 3, "readout_layers": "last"},
+        {"first_interaction": "residual", "distance_transform": "soft", "envelope_on": "weights", "readout_hidden": 0},
+    ],
+)
+def test_training_moves_every_weight_of_every_kind_of_model(make_config, make_parts, model):
+    parts = make_parts(make_config(epochs=2, model=model))
+    before = weights_of(parts.potential)
+    losses = [record["valid_loss"] for record in parts.fit().history]
+    assert len(losses) == 2
+    assert np.isfinite(losses).all()
+    for name, weight in weights_of(parts.potential).items():
+        assert weight.isfinite().all(), name
+        assert not torch.equal(weight, before[name]), name
+
+
 # Calibration
 
 
-@pytest.mark.parametrize("model", [{}, {"layers": 3, "density_normalization": True}, {"residual_first": True}])
+@pytest.mark.parametrize(
+    "model",
+    [
+        {},
+        {"layers": 3, "first_interaction": "density"},
+        {"first_interaction": "gated", "interaction": "gated", "zbl": True},
+    ],
+)
 def test_calibration_makes_densities_of_size_one_half_in_every_layer(make_config, model):
     config = make_config(model=model)
     prepared = prepare(config)

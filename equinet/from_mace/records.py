@@ -1,0 +1,168 @@
+"""What a pickle says of an object, held as plain data: the name of its class, its arguments and its attributes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from e3nn import o3
+from torch import Tensor
+
+MISSING = object()
+# A file may name one module under many parents, and with few bytes more often than memory holds. No real model comes near.
+MOST_MODULES = 100_000
+
+
+class Record:
+    """What a file (or a live module) says of an object. No code of the class is ever imported or run.
+
+    Args:
+        class_name: Full dotted name of its class, ``"mace.modules.blocks.RealAgnosticInteractionBlock"``.
+        arguments: What it was called or made with, such as the contents of an e3nn ``Irreps``, a subclass of ``tuple``.
+
+    Attributes:
+        attributes: Its state, by name. What a subclass of ``dict`` or ``list`` holds is under ``"__items__"``; state that
+            is not by name, as that of a ``functools.partial``, under ``"__state__"``.
+
+    >>> module = Record("torch.nn.modules.linear.Linear")
+    >>> module.attributes.update(in_features=3, _parameters={"weight": None})
+    >>> module.kind, module["in_features"], "bias" in module
+    ('Linear', 3, False)
+    """
+
+    __slots__ = ("arguments", "attributes", "class_name")
+
+    def __init__(self, class_name: str, arguments: tuple[Any, ...] = ()) -> None:
+        self.class_name = class_name
+        self.arguments = arguments
+        self.attributes: dict[str, Any] = {}
+
+    def __repr__(self) -> str:
+        # Without what is in it: records of a file may hold each other in a circle.
+        return f"<{type(self).__name__} of {self.class_name}, {len(self.attributes)} attributes>"
+
+    @property
+    def kind(self) -> str:
+        """The last part of the name of the class."""
+        return self.class_name.rpartition(".")[2]
+
+    def __getitem__(self, name: str) -> Any:
+        """An attribute, parameter, buffer or submodule; a dotted name walks down: ``"interactions.0.linear.weight"``.
+
+        Raises:
+            ValueError: If there is none of that name.
+        """
+        at: Any = self
+        for part in name.split("."):
+            found = at._own(part) if isinstance(at, Record) else MISSING
+            if found is MISSING:
+                what = f"a {at.class_name}" if isinstance(at, Record) else f"a plain {type(at).__name__}"
+                where = "" if part == name else f", looked for as `{name}` of a {self.class_name}"
+                raise ValueError(
+                    f"{what} in this file has no `{part}`{where}; was it written by another version of mace?"
+                )
+            at = found
+        return at
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """``self[name]``, or ``default`` where there is none."""
+        try:
+            return self[name]
+        except ValueError:
+            return default
+
+    def __contains__(self, name: str) -> bool:
+        try:
+            self[name]
+        except ValueError:
+            return False
+        return True
+
+    def children(self) -> list[Record]:
+        """The submodules, in order: what a ``ModuleList`` lists."""
+        return [child for child in self._held_in("_modules").values() if isinstance(child, Record)]
+
+    def modules(self) -> Iterator[tuple[str, Record]]:
+        """Every module below by its dotted name, this one first with an empty one. Without recursion: a file can nest deeper than Python.
+
+        Raises:
+            ValueError: If a module contains itself, or there are more than any real model has.
+        """
+        seen = 0
+        ahead: list[tuple[str, Record, frozenset[int]]] = [("", self, frozenset())]
+        while ahead:
+            name, module, above = ahead.pop()
+            seen += 1
+            if id(module) in above:
+                raise ValueError(f"the {module.class_name} at `{name}` of this file contains itself")
+            if seen > MOST_MODULES:
+                raise ValueError(f"this file lists more than {MOST_MODULES} modules, which no real model does")
+            yield name, module
+            below = [(own, child) for own, child in module._held_in("_modules").items() if isinstance(child, Record)]
+            inside, prefix = above | {id(module)}, f"{name}." if name else ""
+            ahead.extend((f"{prefix}{own}", child, inside) for own, child in reversed(below))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All parameters and persistent buffers below, under the names they have in the module's ``state_dict``.
+
+        Raises:
+            ValueError: If a module contains itself, or there are more than any real model has.
+        """
+        found: dict[str, Tensor] = {}
+        for name, module in self.modules():
+            prefix = f"{name}." if name else ""
+            temporary = module.attributes.get("_non_persistent_buffers_set", ())
+            for holder in ("_parameters", "_buffers"):
+                for own, value in module._held_in(holder).items():
+                    if isinstance(value, Tensor) and not (holder == "_buffers" and own in temporary):
+                        found[f"{prefix}{own}"] = value
+        return found
+
+    def _own(self, name: str) -> Any:
+        for names in (self.attributes, *map(self._held_in, ("_parameters", "_buffers", "_modules"))):
+            if name in names:
+                return names[name]
+        return MISSING
+
+    def _held_in(self, holder: str) -> Mapping[str, Any]:
+        held = self.attributes.get(holder)
+        return held if isinstance(held, Mapping) else {}
+
+
+def irreps_of(value: Any) -> o3.Irreps:
+    """Real irreps from the record of an e3nn ``Irreps``, or from their text.
+
+    Raises:
+        ValueError: If it is neither.
+
+    >>> irreps_of("8x0e+8x1o")
+    8x0e+8x1o
+    """
+    if isinstance(value, (str, o3.Irreps)):
+        try:
+            return o3.Irreps(value)
+        except (ValueError, AssertionError) as error:
+            raise ValueError(f"the text {value!r} describes no irreps") from error
+    return o3.Irreps([_multiple_of(each) for each in _contents(value, "Irreps", None)])
+
+
+def _multiple_of(value: Any) -> tuple[int, tuple[int, int]]:
+    """Multiplicity, (degree, parity) from the record of an entry of irreps."""
+    mul, irrep = _contents(value, "_MulIr", 2)
+    l, p = _contents(irrep, "Irrep", 2)
+    if not all(type(number) is int for number in (mul, l, p)) or mul < 0 or l < 0 or p not in (-1, 1):
+        raise ValueError(
+            "irreps in this file have a multiplicity, degree or parity that cannot be; the file is damaged"
+        )
+    return mul, (l, p)
+
+
+def _contents(value: Any, kind: str, length: int | None) -> tuple[Any, ...]:
+    """What the tuple of e3nn holds whose record this is."""
+    if not (isinstance(value, Record) and value.kind == kind and value.class_name.startswith("e3nn.")):
+        what = f"a {value.class_name}" if isinstance(value, Record) else f"a plain {type(value).__name__}"
+        raise ValueError(f"expected an e3nn {kind} in this file, found {what}")
+    held = value.arguments[0] if len(value.arguments) == 1 else None
+    if not isinstance(held, tuple) or length not in (None, len(held)):
+        raise ValueError(f"the e3nn {kind} in this file does not hold what one holds; the file is damaged")
+    return held
