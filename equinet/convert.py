@@ -144,7 +144,9 @@ def convert(
     same_many = essence(config.many_body, "many_body") == essence(changed.many_body, "many_body")
     same_conv = essence(config.convolution, "convolution") == essence(changed.convolution, "convolution")
     if not same_conv and any(isinstance(interaction, GatedInteraction) for interaction, _, _ in old.model.layers):
-        raise ValueError("this model has gated interactions, whose convolutions are not converted; leave `convolution` out")
+        raise ValueError(
+            "this model has gated interactions, whose convolutions are not converted; leave `convolution` out"
+        )
     _copy_state(old, new, [] if same_many else ["products"], [] if same_conv else ["convolution", "radial", "linear"])
     couplings: list[CouplingError] = []
     products: list[LayerError] = []

@@ -51,7 +51,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "swap": EVERYTHING_BELOW | {"train", "md"},
     "swap_report": EVERYTHING_BELOW | {"train", "md", "swap"},
     "bench": EVERYTHING_BELOW | {"train", "md", "from_mace"},
-    "cli": EVERYTHING_BELOW | {"train", "md", "convert", "from_mace", "testing", "demo", "doctor", "swap", "swap_report", "bench"},
+    "cli": EVERYTHING_BELOW
+    | {"train", "md", "convert", "from_mace", "testing", "demo", "doctor", "swap", "swap_report", "bench"},
     "__main__": {"cli"},
 }
 # library: the rooms, or the one module, that may know of it. What is not named here or below may be used anywhere.

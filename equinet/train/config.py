@@ -14,7 +14,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from equinet.models import MACEConfig
 
-
 # Keys that configurations were written with before, and those that say the same now.
 RENAMED = {"model.residual_first": "model.first_interaction", "model.density_normalization": "model.interaction"}
 
