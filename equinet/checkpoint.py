@@ -52,6 +52,12 @@ def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
                 raise ValueError(f"{path} is a safetensors file, but equinet did not write it")
             return {name: file.get_tensor(name) for name in file.keys()}, json.loads(metadata["equinet"])  # noqa: SIM118
     except SafetensorError as error:
+        with path.open("rb") as file:
+            if file.read(4) == b"PK\x03\x04":
+                raise ValueError(
+                    f"{path} is an archive as torch.save writes it, not an equinet file; a MACE model becomes one by "
+                    f"`equinet convert-mace {path} OUT.eqn`"
+                ) from error
         raise ValueError(
             f"{path} cannot be read: {error}. It is not an equinet file, or it was cut short while being copied; "
             f"it has {path.stat().st_size} bytes. Fetch it again or go back to another copy"

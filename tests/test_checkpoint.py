@@ -146,7 +146,7 @@ def test_a_truncated_file_is_refused(potential: Potential, path: Path, keep: flo
         load_potential(path)
 
 
-@pytest.mark.parametrize("content", [b"PK\x03\x04 a zipped pickle", b"just some words, long enough to hold a length"])
+@pytest.mark.parametrize("content", [b"\x80\x02 a bare pickle", b"just some words, long enough to hold a length"])
 def test_a_file_of_another_kind_is_refused(path: Path, content: bytes) -> None:
     path.write_bytes(content)
     with pytest.raises(ValueError, match="It is not an equinet file"):
@@ -310,3 +310,9 @@ def test_training_notes_that_are_not_json_are_refused_before_anything_is_written
     with pytest.raises(TypeError, match="not JSON serializable"):
         save_potential(potential, path, training={"model": potential})
     assert not path.exists()
+
+
+def test_a_file_of_torch_is_sent_to_the_converter(tmp_path: Path) -> None:
+    torch.save({"a": torch.zeros(1)}, tmp_path / "some.model")
+    with pytest.raises(ValueError, match=r"`equinet convert-mace .*some\.model OUT\.eqn`"):
+        load_potential(tmp_path / "some.model")

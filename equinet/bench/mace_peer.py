@@ -17,11 +17,13 @@ from typing import Any
 import numpy as np
 import torch
 from ase import Atoms
+from e3nn import o3
 
+from equinet.from_mace.forms import arguments_of
 from equinet.models import MACEConfig
+from equinet.ops import ClebschGordan
 
 from .contenders import FORCES, LOSS, SETTINGS, TRAINING, Contender, Prediction, set_rate_to_zero
-from .mace_forms import mace_arguments
 
 EAGER, CUEQUIVARIANCE, COMPILED = "mace-torch", "mace-torch, cuEquivariance", "mace-torch, compiled"
 # What `--against` names. Compiling takes minutes for each model and structure, so it is for who asks for it.
@@ -70,6 +72,21 @@ def mace_defaults(dtype: str | torch.dtype) -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
+def differs(config: MACEConfig) -> str | None:
+    """What mace-torch has no form of, so that there is no same function to compare with; None if it has all."""
+    if not all(isinstance(method, ClebschGordan) for method in (config.convolution, config.many_body)):
+        return "mace-torch has exact couplings (`cg`) only"
+    if config.pseudotensors:
+        return "pseudotensors are chosen differently"
+    if config.layers == 1 and config.readout_hidden > 0:
+        return "a single layer has a linear readout there (`readout_hidden = 0`)"
+    if config.layers == 1 and config.readout_layers == "last":
+        return "a single layer has no readout there if only the last is read"
+    if config.layers > 1 and config.readout_hidden == 0:
+        return "several layers have no linear last readout there"
+    return None
+
+
 def build_mace(
     config: MACEConfig,
     e0s: Mapping[int, float],
@@ -101,12 +118,16 @@ def build_mace(
     """
     from mace import modules
 
-    arguments = mace_arguments(config)
+    if reason := differs(config):
+        raise ValueError(f"mace-torch cannot be built like this model: {reason}")
     if use_reduced_cg:
         _require_reduced_couplings()
-    for name in ("interaction_cls", "interaction_cls_first"):
-        arguments[name] = modules.interaction_classes[arguments[name]]
-    arguments["readout_cls"] = getattr(modules, arguments["readout_cls"])
+    arguments = arguments_of(config)
+    for name in ("interaction_cls", "interaction_cls_first", "readout_cls"):
+        arguments[name] = getattr(modules, arguments[name])
+    for name in ("hidden_irreps", "edge_irreps", "MLP_irreps"):
+        arguments[name] = arguments[name] and o3.Irreps(arguments[name])
+    arguments["gate"] = modules.gate_dict[arguments["gate"]]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return modules.ScaleShiftMACE(
@@ -115,7 +136,6 @@ def build_mace(
             atomic_energies=np.array([list(e0s.values())] * len(heads)),  # (heads, elements)
             avg_num_neighbors=avg_num_neighbors,
             atomic_numbers=list(e0s),
-            gate=modules.gate_dict["silu"],
             atomic_inter_scale=np.array([scale] * len(heads)),
             atomic_inter_shift=np.array([shift] * len(heads)),
             heads=list(heads),

@@ -24,11 +24,8 @@ from equinet.ops.contraction import PolynomialTables
 from equinet.ops.polynomials import covariants
 from equinet.potential import Potential
 
-from .architecture import KINDS
 from .couplings import WignerSigns, symmetrized, u_matrix
-
-INTERACTIONS = {ours: theirs for theirs, ours in KINDS.items()}
-TRANSFORMS = {"none": "None", "agnesi": "Agnesi", "soft": "Soft"}
+from .forms import arguments_of
 
 
 def to_mace_arguments(potential: Potential) -> dict[str, Any]:
@@ -45,33 +42,11 @@ def to_mace_arguments(potential: Potential) -> dict[str, Any]:
     """
     _refuse_what_mace_lacks(potential)
     c, (reference, scale, shift) = potential.model.config, _energies(potential)
-    return {
-        "r_max": c.cutoff,
-        "num_bessel": c.bessel_functions,
-        "num_polynomial_cutoff": c.envelope_power,
-        "max_ell": c.sh_degree,
-        "interaction_cls": INTERACTIONS[c.interaction],
-        "interaction_cls_first": INTERACTIONS[c.first_interaction],
-        "num_interactions": c.layers,
+    return arguments_of(c) | {
         "num_elements": len(potential.elements),
-        "hidden_irreps": _text(c.max_l, c.channels),
-        "MLP_irreps": f"{c.readout_hidden or 2}x0e",
-        "readout_cls": "NonLinearBiasReadoutBlock"
-        if len(_readouts(potential)[-1].network.biases)
-        else "NonLinearReadoutBlock",
-        "use_last_readout_only": c.readout_layers == "last" and c.layers > 1,
         "atomic_energies": reference.tolist(),
         "avg_num_neighbors": potential.model.avg_num_neighbors,
         "atomic_numbers": list(potential.elements),
-        "correlation": c.correlation,
-        "gate": "silu",
-        "pair_repulsion": c.zbl,
-        "distance_transform": TRANSFORMS[c.distance_transform],
-        "apply_cutoff": c.envelope_on == "basis",
-        "edge_irreps": None if c.edge_channels is None else _text(c.max_l, c.edge_channels),
-        "use_edge_irreps_first": c.edge_channels is not None and c.edge_channels_first,
-        "radial_MLP": list(c.radial_hidden),
-        "radial_type": "bessel",
         "atomic_inter_scale": scale,
         "atomic_inter_shift": shift,
         "heads": ["Default"],
@@ -303,10 +278,6 @@ def _silu_ratio() -> float:
 
 def _readouts(potential: Potential) -> list[Readout]:
     return [readout for _, _, readout in potential.model.layers if readout is not None]
-
-
-def _text(max_l: int, channels: int) -> str:
-    return str(o3.Irreps([(channels, (l, (-1) ** l)) for l in range(max_l + 1)]))
 
 
 def _flat(weights: Any) -> Tensor:

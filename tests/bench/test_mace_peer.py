@@ -13,7 +13,7 @@ import torch
 from ase.build import bulk, molecule
 from typer.testing import CliRunner
 
-from equinet.bench import mace_forms, mace_peer, memory, model
+from equinet.bench import mace_peer, memory, model
 from equinet.bench.contenders import EQUINET, TASKS, Prediction
 from equinet.bench.lineup import line_up
 from equinet.bench.mace_peer import COMPILED, CUEQUIVARIANCE, EAGER, PEERS
@@ -133,8 +133,8 @@ def test_the_compiled_model_has_no_training_step(tmp_path):
     ],
 )
 def test_what_mace_torch_has_no_form_of_is_said(change, reason):
-    assert reason in mace_forms.differs(MACEConfig(**change))
-    assert all(mace_forms.differs(config) is None for config in MODELS.values())
+    assert reason in mace_peer.differs(MACEConfig(**change))
+    assert all(mace_peer.differs(config) is None for config in MODELS.values())
     if HERE:
         with pytest.raises(ValueError, match=f"mace-torch cannot be built like this model: .*{re.escape(reason)}"):
             mace_peer.build_mace(MACEConfig(**change), {1: 0.0}, 5.0)

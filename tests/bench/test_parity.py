@@ -17,7 +17,7 @@ from ase.io import write
 from typer.testing import CliRunner
 
 from equinet.bench import parity
-from equinet.bench.mace_forms import differs
+from equinet.bench.mace_peer import differs
 from equinet.bench.parity import run as running
 from equinet.bench.parity.cases import FAMILIES, pairs_of
 from equinet.bench.parity.errors import Errors, Outcome, allowed, errors_of

@@ -19,7 +19,8 @@ from ase.io import read, write
 from e3nn import o3
 
 from equinet.from_mace import load_mace
-from equinet.from_mace.export import INTERACTIONS, to_mace_arguments, to_mace_state_dict
+from equinet.from_mace.export import to_mace_arguments, to_mace_state_dict
+from equinet.from_mace.forms import INTERACTIONS
 from equinet.graph import collate, from_atoms
 from equinet.models import MACE, MACEConfig
 from equinet.nn import EnergyScale

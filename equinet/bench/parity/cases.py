@@ -28,6 +28,7 @@ AXES: dict[str, tuple[Any, ...]] = {
 }
 CHANNELS = 16
 CUTOFF = 5.0  # Å
+SIZES_OF = "sizes of "  # how the variants begin that have the sizes of a published model
 VECTORS_OF_LAST = "products.1.symmetric_contractions.contractions.1"
 
 
@@ -154,12 +155,12 @@ def _of_published_size() -> list[Case]:
     mp = {"channels": 128, "cutoff": 6.0, "bessel_functions": 10}
     heads = {"channels": 512, "edge_channels": 128, "cutoff": 6.0, "readout_biases": True}
     return [
-        Case("residual", 0, 3, variant="sizes of MP-0 small", changes=mp),
-        Case("residual", 1, 3, variant="sizes of MP-0 medium", changes=mp),
-        Case("residual", 2, 3, variant="sizes of MP-0 large", changes=mp),
-        Case("density+residual", 1, 3, transform="agnesi", zbl=True, variant="sizes of MPA-0", changes=mp),
-        Case(max_l=1, correlation=3, variant="sizes of OFF23 medium", changes={"channels": 128}),
-        Case("gated", 1, 3, "reduced", "agnesi", True, 6, "sizes of MH-1", heads, {"use_agnostic_product": True}),
+        Case("residual", 0, 3, variant=SIZES_OF + "MP-0 small", changes=mp),
+        Case("residual", 1, 3, variant=SIZES_OF + "MP-0 medium", changes=mp),
+        Case("residual", 2, 3, variant=SIZES_OF + "MP-0 large", changes=mp),
+        Case("density+residual", 1, 3, transform="agnesi", zbl=True, variant=SIZES_OF + "MPA-0", changes=mp),
+        Case(max_l=1, correlation=3, variant=SIZES_OF + "OFF23 medium", changes={"channels": 128}),
+        Case("gated", 1, 3, "reduced", "agnesi", True, 6, SIZES_OF + "MH-1", heads, {"use_agnostic_product": True}),
     ]
 
 

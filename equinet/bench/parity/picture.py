@@ -10,8 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
+from .cases import SIZES_OF
 from .errors import LIMITS
-from .report import Record
+from .record import Record
 from .run import Cell
 
 COLUMNS = {
@@ -55,19 +56,24 @@ def picture(record: Record, path: Path) -> None:
 
 
 def _columns(cells: Sequence[Cell]) -> list[tuple[tuple[str, str], list[Cell]]]:
-    """By (family, max_L); the others under "other forms" and files under their names."""
+    """By (family, max_L); then by published model; the others under "other forms" and files under their names."""
     groups: dict[tuple[str, str], list[Cell]] = {}
     for cell in cells:
         case = cell.case
         if case is None:
             key = ("", cell.name)
+        elif case.variant.startswith(SIZES_OF):
+            key = ("sizes of published models", case.variant.removeprefix(SIZES_OF).replace(" ", "\n"))
         elif case.variant:
             key = ("", "other\nforms")
         else:
             key = (case.family, f"L={case.max_l}")
         groups.setdefault(key, []).append(cell)
+    sequence = list(groups)
     families = [*dict.fromkeys(family for family, _ in groups if family), ""]
-    order = sorted(groups, key=lambda key: (families.index(key[0]), key[1]))
+    order = sorted(
+        groups, key=lambda key: (families.index(key[0]), key[1] if key[1].startswith("L=") else "", sequence.index(key))
+    )
     return [(key, sorted(groups[key], key=lambda c: c.case.correlation if c.case else 0)) for key in order]
 
 
@@ -160,7 +166,7 @@ def _ticks(axis: Axes, columns: Sequence[tuple[tuple[str, str], list[Cell]]]) ->
             family.replace("+", " +\n"),
             (float(np.mean(places)), 0),
             xycoords=("data", "axes fraction"),
-            xytext=(0, -20),
+            xytext=(0, -30),
             textcoords="offset points",
             ha="center",
             va="top",

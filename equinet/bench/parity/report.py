@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,13 @@ from rich.text import Text
 
 from equinet.bench.contenders import EQUINET
 from equinet.bench.mace_peer import EAGER
-from equinet.bench.report import machine
 from equinet.ops.bench.machine import load_average
 
 from .cases import FAMILIES
 from .errors import LIMITS, OWN, QUANTITIES
-from .run import Cell, Settings
+from .picture import picture
+from .record import Record
+from .run import Cell
 
 LEGEND = (
     "Relative errors against mace-torch in float64: the largest over energy, forces, virial and energies of atoms, over all structures "
@@ -30,30 +31,6 @@ LEGEND = (
     "error of mace-torch or of the formulas term by term where that is more. Speed: mace-torch's time over equinet's for energy and forces of 64 atoms in float32, eager code, "
     "taking turns; above 1 equinet is faster. Of several cells the median (smallest-largest), of one the ratio [95 % bootstrap interval]."
 )
-
-
-@dataclass
-class Record:
-    """Cells, and what they were measured on.
-
-    Attributes:
-        command: By which it can be repeated.
-        settings: Of every cell.
-        planned: How many cells there are to be.
-        machine: Device, threads, load, versions.
-        cells: So far.
-    """
-
-    command: str
-    settings: Settings
-    planned: int
-    machine: dict[str, Any] = field(default_factory=lambda: machine("cpu"))
-    cells: list[Cell] = field(default_factory=list)
-
-    @property
-    def failed(self) -> list[Cell]:
-        """Those with something wrong."""
-        return [cell for cell in self.cells if cell.failures]
 
 
 @dataclass(frozen=True)
@@ -235,8 +212,6 @@ AXES_TOLD = ("family", "max_l", "correlation", "coupling", "transform", "zbl", "
 
 def write(record: Record, folder: Path) -> list[str]:
     """``mace.json``, ``mace_table.md`` and ``mace.png``; the names."""
-    from .picture import picture
-
     folder.mkdir(parents=True, exist_ok=True)
     record.machine["load_average_after"] = load_average()
     (folder / "mace.json").write_text(json.dumps(as_json(record), indent=1) + "\n")

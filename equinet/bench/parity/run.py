@@ -29,8 +29,8 @@ from .structures import structures, structures_of, timed
 
 E0S = {1: -13.6, 6: -1027.9, 8: -2042.0, 14: -297.3}  # eV, of the size that DFT gives
 # A tensor of weights must change energies by so much of themselves when it changes by all of itself: otherwise a mistake in
-# it would go unseen.
-INFLUENCE = 1e-5
+# it would go unseen. A thousand times the limit in float64 is plenty.
+INFLUENCE = 1e-6
 
 
 @dataclass(frozen=True)
