@@ -16,7 +16,7 @@ from equinet.models.config import InteractionKind
 from equinet.ops import natural_irreps
 from equinet.ops.layout import one_of_each
 
-from .records import Record, irreps_of
+from .records import Record, irreps_of, refusing_what_is_damaged
 
 KINDS: dict[str, InteractionKind] = {
     "RealAgnosticInteractionBlock": "plain",
@@ -54,6 +54,7 @@ class Architecture:
     dtype: torch.dtype
 
 
+@refusing_what_is_damaged()
 def architecture_of(mace: Record) -> Architecture:
     """The architecture of a MACE model.
 

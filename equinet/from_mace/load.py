@@ -17,7 +17,7 @@ from equinet.potential import Potential
 from .architecture import Architecture, architecture_of
 from .origin import origin_of, warning_of
 from .reader import read_record
-from .records import Record
+from .records import Record, refusing_what_is_damaged
 from .weights import weights_of
 
 
@@ -103,6 +103,7 @@ def choose_head(architecture: Architecture, head: str | None) -> str:
     return head
 
 
+@refusing_what_is_damaged()
 def potential_of(
     mace: Record,
     architecture: Architecture,
@@ -111,13 +112,14 @@ def potential_of(
     device: str | torch.device = "cpu",
     dtype: torch.dtype | None = None,
 ) -> Potential:
-    """One head of a model that has been read; see :func:`load_mace`."""
+    """One head of a model that has been read; see :func:`load_mace`.
+
+    Raises:
+        ValueError: If the weights do not fit the architecture.
+    """
     zeros = [0.0] * len(architecture.elements)
     with torch.random.fork_rng(devices=[]):  # weights are drawn and then replaced; the caller's stream stays as it was
         model = MACE(architecture.config, architecture.elements, architecture.avg_num_neighbors)
     potential = Potential(model, EnergyScale(zeros, zeros, zeros, exact_isolated_atoms=False)).double()
-    try:
-        potential.load_state_dict(weights_of(mace, architecture, head, model))
-    except RuntimeError as error:
-        raise ValueError(f"the weights of this model do not fit the architecture it states: {error}") from error
+    potential.load_state_dict(weights_of(mace, architecture, head, model))
     return potential.to(device=device, dtype=dtype or architecture.dtype).eval()

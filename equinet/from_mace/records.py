@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from e3nn import o3
@@ -127,6 +128,22 @@ class Record:
     def _held_in(self, holder: str) -> Mapping[str, Any]:
         held = self.attributes.get(holder)
         return held if isinstance(held, Mapping) else {}
+
+
+@contextmanager
+def refusing_what_is_damaged() -> Iterator[None]:
+    """Records hold whatever a file says: texts where weights should be, matrices of any shape. What comes of it is one error.
+
+    Raises:
+        ValueError: Instead of errors of another kind.
+    """
+    try:
+        yield
+    except (RuntimeError, TypeError, AttributeError, LookupError) as error:
+        raise ValueError(
+            f"this model is not what one of mace-torch is; it is damaged, or from a version that equinet does not know: "
+            f"{type(error).__name__}: {error}"
+        ) from error
 
 
 def irreps_of(value: Any) -> o3.Irreps:

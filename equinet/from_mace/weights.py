@@ -21,7 +21,7 @@ from equinet.ops.polynomials import covariants
 
 from .architecture import Architecture, contractions_of, gain_of
 from .couplings import symmetrized
-from .records import Record
+from .records import Record, irreps_of
 
 # What the U matrices of a file may differ from equivariant polynomials, relative to their size: rounding of float32.
 ROUNDING = 1e-5
@@ -47,27 +47,30 @@ def weights_of(mace: Record, architecture: Architecture, head: str, model: MACE)
         "model.bias": torch.zeros(len(order)),
         "scale.reference": torch.atleast_2d(mace["atomic_energies_fn.atomic_energies"])[chosen][order],
     }
-    scale, shift = (torch.atleast_1d(_constant(mace, f"scale_shift.{name}", value)) for name, value in SCALE.items())
-    new["scale.scale"], new["scale.shift"] = scale[chosen].expand(len(order)), shift[chosen].expand(len(order))
+    scale, shift = (_of_head(mace.get(f"scale_shift.{name}"), chosen, value) for name, value in SCALE.items())
+    new["scale.scale"], new["scale.shift"] = scale.expand(len(order)), shift.expand(len(order))
     new |= _radial_constants(mace, list(architecture.elements), new["scale.scale"][0])
-    for n, (interaction, product, _) in enumerate(model.layers):
-        theirs = mace["interactions"].children()[n]
+    parts = zip(model.layers, mace["interactions"].children(), mace["products"].children())
+    for n, ((interaction, product, _), *theirs) in enumerate(parts):
+        # With `keep_last_layer_irreps` the last layer makes vectors too, which no energy depends on.
+        more = n == len(model.layers) - 1 and irreps_of(theirs[0]["hidden_irreps"]).lmax > 0
         if isinstance(interaction, GatedInteraction):
-            converted = _gated(theirs, interaction, order)
+            converted = _gated(theirs[0], interaction, order, more)
         else:
-            converted = _interaction(theirs, interaction, order)
+            converted = _interaction(theirs[0], interaction, order, more)
         new |= _below(f"model.interactions.{n}.", converted)
-        new |= _below(f"model.products.{n}.", _product(mace["products"].children()[n], product, order))
-    for n, (theirs, ours) in enumerate(zip(mace["readouts"].children(), model.readouts)):
-        new |= _below(f"model.readouts.{n}.network.", _readout(theirs, ours.network.sizes, architecture, chosen))  # type: ignore[union-attr, arg-type]
+        new |= _below(f"model.products.{n}.", _product(theirs[1], product, order, more))
+    for n, (readout, ours) in enumerate(zip(mace["readouts"].children(), model.readouts)):
+        new |= _below(f"model.readouts.{n}.network.", _readout(readout, ours.network.sizes, architecture, chosen))  # type: ignore[union-attr, arg-type]
     return {name: tensor.double() for name, tensor in new.items()}
 
 
 SCALE = {"scale": 1.0, "shift": 0.0}  # what a MACE without scale and shift has
 
 
-def _constant(mace: Record, name: str, otherwise: float) -> Tensor:
-    return torch.as_tensor(mace.get(name, otherwise), dtype=torch.float64)
+def _of_head(values: Tensor | None, chosen: int, otherwise: float) -> Tensor:
+    """The number of one head; files with a single head may hold it without an axis."""
+    return torch.tensor(otherwise) if values is None else torch.atleast_1d(values)[chosen]
 
 
 def _radial_constants(mace: Record, elements: list[int], scale: Tensor) -> Weights:
@@ -85,10 +88,10 @@ def _radial_constants(mace: Record, elements: list[int], scale: Tensor) -> Weigh
     return new
 
 
-def _interaction(theirs: Record, ours: Interaction, order: Tensor) -> Weights:
+def _interaction(theirs: Record, ours: Interaction, order: Tensor, more: bool) -> Weights:
     new = _linear("linear_up", theirs["linear_up.weight"], ours.linear_up.weights)
     new |= _linear("linear", theirs["linear.weight"], ours.linear.weights)
-    new |= _species_linear(theirs["skip_tp.weight"], ours.species_linear.weights, order)
+    new |= _species_linear(theirs["skip_tp.weight"], ours.species_linear.weights, order, more)
     gain = 1.0
     for n, layer in enumerate(theirs["conv_tp_weights"].children()):
         new[f"radial.weights.{n}"] = layer["weight"].double() * gain
@@ -99,11 +102,11 @@ def _interaction(theirs: Record, ours: Interaction, order: Tensor) -> Weights:
     return new | {"normalization": torch.tensor(normalization, dtype=torch.float64)}
 
 
-def _gated(theirs: Record, ours: GatedInteraction, order: Tensor) -> Weights:
+def _gated(theirs: Record, ours: GatedInteraction, order: Tensor, more: bool) -> Weights:
     new: Weights = {"alpha": theirs["alpha"], "beta": theirs["beta"], "normalization": torch.tensor(1.0)}
     for name, linear in (("linear_up", ours.linear_up), ("linear_2", ours.linear_2)):
         new |= _linear(name, theirs[f"{name}.weight"], linear.weights)
-    new |= _linear("skip", theirs["skip_tp.weight"], ours.skip.weights)
+    new |= _linear("skip", theirs["skip_tp.weight"], ours.skip.weights, more)
     for name, gates, linear in (
         ("linear_1", "gates_1", ours.linear_1),
         ("linear_res", "gates_res", ours.linear_res),
@@ -137,8 +140,8 @@ def _gate_gains(gate: Record) -> tuple[float, float]:
     return gain_of(scalars[0]), gain_of(gates[0])
 
 
-def _product(theirs: Record, ours: ManyBodyBlock, order: Tensor) -> Weights:
-    new = _linear("linear", theirs["linear.weight"], ours.linear.weights)
+def _product(theirs: Record, ours: ManyBodyBlock, order: Tensor, more: bool) -> Weights:
+    new = _linear("linear", theirs["linear.weight"], ours.linear.weights, more)
     weight = many_body_weights(ours.product, contractions_of(theirs))  # type: ignore[arg-type]  # exact couplings
     # `use_agnostic_product`: one set of weights for all species
     return new | {"weight": weight.expand(len(order), -1, -1) if len(weight) == 1 else weight[order]}
@@ -199,14 +202,14 @@ def many_body_weights(product: PolynomialTables, contractions: list[Record]) -> 
     return torch.cat(columns, dim=1)
 
 
-def _linear(name: str, flat: Tensor, like: nn.ParameterDict) -> Weights:
-    return {f"{name}.weights.{ir}": part for ir, part in _split(flat, _shapes(like)).items()}
+def _linear(name: str, flat: Tensor, like: nn.ParameterDict, more: bool = False) -> Weights:
+    return {f"{name}.weights.{ir}": part for ir, part in _split(flat, _shapes(like), more).items()}
 
 
-def _species_linear(flat: Tensor, like: nn.ParameterDict, order: Tensor) -> Weights:
+def _species_linear(flat: Tensor, like: nn.ParameterDict, order: Tensor, more: bool) -> Weights:
     """e3nn's product with a one-hot vector has (channels in, species, channels out)."""
     sizes = {ir: (weight.shape[1], weight.shape[0], weight.shape[2]) for ir, weight in _in_order(like)}
-    parts = _split(flat, sizes)
+    parts = _split(flat, sizes, more)
     return {f"species_linear.weights.{ir}": part.transpose(0, 1)[order] for ir, part in parts.items()}
 
 
@@ -219,10 +222,14 @@ def _in_order(like: nn.ParameterDict) -> Iterable[tuple[str, Tensor]]:
     return sorted(like.items(), key=lambda item: int(item[0][:-1]))
 
 
-def _split(flat: Tensor, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
-    """The first numbers of ``flat``; what is left over belongs to results that the energy does not depend on."""
+def _split(flat: Tensor, shapes: Mapping[str, tuple[int, ...]], more: bool = False) -> dict[str, Tensor]:
+    """Matrices that lie one after the other; with ``more`` others may follow, which the energy does not depend on."""
     sizes = [math.prod(shape) for shape in shapes.values()]
     flat = flat.reshape(-1)
+    if len(flat) < sum(sizes) or (len(flat) > sum(sizes) and not more):
+        raise ValueError(
+            f"there are {len(flat)} weights for {', '.join(shapes)}, and the architecture asks for {sum(sizes)}"
+        )
     parts = flat[: sum(sizes)].split(sizes)
     return {name: part.view(shape) for (name, shape), part in zip(shapes.items(), parts)}
 

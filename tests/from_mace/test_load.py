@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ import equinet
 from equinet.checkpoint import load_potential, save_potential
 from equinet.from_mace import load_mace, read_mace
 from equinet.from_mace.architecture import architecture_of
+from equinet.from_mace.load import potential_of
 from equinet.graph import collate, from_atoms
 
 pytest.importorskip(
@@ -110,16 +112,18 @@ def test_a_batch_gives_what_each_structure_gives() -> None:
     torch.testing.assert_close(batch["energy"], singles, rtol=1e-12, atol=0)
 
 
-def test_a_model_without_scale_and_shift() -> None:
+@pytest.mark.parametrize("heads", [("Default",), ("a", "b")])
+def test_a_model_without_scale_and_shift(heads: tuple[str, ...]) -> None:
     from mace import modules
 
-    mace = random_mace(config_of(zbl=True))
+    mace = random_mace(config_of(zbl=len(heads) == 1), heads)
     plain = modules.MACE.__new__(modules.MACE)
     plain.__dict__.update(mace.__dict__)
     plain._modules = {name: module for name, module in mace._modules.items() if name != "scale_shift"}
-    potential = load_mace(plain)
-    for atoms in structures():
-        assert_same(potential, output_of(plain, atoms), atoms)
+    for head in heads:
+        potential = load_mace(plain, head=head)
+        for atoms in structures():
+            assert_same(potential, output_of(plain, atoms, head), atoms)
 
 
 def test_elements_in_any_order() -> None:
@@ -243,3 +247,28 @@ def test_another_kind_of_model_is_refused() -> None:
         load_mace(torch.nn.Linear(2, 3))
     with pytest.raises(ValueError, match="this Sequential cannot be written to a file, and so not be converted"):
         load_mace(torch.nn.Sequential(type("Local", (torch.nn.Module,), {})()))
+
+
+@pytest.mark.parametrize(
+    "overrides", [{"zbl": True, "distance_transform": "agnesi"}, {**GATED, "readout_biases": True}]
+)
+def test_whatever_is_wrong_with_a_file_is_one_error(overrides: dict[str, Any]) -> None:
+    """Every attribute of every module in turn is missing, or is something else; then it is refused, or does not matter."""
+    file = io.BytesIO()
+    torch.save(random_mace(config_of(**overrides)), file)
+    refused = 0
+    for _, module in (mace := read_mace(file)).modules():
+        parts = [module.attributes.get(name) or {} for name in ("_parameters", "_buffers", "_modules")]
+        for holder in (module.attributes, *parts):
+            for name in [name for name in holder if not name.startswith("_")]:
+                kept = holder.pop(name)
+                for wrong in (..., torch.zeros(3)):
+                    if wrong is not ...:
+                        holder[name] = wrong
+                    try:
+                        architecture = architecture_of(mace)
+                        potential_of(mace, architecture, architecture.heads[0])
+                    except ValueError:
+                        refused += 1
+                holder[name] = kept
+    assert refused > 100
