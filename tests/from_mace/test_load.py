@@ -45,6 +45,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "envelope on weights": {"envelope_on": "weights", "first_interaction": "density"},
     "correlation 4": {"correlation": 4, "sh_degree": 1, "max_l": 1},
     "degree 1": {"sh_degree": 1},
+    "results that single densities do not reach": {"sh_degree": 1, "max_l": 2},
     "degree 4": {"sh_degree": 4, "correlation": 2, "max_l": 0},
     "one layer": {"layers": 1, "readout_hidden": 0, "max_l": 0, "first_interaction": "residual"},
     "three layers, last read": {"layers": 3, "readout_layers": "last"},
