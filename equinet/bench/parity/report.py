@@ -207,6 +207,21 @@ def _cell_as_json(cell: Cell) -> dict[str, Any]:
     }
 
 
+def text_of(found: dict[str, Any]) -> str:
+    """JSON with a line for each cell and three digits of each number: a thousand cells are a megabyte all the same."""
+    cells = [json.dumps(_rounded(cell), ensure_ascii=False) for cell in found["cells"]]
+    head = json.dumps({**found, "cells": []}, indent=1, ensure_ascii=False)
+    return head.removesuffix("[]\n}") + "[\n" + ",\n".join(cells) + "\n]}\n"
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.3g}")
+    if isinstance(value, dict):
+        return {name: _rounded(each) for name, each in value.items()}
+    return [_rounded(each) for each in value] if isinstance(value, (list, tuple)) else value
+
+
 AXES_TOLD = ("family", "max_l", "correlation", "coupling", "transform", "zbl", "heads", "variant", "file_dtype")
 
 
@@ -214,7 +229,7 @@ def write(record: Record, folder: Path) -> list[str]:
     """``mace.json``, ``mace_table.md`` and ``mace.png``; the names."""
     folder.mkdir(parents=True, exist_ok=True)
     record.machine["load_average_after"] = load_average()
-    (folder / "mace.json").write_text(json.dumps(as_json(record), indent=1) + "\n")
+    (folder / "mace.json").write_text(text_of(as_json(record)))
     (folder / "mace_table.md").write_text(markdown(record))
     picture(record, folder / "mace.png")
     return ["mace.json", "mace_table.md", "mace.png"]
