@@ -156,8 +156,8 @@ class Potential(nn.Module):
         edges, vectors = self._geometry(graph)
         species = self.species(graph.atomic_numbers)
         self.model.calibrate(vectors, species, edges)
-        repulsion = self.model(vectors, species, edges).repulsion
-        if repulsion is not None:  # on average the scaled energies include it, as the labels do
+        if self.model.zbl is not None:  # on average the scaled energies include it, as the labels do
+            repulsion = self.model.zbl(vectors.norm(dim=1, keepdim=True), species, edges)
             self.model.bias.sub_(repulsion.mean() / self.scale.scale[species].mean())
 
     def tabulate(self, error: float = 1e-6) -> Potential:

@@ -208,3 +208,19 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("the real data sets are not here; set EQUINET_DATA to their folder")
     return folder
+
+
+@pytest.fixture(scope="session")
+def force_loss() -> Callable[[Potential, AtomicGraph], Tensor]:
+    """A loss in which energy, forces and stress all have a say."""
+
+    def loss(potential: Potential, graph: AtomicGraph) -> Tensor:
+        result = potential(graph, stress=True)
+        target = torch.linspace(-1, 1, graph.num_nodes * 3, dtype=torch.float64).reshape(-1, 3)
+        return (
+            (result["forces"] - target).square().sum()
+            + (result["energy"] + 6000).square().sum() * 1e-6
+            + 100 * result["stress"].square().sum()
+        )
+
+    return loss

@@ -285,16 +285,6 @@ def test_large_coordinates_cost_a_single_precision_model_nothing(make_potential:
     torch.testing.assert_close(run(potential, far)["forces"], run(potential, ethanol)["forces"], rtol=0, atol=1e-5)
 
 
-def force_loss(potential: Potential, graph: AtomicGraph) -> Tensor:
-    result = potential(graph, stress=True)
-    target = torch.linspace(-1, 1, graph.num_nodes * 3, dtype=torch.float64).reshape(-1, 3)
-    return (
-        (result["forces"] - target).square().sum()
-        + (result["energy"] + 6000).square().sum() * 1e-6
-        + 100 * result["stress"].square().sum()
-    )
-
-
 @pytest.mark.parametrize(
     "overrides",
     [
@@ -309,7 +299,10 @@ def force_loss(potential: Potential, graph: AtomicGraph) -> Tensor:
     ],
 )
 def test_slopes_of_a_loss_on_forces_are_those_of_finite_differences(
-    make_potential: MakePotential, triclinic: Atoms, overrides: dict
+    make_potential: MakePotential,
+    triclinic: Atoms,
+    overrides: dict,
+    force_loss: Callable[[Potential, AtomicGraph], Tensor],
 ) -> None:
     potential = make_potential(**overrides).train()
     graph = from_atoms(triclinic, potential.cutoff)
@@ -330,7 +323,9 @@ def test_slopes_of_a_loss_on_forces_are_those_of_finite_differences(
         assert numerical == pytest.approx((slope * direction).sum().item(), rel=1e-5, abs=1e-4), name
 
 
-def test_every_parameter_takes_part(make_potential: MakePotential, triclinic: Atoms) -> None:
+def test_every_parameter_takes_part(
+    make_potential: MakePotential, triclinic: Atoms, force_loss: Callable[[Potential, AtomicGraph], Tensor]
+) -> None:
     for overrides in ({}, {"first_interaction": "density_residual", "interaction": "density_residual", "layers": 3}):
         potential = make_potential(**overrides).train()
         loss = force_loss(potential, from_atoms(triclinic, potential.cutoff))

@@ -36,7 +36,9 @@ def mace(
             help="Structures for MODEL, in a file that ASE can read; else some are made of its elements. Repeatable."
         ),
     ] = None,
-    all_: Annotated[bool, typer.Option("--all", help="The product of all axes, 1,080 models, about an hour.")] = False,
+    all_: Annotated[
+        bool, typer.Option("--all", help="The product of all axes, 1,080 models, about half an hour.")
+    ] = False,
     only: Annotated[
         list[str] | None,
         typer.Option(
@@ -88,7 +90,7 @@ def mace(
         try:
             for cell in _with_progress(jobs):
                 record.cells.append(cell)
-        finally:  # an hour's work is kept if it is stopped
+        finally:  # what was done is kept if it is stopped
             if record.cells:
                 _show(record, terminal(record), about(record), LEGEND)
                 if out is not None:
@@ -163,6 +165,8 @@ def _with_progress(jobs: Sequence[Job]) -> Iterator[Cell]:
             bar.update(task, description=name)
             cell = compare()
             bar.advance(task)
+            if not bar.console.is_terminal:
+                bar.console.print(f"{cell.seconds:5.1f} s  {cell.name}", markup=False, highlight=False, soft_wrap=True)
             for reason in cell.failures:
                 bar.console.print(
                     f"FAILED {cell.name}: {reason}", style="red", markup=False, highlight=False, soft_wrap=True

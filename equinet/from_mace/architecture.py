@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -29,6 +30,15 @@ TRANSFORMS: dict[str, Literal["agnesi", "soft"]] = {"AgnesiTransform": "agnesi",
 READOUTS = ("LinearReadoutBlock", "NonLinearReadoutBlock", "NonLinearBiasReadoutBlock")
 DTYPES = (torch.float32, torch.float64)
 
+# Every weight that `weights.py` takes. A model with others computes something else than what it would be converted to.
+PARAMETERS = re.compile(
+    r"node_embedding\.linear\.weight"
+    r"|interactions\.\d+\.((linear(_up|_1|_2|_res)?|skip_tp|(source|target)_embedding)\.weight|alpha|beta)"
+    r"|interactions\.\d+\.(conv_tp_weights|density_fn)\.(layer\d+\.weight|net\.\d+\.(weight|bias))"
+    r"|products\.\d+\.(linear\.weight|symmetric_contractions\.contractions\.\d+\.(weights_max|weights\.\d+))"
+    r"|readouts\.\d+\.(linear(_1|_mid|_2)?\.weight|linear_(mid|2)\.bias)"
+    r"|radial_embedding\.(bessel_fn\.bessel_weights|distance_transform\.(a|q|p|alpha))|pair_repulsion_fn\.a_(exp|prefactor)"
+)
 # Frequencies of a file in float32 are rounded; trained ones differ in the second digit.
 ROUNDING = 1e-5
 
@@ -170,6 +180,9 @@ def _reasons_against(mace: Record) -> Iterator[str]:
     yield from _against_radial(mace)
     yield from _against_layers(mace)
     yield from _against_readouts(mace)
+    unknown = [name for name in mace.parameters() if not PARAMETERS.fullmatch(name)]
+    if unknown:
+        yield f"the weights {', '.join(unknown[:3])}{' and others' if len(unknown) > 3 else ''}"
     dtype = mace["node_embedding.linear.weight"].dtype
     if dtype not in DTYPES:
         yield f"weights in {dtype}"
@@ -218,9 +231,24 @@ def _against_layers(mace: Record) -> Iterator[str]:
     sizes = {tuple(_radial_widths(one)[:-1]) for one in interactions if one.kind in KINDS}
     if len(sizes) > 1:
         yield f"radial networks of different widths, {sorted(sizes)}"
+    yield from _against_networks([network for one in interactions for network in _networks(one)])
     orders = [1 + len(each["weights"].get("_parameters", {})) for one in products for each in contractions_of(one)]
     if len(set(orders)) > 1:
         yield f"different correlations of layers or outputs, {orders}"
+
+
+def _networks(interaction: Record) -> list[Record]:
+    return [interaction[name] for name in ("conv_tp_weights", "density_fn") if name in interaction]
+
+
+def _against_networks(networks: list[Record]) -> Iterator[str]:
+    """Functions of the distance have SiLU between their layers, and those of gated blocks layer norms of torch's default."""
+    for layer in (layer for network in networks for layer in (network.get("net") or network).children()):
+        act = layer.get("act")
+        if act is not None and not _function_name(act["f"]).endswith("silu"):
+            yield f"the activation {_function_name(act['f'])} of a radial network"
+        if layer.kind == "LayerNorm" and layer["eps"] != torch.nn.LayerNorm(1).eps:
+            yield f"a layer norm with eps = {layer['eps']}"
 
 
 def _against_readouts(mace: Record) -> Iterator[str]:

@@ -119,6 +119,12 @@ class Record:
                         found[f"{prefix}{own}"] = value
         return found
 
+    def parameters(self) -> dict[str, Tensor]:
+        """Those of :meth:`tensors` that are weights; empty ones, which stand for none, are left out."""
+        held = ((f"{name}." if name else "", module._held_in("_parameters")) for name, module in self.modules())
+        named = ((prefix + own, value) for prefix, values in held for own, value in values.items())
+        return {name: value for name, value in named if isinstance(value, Tensor) and value.numel()}
+
     def _own(self, name: str) -> Any:
         for names in (self.attributes, *map(self._held_in, ("_parameters", "_buffers", "_modules"))):
             if name in names:

@@ -93,8 +93,4 @@ def _elements(numbers: tuple[int, ...]) -> str:
 
 def _count_weights(mace: Record) -> int:
     """Parameters of all heads; buffers such as the U matrices are none."""
-    count = 0
-    for name, tensor in mace.tensors().items():
-        module, _, last = name.rpartition(".")
-        count += tensor.numel() * (last in (mace[module] if module else mace).get("_parameters", {}))
-    return count
+    return sum(tensor.numel() for tensor in mace.parameters().values())

@@ -202,6 +202,24 @@ def _with_trained_frequencies() -> Any:
     return mace
 
 
+def _with_another_radial_activation() -> Any:
+    mace = random_mace(config_of())
+    mace.interactions[0].conv_tp_weights[1].act.f = torch.tanh
+    return mace
+
+
+def _with_another_layer_norm() -> Any:
+    mace = random_mace(config_of(**GATED))
+    mace.interactions[1].density_fn.net[1].eps = 0.1
+    return mace
+
+
+def _with_weight(module: str, name: str) -> Any:
+    mace = random_mace(config_of())
+    setattr(mace.get_submodule(module), name, torch.nn.Parameter(torch.ones(2)))
+    return mace
+
+
 def _foreign_class(name: str, path: str) -> Any:
     """A model in which a part calls itself something else."""
     from mace.modules import blocks
@@ -221,6 +239,10 @@ def _foreign_class(name: str, path: str) -> Any:
         (lambda: _with_gate("tanh"), "the gate .*tanh of the readout"),
         (_with_trained_frequencies, "trained frequencies of the Bessel functions"),
         (lambda: random_mace(config_of()).half(), "weights in torch.float16"),
+        (_with_another_radial_activation, "the activation .*tanh of a radial network"),
+        (_with_another_layer_norm, "a layer norm with eps = 0.1"),
+        (lambda: _with_weight("interactions.1", "extra"), r"the weights interactions\.1\.extra"),
+        (lambda: _with_weight("products.0.linear", "bias"), r"the weights products\.0\.linear\.bias"),
         (lambda: _foreign_class("GaussianBasis2", "radial_embedding.bessel_fn"), "the radial basis GaussianBasis2"),
         (lambda: _foreign_class("OtherInteractionBlock", "interactions.1"), "the interaction OtherInteractionBlock"),
         (lambda: _foreign_class("GeneralReadoutBlock", "readouts.1"), "the readout GeneralReadoutBlock"),
