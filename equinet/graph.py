@@ -69,6 +69,12 @@ class AtomicGraph(Data):
         return torch.zeros_like(self.atomic_numbers) if batch is None else batch
 
     @property
+    def atoms_per_graph(self) -> Int[Tensor, " graphs"]:
+        """Number of atoms of each structure. A sum, as a GPU that counts must wait to know how long the result is."""
+        of_node = self.graph_of_node
+        return of_node.new_zeros(self.graph_count).index_add(0, of_node, torch.ones_like(of_node))
+
+    @property
     def receiver_pointers(self) -> Int[Tensor, " nodes+1"]:
         """CSR pointers: the edges into node i are ``receiver_pointers[i]`` to ``receiver_pointers[i + 1]``."""
         counts = torch.bincount(self.edge_index[1], minlength=self.num_nodes)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from e3nn import o3
@@ -12,12 +13,37 @@ from torch import Tensor, nn
 from equinet.elements import SYMBOLS
 from equinet.models import MACE
 from equinet.nn import EnergyScale
-from equinet.ops import natural_irreps, to_mul_ir
+from equinet.ops import SpeciesGroups, natural_irreps, to_mul_ir
 from equinet.ops.edges import Edges, sum_on_nodes
 from equinet.ops.passes import only
+from equinet.ops.precision import full_float32
+from equinet.ops.species import as_groups
 
 if TYPE_CHECKING:
     from equinet.graph import AtomicGraph
+
+
+class Frame(Protocol):
+    """Of structures what energies and stresses of edges are summed up with, as :class:`equinet.graph.AtomicGraph` has it.
+
+    Attributes:
+        cell: ``(graphs, 3, 3)``, lattice vectors in rows, Å.
+        pbc: ``(graphs, 3)`` bool.
+        graph_of_node: ``(nodes,)`` int64.
+        graph_count: Number of structures.
+    """
+
+    @property
+    def cell(self) -> Tensor: ...
+
+    @property
+    def pbc(self) -> Tensor: ...
+
+    @property
+    def graph_of_node(self) -> Tensor: ...
+
+    @property
+    def graph_count(self) -> int: ...
 
 
 class Potential(nn.Module):
@@ -97,7 +123,17 @@ class Potential(nn.Module):
             )
         return indices
 
-    def forward(self, graph: AtomicGraph, *, stress: bool = False) -> dict[str, Tensor]:
+    def groups(self, atomic_numbers: Int[Tensor, " nodes"]) -> SpeciesGroups:
+        """Atoms grouped by element, as every layer needs them: what is to be known of atoms that stay the same while they move.
+
+        Raises:
+            ValueError: If the model does not know an element.
+        """
+        return SpeciesGroups(self.species(atomic_numbers))
+
+    def forward(
+        self, graph: AtomicGraph, *, stress: bool = False, groups: SpeciesGroups | None = None
+    ) -> dict[str, Tensor]:
         """Energies, forces and on request stress.
 
         In training mode the derivatives can be differentiated again.
@@ -105,6 +141,8 @@ class Potential(nn.Module):
         Args:
             graph: One or several structures; moved to the model's device by the caller.
             stress: Whether to compute the stress too.
+            groups: What :meth:`groups` makes of the atoms, on the model's device; by default it is made here, for which a GPU
+                must be waited for.
 
         Returns:
             ``energy (graphs,)`` eV float64, ``node_energy (nodes,)`` eV float64, ``forces (nodes, 3)`` eV/Å and, if asked
@@ -113,11 +151,33 @@ class Potential(nn.Module):
         Raises:
             ValueError: If the model does not know an element.
         """
-        species = self.species(graph.atomic_numbers)
-        edges, vectors = self._geometry(graph)
-        with torch.enable_grad():
+        groups = self.groups(graph.atomic_numbers) if groups is None else groups
+        edges, vectors = self.geometry(graph)
+        return self.derive(
+            lambda vectors: self.node_energies(vectors, groups, edges), vectors, edges, graph, stress=stress
+        )
+
+    def derive(
+        self,
+        node_energies: Callable[[Tensor], Tensor],
+        vectors: Float[Tensor, "rows 3"],
+        edges: Edges,
+        graph: Frame,
+        *,
+        stress: bool = False,
+    ) -> dict[str, Tensor]:
+        """What :meth:`forward` returns, of energies as a function of the edge vectors.
+
+        Args:
+            node_energies: From edge vectors to the energy of each node, as :meth:`node_energies` computes it.
+            vectors: Where to evaluate it, in Å.
+            edges: In the order of ``vectors``.
+            graph: The structures.
+            stress: Whether to compute the stress too.
+        """
+        with torch.enable_grad(), full_float32(self.device):
             vectors.requires_grad_()
-            node_energy = self.node_energies(vectors, species, edges)
+            node_energy = node_energies(vectors)
             with only("positions"):
                 (pair_forces,) = torch.autograd.grad(node_energy.sum(), vectors, create_graph=self.training)
         if not self.training:
@@ -133,29 +193,34 @@ class Potential(nn.Module):
         return result
 
     def node_energies(
-        self, vectors: Float[Tensor, "rows 3"], species: Int[Tensor, " nodes"], edges: Edges | Int[Tensor, "2 rows"]
+        self,
+        vectors: Float[Tensor, "rows 3"],
+        species: SpeciesGroups | Int[Tensor, " nodes"],
+        edges: Edges | Int[Tensor, "2 rows"],
     ) -> Float[Tensor, " nodes"]:
         """Energy of every node in eV, float64, differentiable in the edge vectors (Å).
 
         Args:
             vectors: From sender to receiver, in Å, none of length zero.
-            species: Index of each node's element.
+            species: Index of each node's element, or what :meth:`groups` makes of it.
             edges: Each pair once, or an ``edge_index`` of single directions; in the order of ``vectors``.
 
         Raises:
             ValueError: If ``edges`` are pairs and the model asks for single directions (``model.directed``).
         """
-        output = self.model(vectors, species, edges)
-        energy = self.scale(output.energy, output.coordination, species)
+        groups = as_groups(species)
+        output = self.model(vectors, groups, edges)
+        energy = self.scale(output.energy, output.coordination, groups.species)
         return energy if output.repulsion is None else energy + output.repulsion.double()
 
     @torch.no_grad()
     def calibrate(self, graph: AtomicGraph) -> None:
         """Choose the normalisation of a fresh model from a sample of what it will be trained on; see ``MACE.calibrate``."""
         graph = graph.to(self.device)
-        edges, vectors = self._geometry(graph)
+        edges, vectors = self.geometry(graph)
         species = self.species(graph.atomic_numbers)
-        self.model.calibrate(vectors, species, edges)
+        with full_float32(self.device):
+            self.model.calibrate(vectors, species, edges)
         if self.model.zbl is not None:  # on average the scaled energies include it, as the labels do
             repulsion = self.model.zbl(vectors.norm(dim=1, keepdim=True), species, edges)
             self.model.bias.sub_(repulsion.mean() / self.scale.scale[species].mean())
@@ -181,8 +246,9 @@ class Potential(nn.Module):
     @torch.no_grad()
     def descriptors(self, graph: AtomicGraph) -> Float[Tensor, "nodes features"]:
         """Features of every node after the last layer, in e3nn's ``mul_ir`` order; see :meth:`descriptor_irreps`."""
-        edges, vectors = self._geometry(graph)
-        output = self.model(vectors, self.species(graph.atomic_numbers), edges)
+        edges, vectors = self.geometry(graph)
+        with full_float32(self.device):
+            output = self.model(vectors, self.species(graph.atomic_numbers), edges)
         return to_mul_ir(output.features, self.descriptor_irreps)
 
     @property
@@ -190,7 +256,7 @@ class Potential(nn.Module):
         """Irreps of :meth:`descriptors`; the last layer keeps scalars only."""
         return natural_irreps(0, self.model.config.channels)
 
-    def _geometry(self, graph: AtomicGraph) -> tuple[Edges, Float[Tensor, "rows 3"]]:
+    def geometry(self, graph: AtomicGraph) -> tuple[Edges, Float[Tensor, "rows 3"]]:
         """Each pair of neighbours once, or both directions if the model asks for them, and vectors in its precision."""
         from equinet.graph import displacements
 
@@ -214,7 +280,7 @@ def forces_from_pairs(pair_forces: Float[Tensor, "rows 3"], edges: Edges) -> Flo
 
 
 def stress_from_pairs(
-    pair_forces: Float[Tensor, "rows 3"], vectors: Float[Tensor, "rows 3"], edges: Edges, graph: AtomicGraph
+    pair_forces: Float[Tensor, "rows 3"], vectors: Float[Tensor, "rows 3"], edges: Edges, graph: Frame
 ) -> Float[Tensor, "graphs 3 3"]:
     """Stress from the derivatives of the energy with respect to edge vectors; tension positive."""
     if graph.graph_count == 1:
@@ -223,7 +289,8 @@ def stress_from_pairs(
         outer = pair_forces.unsqueeze(2) * vectors.unsqueeze(1)
         virial = sum_on_nodes(outer, graph.graph_of_node[edges.index[0]], graph.graph_count)
     virial = (virial + virial.transpose(1, 2)) / 2
-    volume = torch.linalg.det(graph.cell).abs()
+    a, b, c = graph.cell.unbind(1)
+    volume = (a * torch.linalg.cross(b, c)).sum(1).abs()  # a determinant by a solver cannot be recorded on a GPU
     defined = graph.pbc.any(dim=1) & (volume > 0)
     # Divide by one where there is no volume and put NaN there afterwards: a division by NaN would spoil every gradient.
     volume = torch.where(defined, volume, 1.0).to(virial.dtype)

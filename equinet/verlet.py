@@ -70,7 +70,7 @@ class VerletGraph:
         self.cutoff = cutoff
         self.skin = float(skin)
         self.searches = 0
-        self._known: _Candidates | None = None
+        self._known: Candidates | None = None
 
     def __call__(self, atoms: Atoms) -> AtomicGraph:
         """The graph of ``atoms``, without labels.
@@ -87,7 +87,7 @@ class VerletGraph:
         pbc = np.array(atoms.pbc, dtype=bool)
         known = self._known
         if known is None or not known.cover(positions, cell, pbc, self.cutoff):
-            known = self._known = _Candidates(positions, cell, pbc, self.cutoff + self.skin)
+            known = self._known = Candidates(positions, cell, pbc, self.cutoff + self.skin)
             self.searches += 1
         return known.graph(positions, cell, atoms.numbers, pbc, self.cutoff)
 
@@ -95,7 +95,7 @@ class VerletGraph:
         return f"VerletGraph(cutoff {self.cutoff:g} Å, skin {self.skin:g} Å, searched {self.searches} times)"
 
 
-class _Candidates:
+class Candidates:
     """Pairs within ``reach`` (Å) at the time of a search, and the last graph made of them."""
 
     def __init__(self, positions: Floats, cell: Floats, pbc: NDArray[np.bool_], reach: float) -> None:

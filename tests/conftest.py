@@ -5,6 +5,10 @@ from __future__ import annotations
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+if not os.path.exists(
+    "/dev/nvidiactl"
+):  # kernels for GPUs are tested by Triton's interpreter, which it decides when imported
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -23,6 +27,7 @@ from equinet.graph import AtomicGraph, collate, displacements, from_atoms
 from equinet.models import MACE, MACEConfig
 from equinet.nn import EnergyScale, GatedInteraction
 from equinet.nn.linear import EquivariantLinear
+from equinet.ops.kernels import tiles
 from equinet.potential import Potential
 
 torch.set_num_threads(1)
@@ -198,6 +203,20 @@ def orthogonal(request: pytest.FixtureRequest) -> Tensor:
     torch.manual_seed(11)
     rotation = o3.rand_matrix(dtype=torch.float64)
     return {"rotation": rotation, "inversion": -torch.eye(3).double(), "improper rotation": -rotation}[request.param]
+
+
+@pytest.fixture
+def gpu() -> Iterator[torch.device]:
+    """The device that kernels for GPUs run on in a test: a GPU if there is one, else the CPU, by Triton's interpreter."""
+    triton = pytest.importorskip("triton", reason="kernels for GPUs are written in Triton: pip install triton")
+    if torch.cuda.is_available():
+        yield torch.device("cuda")
+        return
+    version = tuple(map(int, triton.__version__.split(".")[:2]))
+    if version < (3, 7) and np.lib.NumpyVersion(np.__version__) >= "2.4.0":
+        pytest.skip("Triton's interpreter before 3.7 cannot run loops over loaded bounds with numpy 2.4 or newer")
+    with tiles.interpreted():
+        yield torch.device("cpu")
 
 
 @pytest.fixture(scope="session")

@@ -63,6 +63,7 @@ OPTIONS = {
         "--dtype",
         "--device",
         "--batch-size",
+        "--matmul",
     ],
     "md": [
         "--out",
@@ -76,6 +77,8 @@ OPTIONS = {
         "--seed",
         "--dtype",
         "--device",
+        "--matmul",
+        "--capture",
         "--resume",
     ],
     "check": ["--max-frames", "--tolerance-float32", "--tolerance-float64", "--json", "--device", "--seed"],
@@ -440,8 +443,8 @@ def test_doctor_tests_every_executor_and_finds_them_right():
     printed = works("doctor")
     assert "WRONG" not in printed
     for name in METHODS:
-        assert printed.count(f"convolution, {name} ") == 2
-        assert printed.count(f"many_body, {name} ") == (0 if name == "so2" else 2)
+        assert printed.count(f"convolution, {name} ") >= 2
+        assert printed.count(f"many_body, {name} ") >= (0 if name == "so2" else 2)
     for package in ("torch", "ase", "e3nn"):
         assert re.search(rf"{package}\W+\d", printed), package
 
@@ -449,7 +452,9 @@ def test_doctor_tests_every_executor_and_finds_them_right():
 def test_doctor_tells_a_wrong_executor(monkeypatch):
     real = equinet.doctor._error
     monkeypatch.setattr("equinet.doctor._error", lambda value, oracle: real(value * (1 + 1e-4), oracle))
-    assert works("doctor").count("WRONG") == 4 * len(METHODS) - 2  # two roles, two precisions; so2 has one role
+    lines = len(equinet.doctor.self_test())
+    assert lines > 4 * len(METHODS) - 2  # two roles, two precisions; so2 has one role; and other backends
+    assert works("doctor").count("WRONG") == lines
 
 
 def test_doctor_tells_of_a_package_that_is_not_there(monkeypatch):

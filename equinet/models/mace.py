@@ -29,6 +29,7 @@ from equinet.ops import ManyBodySpec, SpeciesGroups, SphericalHarmonics, TensorP
 from equinet.ops.algebra import Algebra
 from equinet.ops.edges import Edges, as_edges
 from equinet.ops.layout import irreps_up_to, is_true, with_channels
+from equinet.ops.species import as_groups
 from equinet.ops.sphere import BracketChain
 
 from .config import MACEConfig
@@ -138,20 +139,24 @@ class MACE(nn.Module):
             self.readouts.append(Readout(config.channels))
 
     def forward(
-        self, vectors: Float[Tensor, "rows 3"], species: Int[Tensor, " nodes"], edges: Edges | Int[Tensor, "2 rows"]
+        self,
+        vectors: Float[Tensor, "rows 3"],
+        species: SpeciesGroups | Int[Tensor, " nodes"],
+        edges: Edges | Int[Tensor, "2 rows"],
     ) -> NodeOutput:
         """Energies of all nodes.
 
         Args:
             vectors: From sender to receiver, in Å, none of length zero.
-            species: Index of each node's element.
+            species: Index of each node's element, or the groups made of it, with which nothing here waits for a device.
             edges: Who sends to whom, each pair once or an ``edge_index`` of single directions; in the order of ``vectors``. A
                 model that is :attr:`directed` takes single directions only.
 
         Raises:
             ValueError: If the model is directed and ``edges`` are pairs.
         """
-        groups, edges = SpeciesGroups(species), as_edges(edges, len(species))
+        groups = as_groups(species)
+        species, edges = groups.species, as_edges(edges, groups.species.shape[0])
         of_edge = self._edge_features(vectors, species, edges)
         node_feats = self._embed(species)
         # Forces do not feel a constant, so the energy error alone moves the bias. Without it the mean energy drifts by
@@ -209,6 +214,15 @@ class MACE(nn.Module):
             return f"what its radial networks see depends on the species too (distance_transform = {self.config.distance_transform!r})"
         if self.directed:
             return 'its radial networks are functions of the species too ("gated" interactions)'
+        return None
+
+    @property
+    def reaches_beyond_cutoff(self) -> str | None:
+        """Why an edge longer than the cutoff, if it is given one, would add to energies; None if it adds exactly nothing."""
+        if self.directed and self.config.envelope_on == "basis":
+            return 'weights of "gated" interactions do not end at the cutoff with envelope_on = "basis"'
+        if self.zbl is not None and 2 * self.zbl.radii.max() > self.config.cutoff:
+            return f"the ZBL repulsion of its largest atoms reaches further than the cutoff of {self.config.cutoff:g} Å"
         return None
 
     @property

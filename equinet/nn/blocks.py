@@ -11,7 +11,6 @@ forth (x to y), back (slopes of y to slopes of x) and outer (slopes of the weigh
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -21,34 +20,13 @@ from torch.autograd import Function
 
 from equinet.ops import SpeciesGroups, kernels
 from equinet.ops.passes import wanted
+from equinet.ops.precision import chosen, matmul_precision
 
+from .block_ops import recorded_mix
+from .plan import Block, Plan, maps_of, nodes_of, product_in_torch, slopes_in_torch
+from .tracing import recorded
 
-class Block(NamedTuple):
-    """Rows ``start`` to ``stop`` of x, which become the rows ``to_start`` to ``to_stop`` of y.
-
-    Attributes:
-        scale: s of the module's formula.
-    """
-
-    start: int
-    stop: int
-    to_start: int
-    to_stop: int
-    scale: float
-
-
-class Plan(NamedTuple):
-    """All blocks, and the number of rows of x and of y. Rows of y without a block are zero, as are slopes of x."""
-
-    blocks: tuple[Block, ...]
-    rows: int
-    to_rows: int
-
-    @property
-    def reversed(self) -> Plan:
-        """From y to x."""
-        blocks = (Block(b.to_start, b.to_stop, b.start, b.stop, b.scale) for b in self.blocks)
-        return Plan(tuple(blocks), self.to_rows, self.rows)
+__all__ = ["Block", "Frozen", "Plan", "mix", "product", "product_in_torch", "slopes", "slopes_in_torch"]
 
 
 class Matrices(NamedTuple):
@@ -101,6 +79,8 @@ def mix(
         IndexError: If a node has a species without weights.
         ValueError: If shapes or precisions do not fit together.
     """
+    if recorded(x):
+        return recorded_mix(x, weights, plan, groups)
     if groups is not None:
         groups.require_weights_for(weights[0].shape[0])
     moving = any(weight.requires_grad for weight in weights) or torch.is_inference_mode_enabled()
@@ -115,7 +95,7 @@ class _Fixed(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, there: Matrices, back: Matrices, groups: SpeciesGroups | None) -> Tensor:
         ctx.known = there, back, groups
-        return kernels.mix(x, there.flat, _nodes(x, groups), there.maps, there.shape)
+        return kernels.mix(x, there.flat, nodes_of(x, groups), there.maps, there.shape)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
@@ -126,15 +106,16 @@ class _Fixed(Function):
 class _Forth(Function):
     @staticmethod
     def forward(ctx: Any, plan: Plan, groups: SpeciesGroups | None, x: Tensor, *weights: Tensor) -> Tensor:
-        ctx.plan, ctx.groups = plan, groups
+        ctx.plan, ctx.groups, ctx.precision = plan, groups, chosen()
         ctx.save_for_backward(x, *weights)
         return product(x, list(weights), plan, groups, weights[0].shape[-1])
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
         (g,), (x, *weights) = grads, ctx.saved_tensors
-        dx = _Back.apply(ctx.plan, ctx.groups, x.shape[2], g, *weights) if ctx.needs_input_grad[2] else None
-        return None, None, dx, *_slopes_of_weights(ctx, ctx.needs_input_grad[3:], x, g, weights)
+        with matmul_precision(ctx.precision):  # a GPU differentiates in another thread than that of the choice
+            dx = _Back.apply(ctx.plan, ctx.groups, x.shape[2], g, *weights) if ctx.needs_input_grad[2] else None
+            return None, None, dx, *_slopes_of_weights(ctx, ctx.needs_input_grad[3:], x, g, weights)
 
 
 class _Back(Function):
@@ -142,15 +123,16 @@ class _Back(Function):
     def forward(
         ctx: Any, plan: Plan, groups: SpeciesGroups | None, channels: int, g: Tensor, *weights: Tensor
     ) -> Tensor:
-        ctx.plan, ctx.groups = plan, groups
+        ctx.plan, ctx.groups, ctx.precision = plan, groups, chosen()
         ctx.save_for_backward(g, *weights)
         return product(g, [weight.transpose(-1, -2) for weight in weights], plan.reversed, groups, channels)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
         (a,), (g, *weights) = grads, ctx.saved_tensors
-        dg = _Forth.apply(ctx.plan, ctx.groups, a, *weights) if ctx.needs_input_grad[3] else None
-        return None, None, None, dg, *_slopes_of_weights(ctx, ctx.needs_input_grad[4:], a, g, weights)
+        with matmul_precision(ctx.precision):
+            dg = _Forth.apply(ctx.plan, ctx.groups, a, *weights) if ctx.needs_input_grad[3] else None
+            return None, None, None, dg, *_slopes_of_weights(ctx, ctx.needs_input_grad[4:], a, g, weights)
 
 
 class _Outer(Function):
@@ -158,16 +140,17 @@ class _Outer(Function):
     def forward(
         ctx: Any, plan: Plan, groups: SpeciesGroups | None, shapes: list[torch.Size], x: Tensor, g: Tensor
     ) -> tuple[Tensor, ...]:
-        ctx.plan, ctx.groups, ctx.channels = plan, groups, x.shape[2]
+        ctx.plan, ctx.groups, ctx.channels, ctx.precision = plan, groups, x.shape[2], chosen()
         ctx.save_for_backward(x, g)
         return slopes(x, g, shapes, plan, groups)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
         x, g = ctx.saved_tensors
-        dx = _Back.apply(ctx.plan, ctx.groups, ctx.channels, g, *grads) if ctx.needs_input_grad[3] else None
-        dg = _Forth.apply(ctx.plan, ctx.groups, x, *grads) if ctx.needs_input_grad[4] else None
-        return None, None, None, dx, dg
+        with matmul_precision(ctx.precision):
+            dx = _Back.apply(ctx.plan, ctx.groups, ctx.channels, g, *grads) if ctx.needs_input_grad[3] else None
+            dg = _Forth.apply(ctx.plan, ctx.groups, x, *grads) if ctx.needs_input_grad[4] else None
+            return None, None, None, dx, dg
 
 
 def _slopes_of_weights(
@@ -179,8 +162,8 @@ def _slopes_of_weights(
 
 
 def _runs_on(x: Tensor) -> bool:
-    """Whether machine code can be called on ``x``; not while torch traces, which needs operations it knows."""
-    return kernels.runs_on(x) and type(x) in (Tensor, torch.nn.Parameter) and not torch.compiler.is_compiling()
+    """Whether machine code can be called on ``x``, which must have numbers and not shapes alone; it knows float32 as it is."""
+    return kernels.runs_on(x) and type(x) in (Tensor, torch.nn.Parameter) and chosen() == "ieee"
 
 
 def product(x: Tensor, weights: list[Tensor], plan: Plan, groups: SpeciesGroups | None, channels: int) -> Tensor:
@@ -188,11 +171,11 @@ def product(x: Tensor, weights: list[Tensor], plan: Plan, groups: SpeciesGroups 
     if not _runs_on(x):
         return product_in_torch(x, weights, plan, groups, channels)
     matrices = _matrices(weights, plan, x.shape[2], channels)
-    return kernels.mix(x, matrices.flat, _nodes(x, groups), matrices.maps, matrices.shape)
+    return kernels.mix(x, matrices.flat, nodes_of(x, groups), matrices.maps, matrices.shape)
 
 
 def _matrices(weights: list[Tensor], plan: Plan, channels: int, to_channels: int) -> Matrices:
-    maps = _maps(plan, tuple(weight.shape for weight in weights), channels, to_channels)
+    maps = maps_of(plan, tuple(weight.shape for weight in weights), channels, to_channels)
     return Matrices(torch.cat([weight.reshape(-1) for weight in weights]), maps, (plan.to_rows, to_channels))
 
 
@@ -203,75 +186,6 @@ def slopes(
     if not _runs_on(x):
         return slopes_in_torch(x, g, shapes, plan, groups)
     sizes = [shape.numel() for shape in shapes]
-    maps = _maps(plan, tuple(shapes), x.shape[2], g.shape[2])
-    flat = kernels.mix_slopes(x, g, _nodes(x, groups), maps, sum(sizes))
+    maps = maps_of(plan, tuple(shapes), x.shape[2], g.shape[2])
+    flat = kernels.mix_slopes(x, g, nodes_of(x, groups), maps, sum(sizes))
     return tuple(part.view(shape) for part, shape in zip(flat.split(sizes), shapes))
-
-
-def product_in_torch(
-    x: Tensor, weights: list[Tensor], plan: Plan, groups: SpeciesGroups | None, channels: int
-) -> Tensor:
-    """Block by block and species by species."""
-    y = x.new_zeros(x.shape[0], plan.to_rows, channels)
-    for block, weight in zip(plan.blocks, weights):
-        for z, here in _here(x, groups):
-            matrix = weight if groups is None else weight[z]
-            vectors = _vectors(x[here, block.start : block.stop], matrix.shape[0])
-            value = block.scale * (vectors @ matrix)
-            y[here, block.to_start : block.to_stop] = value.view(len(here), block.to_stop - block.to_start, channels)
-    return y
-
-
-def slopes_in_torch(
-    x: Tensor, g: Tensor, shapes: list[torch.Size], plan: Plan, groups: SpeciesGroups | None
-) -> tuple[Tensor, ...]:
-    """Block by block and species by species."""
-    found = []
-    for block, shape in zip(plan.blocks, shapes):
-        slope = x.new_zeros(shape)
-        for z, here in _here(x, groups):
-            left = _vectors(x[here, block.start : block.stop], shape[-2])
-            right = _vectors(g[here, block.to_start : block.to_stop], shape[-1])
-            (slope if groups is None else slope[z]).copy_(block.scale * (left.T @ right))
-        found.append(slope)
-    return tuple(found)
-
-
-def _vectors(part: Tensor, columns: int) -> Tensor:
-    return part.reshape(part.numel() // columns, columns)
-
-
-def _nodes(x: Tensor, groups: SpeciesGroups | None) -> kernels.Nodes:
-    return kernels.all_alike(x.shape[0]) if groups is None else groups.nodes
-
-
-def _here(x: Tensor, groups: SpeciesGroups | None) -> list[tuple[int, Tensor]]:
-    """Species and their nodes."""
-    nodes = _nodes(x, groups)
-    spans = nodes.spans[1:].view(-1, 3).tolist()
-    return [(z, nodes.order.to(x.device)[first:last]) for z, first, last in spans]
-
-
-@lru_cache(maxsize=512)
-def _maps(plan: Plan, shapes: tuple[torch.Size, ...], channels: int, to_channels: int) -> kernels.Maps:
-    """The blocks as plain numbers."""
-    numbers, before = [], 0
-    for block, shape in zip(plan.blocks, shapes):
-        depth, columns = shape[-2:]
-        components = min(block.stop - block.start, block.to_stop - block.to_start)
-        sizes = (block.stop - block.start) * channels, (block.to_stop - block.to_start) * to_channels
-        assert (components * depth, components * columns) == sizes, f"{block} has weights {tuple(shape)}"
-        numbers += [
-            block.start * channels,
-            block.to_start * to_channels,
-            depth,
-            columns,
-            components,
-            depth,
-            columns,
-            before,
-        ]
-        before += shape.numel()
-    full = sum(block.to_stop - block.to_start for block in plan.blocks) == plan.to_rows
-    scales = tuple(block.scale for block in plan.blocks)
-    return kernels.Maps(tuple(numbers), scales, plan.rows * channels, plan.to_rows * to_channels, full)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from equinet.ops import SpeciesGroups
 from equinet.ops.edges import Edges
 from equinet.ops.kernels import silu
+from equinet.ops.precision import affine, matmul
 
 from .interaction import Convolving, EdgeFeatures
 from .linear import EquivariantLinear
@@ -54,9 +55,14 @@ class EdgeMLP(nn.Module):
         assert isinstance(first, nn.Linear)
         # Equal to the map of all three side by side, without an array of edges times embeddings.
         of_distance, of_source, of_target = first.weight.split([self.basis, self.embedding, self.embedding], dim=1)
-        x = feats @ of_distance.T + (source @ of_source.T + first.bias)[species[0]] + (target @ of_target.T)[species[1]]
+        x = (
+            matmul(feats, of_distance.T)
+            + (source @ of_source.T + first.bias)[species[0]]
+            + (target @ of_target.T)[species[1]]
+        )
         for linear, norm in zip(others, self.norms):
-            x = linear(silu(norm(x)))
+            assert isinstance(linear, nn.Linear)
+            x = affine(silu(norm(x)), linear.weight, linear.bias)
         return x
 
 

@@ -41,6 +41,7 @@ class EquivariantLinear(nn.Module):
         self.copies = dict(copies)
         self.outputs = list(self.copies) if outputs is None else list(outputs)
         self.shared = [ir for ir in self.outputs if ir in self.copies]
+        self._names = [str(ir) for ir in self.shared]
         self.weights = nn.ParameterDict(
             {str(ir): torch.randn(self.copies[ir] * channels_in, channels_out) for ir in self.shared}
         )
@@ -57,7 +58,7 @@ class EquivariantLinear(nn.Module):
         self._plan, self._frozen = Plan(tuple(blocks), before, after), Frozen()
 
     def forward(self, x: Float[Tensor, "nodes rows in"]) -> Float[Tensor, "nodes dim out"]:
-        return mix(x, [self.weights[str(ir)] for ir in self.shared], self._plan, frozen=self._frozen)
+        return mix(x, [self.weights[name] for name in self._names], self._plan, frozen=self._frozen)
 
     def extra_repr(self) -> str:
         return ", ".join(f"{ir}: {w.shape[0]} → {w.shape[1]}" for ir, w in self.weights.items())
@@ -85,6 +86,7 @@ class SpeciesLinear(nn.Module):
         self.irreps_in = list(irreps_in)
         self.irreps_out = list(irreps_out)
         self.shared = [ir for ir in self.irreps_out if ir in self.irreps_in]
+        self._names = [str(ir) for ir in self.shared]
         self.weights = nn.ParameterDict({str(ir): torch.randn(species, channels, channels) for ir in self.shared})
         starts, before = {}, 0
         for ir in self.irreps_in:
@@ -100,7 +102,7 @@ class SpeciesLinear(nn.Module):
     def forward(
         self, x: Float[Tensor, "nodes dim channels"], groups: SpeciesGroups
     ) -> Float[Tensor, "nodes out channels"]:
-        return mix(x, [self.weights[str(ir)] for ir in self.shared], self._plan, groups, self._frozen)
+        return mix(x, [self.weights[name] for name in self._names], self._plan, groups, self._frozen)
 
     def extra_repr(self) -> str:
         return ", ".join(f"{ir}: {w.shape[0]} x ({w.shape[1]} → {w.shape[2]})" for ir, w in self.weights.items())

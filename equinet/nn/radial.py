@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from equinet.ops.constants import ConstantModule
 from equinet.ops.kernels import silu
+from equinet.ops.precision import matmul
 
 # sqrt of 1 / E[silu(z)^2] for z ~ N(0, 1), by Gauss-Hermite quadrature (180 points), so that activations keep unit size.
 SILU_GAIN = 1.6765324703310907
@@ -99,9 +100,9 @@ class RadialMLP(nn.Module):
         self.biases = nn.ParameterList([torch.zeros(b) for b in sizes[2:]] if biases else [])
 
     def forward(self, x: Float[Tensor, "edges in"]) -> Float[Tensor, "edges out"]:
-        x = x @ (self.weights[0] / math.sqrt(self.sizes[0]))
+        x = matmul(x, self.weights[0] / math.sqrt(self.sizes[0]))
         for n, (weight, size) in enumerate(zip(self.weights[1:], self.sizes[1:])):
-            x = silu(x) @ (weight * (SILU_GAIN / math.sqrt(size)))
+            x = matmul(silu(x), weight * (SILU_GAIN / math.sqrt(size)))
             if self.biases:
                 x = x + self.biases[n]
         return x

@@ -104,6 +104,11 @@ def sheets_for(*inputs: o3.Irreps) -> int:
     return 1 if all(is_true(ir) for irreps in inputs for _, ir in irreps) else 2
 
 
+def parity_letters(irreps: o3.Irreps, *, flipped: bool = False) -> str:
+    """For every component ``e`` where the harmonic of its degree is even under inversion, ``o`` where odd; or the reverse."""
+    return "".join("eo"[(ir.l + flipped) % 2] * ir.dim for _, ir in irreps)
+
+
 def spread(values: Float[Tensor, "points harmonics"], irreps: o3.Irreps, sheets: int) -> Float[Tensor, "rows dim"]:
     """Columns of ``values`` (all degrees side by side) for one copy of each irrep, one block of rows per sheet."""
     signs = parity_signs(irreps, sheets)

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from e3nn import o3
 
 from . import kernels
 from .contraction import HornerManyBody, NaiveManyBody
 from .convolution import EdgeMatrixConvolution, NaiveConvolution
+from .kernels import by_cuequivariance, by_openequivariance
 from .polynomials import covariants
 from .protocols import Convolution, ManyBody
 from .spec import ManyBodySpec, TensorProductSpec
+
+# What a backend cannot do without; each says why it is not there.
+_NEEDS: dict[str, Any] = {
+    "compiled": kernels,
+    "cuequivariance": by_cuequivariance,
+    "openequivariance": by_openequivariance,
+}
 
 
 @dataclass(frozen=True)
@@ -23,7 +31,9 @@ class ClebschGordan:
         backend: ``"compiled"``: loops in machine code for this processor; on other devices what ``"torch"`` is. ``"torch"``:
             batched matrix products, any device. ``"naive"``: the formulas term by term, the oracle of tests. ``"auto"``:
             ``"compiled"`` where machine code can be made within about a minute (up to degree 5 on all sides), else ``"torch"``.
-            Not saved with a model.
+            ``"cuequivariance"``: NVIDIA's library, its kernels on a GPU and its torch form on the CPU. ``"openequivariance"``:
+            the convolution by that library, on a GPU only; its many-body product is not a finished one, so that is the one of
+            ``"auto"``. ``"auto"`` takes neither. All are one function with the same weights. Not saved with a model.
 
     Raises:
         ValueError: If there is no such ``backend``, or it cannot run here; says why.
@@ -32,13 +42,18 @@ class ClebschGordan:
         Batatia et al. 2022 (MACE), arXiv 2206.07697, eqs. 8-10; Geiger and Smidt 2022 (e3nn), arXiv 2207.09453.
     """
 
-    backend: Literal["auto", "compiled", "torch", "naive"] = field(default="auto", metadata={"saved": False})
+    backend: Literal["auto", "compiled", "torch", "naive", "cuequivariance", "openequivariance"] = field(
+        default="auto", metadata={"saved": False}
+    )
 
     def __post_init__(self) -> None:
-        if self.backend not in ("auto", "compiled", "torch", "naive"):
-            raise ValueError(f"`backend` must be auto, compiled, torch or naive, got {self.backend!r}")
-        if self.backend == "compiled" and (reason := kernels.unavailable()):
-            raise ValueError(f'`backend` "compiled" cannot run here: {reason}, or take "auto"')
+        if self.backend not in ("auto", "torch", "naive", *_NEEDS):
+            raise ValueError(
+                f"`backend` must be auto, compiled, torch or naive, got {self.backend!r}; "
+                "by other libraries there are cuequivariance and openequivariance"
+            )
+        if self.backend in _NEEDS and (reason := _NEEDS[self.backend].unavailable()):
+            raise ValueError(f'`backend` "{self.backend}" cannot run here: {reason}, or take "auto"')
 
     def supports(self, spec: TensorProductSpec | ManyBodySpec) -> str | None:
         return None
@@ -51,11 +66,18 @@ class ClebschGordan:
     def convolution(self, spec: TensorProductSpec) -> Convolution:
         if self.backend == "naive":
             return NaiveConvolution(spec)
+        if self.backend == "cuequivariance":
+            return by_cuequivariance.CuEquivarianceConvolution(spec)
+        if self.backend == "openequivariance":
+            return by_openequivariance.OpenEquivarianceConvolution(spec)
         compiled = self.backend == "compiled" or (self.backend == "auto" and kernels.worthwhile(spec))
         return kernels.CompiledConvolution(spec) if compiled else EdgeMatrixConvolution(spec)
 
     def many_body(self, spec: ManyBodySpec) -> ManyBody:
         if self.backend == "naive":
             return NaiveManyBody(spec)
-        compiled = self.backend == "compiled" or (self.backend == "auto" and kernels.unavailable() is None)
+        if self.backend == "cuequivariance":
+            return by_cuequivariance.CuEquivarianceManyBody(spec)
+        auto = self.backend in ("auto", "openequivariance")
+        compiled = self.backend == "compiled" or (auto and kernels.can_run())
         return kernels.CompiledManyBody(spec) if compiled else HornerManyBody(spec)

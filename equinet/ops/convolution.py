@@ -57,15 +57,19 @@ class NaiveConvolution(ConstantModule):
         sender, receiver, edge_attrs, weight = edges.unfold(edge_attrs, weight, self.spec.irreps_in2)
         x = node_feats[sender].split([ir.dim for _, ir in self.spec.irreps_in1], dim=1)
         y = edge_attrs.split([ir.dim for _, ir in self.spec.irreps_in2], dim=1)
-        weights = self.path_weights(weight)
-        messages = weight.new_zeros(weight.shape[0], sum(len(rows) for _, rows in self._slots), self.spec.channels)
+        if self.like is None:  # slots are the paths in order
+            weights = [{n: column} for n, column in enumerate(weight.unbind(1))]
+        else:
+            weights = [dict(enumerate(slot.unbind(1))) for slot in self.path_weights(weight).unbind(1)]
+        slots: list[list[Tensor]] = [[] for _ in self._slots]
         for n, path in enumerate(self.spec.paths):
             z = torch.einsum("ijk,eic,ej->ekc", getattr(self, f"coupling_{n}"), x[path.i1], y[path.i2])
-            for slot, (ir, rows) in enumerate(self._slots):
-                if ir == path.out:
-                    index = torch.tensor(rows, device=messages.device)
-                    messages = messages.index_add(1, index, z * weights[:, slot, n].unsqueeze(1))
-        return sum_on_nodes(messages, receiver, node_feats.shape[0])
+            for slot, (ir, _) in enumerate(self._slots):
+                if ir == path.out and n in weights[slot]:
+                    slots[slot].append(z * weights[slot][n].unsqueeze(1))
+        messages = torch.cat([torch.stack(terms).sum(0) if len(terms) > 1 else terms[0] for terms in slots], dim=1)
+        rows = torch.tensor([row for _, rows in self._slots for row in rows], device=messages.device)
+        return sum_on_nodes(messages.index_select(1, rows.argsort()), receiver, node_feats.shape[0])
 
     def path_weights(self, weight: Tensor) -> Tensor:
         return paths_apart(weight) if self.like is None else self.like.path_weights(weight)

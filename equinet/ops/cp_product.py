@@ -17,9 +17,11 @@ from .algebra import Pointwise
 from .constants import ConstantModule, Float64Buffers
 from .cp import coupling_tensor, cp_factors
 from .factorised_method import FactorisedMethod, Product, require_one_of, require_whole
+from .kernels import power_ops, tiles
+from .kernels.power_tiles import Form
 from .layout import is_true, one_of_each
 from .pairings import Pairing, uniform
-from .powers import Chain, DenseChain, rows_of
+from .powers import Chain, DenseChain, rows_of, where_streamed
 from .spec import ManyBodySpec
 
 _FIT = [True]
@@ -86,6 +88,10 @@ class OfTerms(Product):
 
     def chain(self, spec: ManyBodySpec) -> Chain:
         return TermChain(spec, self.rank, self.trainable)
+
+    def streamed_chain(self, spec: ManyBodySpec) -> Chain:
+        # Factors that are trained need gradients, which the kernels do not have.
+        return self.chain(spec) if self.trainable else StreamedTerms(spec, self.rank)
 
     def naive_chain(self, spec: ManyBodySpec) -> Chain:
         kept = {ir for _, ir in kept_irreps(spec)}
@@ -191,3 +197,27 @@ class TermChain(ConstantModule, Chain):
             results.append(irreps.index_select(1, self.of_out))
             product = self.algebra.left(irreps)
         return results
+
+
+class StreamedTerms(TermChain):
+    """The same with fixed factors; on GPUs each product is one kernel, which leaves no terms in memory."""
+
+    def __init__(self, spec: ManyBodySpec, rank: int) -> None:
+        super().__init__(spec, rank, trainable=False)
+
+    def products(self, u: Tensor, v: Tensor, highest: int) -> list[Tensor]:
+        if not tiles.runs_on(u, v):
+            return super().products(u, v, highest)
+        # Made anew in every call, as factors may be loaded or moved in between; they are small.
+        left, right, back = self.algebra.to_left, self.algebra.to_right, self.algebra.to_out.T
+        product, to_left, results = u, left.index_select(1, self.of_factor), []
+        for _ in range(2, highest + 1):
+            table = torch.cat([to_left, right, back], dim=1)
+            slots = "." * to_left.shape[1], "." * right.shape[1]
+            product = power_ops.value([product, v], table, Form("product", slots, 2, "." * back.shape[1])).squeeze(1)
+            results.append(product.index_select(1, self.of_out))
+            to_left = left
+        return results
+
+    def extra_repr(self) -> str:
+        return where_streamed()

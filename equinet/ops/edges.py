@@ -67,7 +67,7 @@ class Edges:
         rows = edge_of[::2]
         # Row by row, as a selection of columns is several times slower.
         edges = cls(torch.stack([end.index_select(0, rows) for end in edge_index]), num_nodes, mirrored=True)
-        edges._incoming = Incoming(_pointers(edge_index[1], num_nodes), edge_index[0].contiguous(), pairs)
+        edges._incoming = Incoming(_pointers(edge_index[1].contiguous(), num_nodes), edge_index[0].contiguous(), pairs)
         return edges, rows
 
     @classmethod
@@ -75,7 +75,14 @@ class Edges:
         """Single directions, which are sorted by receiver already."""
         edges = cls(edge_index, num_nodes)
         codes = 2 * torch.arange(edge_index.shape[1], device=edge_index.device)
-        edges._incoming = Incoming(_pointers(edge_index[1], num_nodes), edge_index[0].contiguous(), codes)
+        edges._incoming = Incoming(_pointers(edge_index[1].contiguous(), num_nodes), edge_index[0].contiguous(), codes)
+        return edges
+
+    @classmethod
+    def ready(cls, index: Int[Tensor, "2 rows"], incoming: Incoming, num_nodes: int, *, mirrored: bool) -> Edges:
+        """Edges of which all is known, as it stands: nothing is looked at, so that this may be done while torch records."""
+        edges = cls.__new__(cls)
+        edges.index, edges.num_nodes, edges.mirrored, edges._incoming = index, num_nodes, mirrored, incoming
         return edges
 
     @classmethod
@@ -94,7 +101,7 @@ class Edges:
             codes = 2 * torch.arange(self.index.shape[1], device=self.index.device)
             codes = torch.cat([codes, codes + 1]) if self.mirrored else codes
             order = torch.argsort(receiver, stable=True)
-            self._incoming = Incoming(_pointers(receiver, self.num_nodes), sender[order], codes[order])
+            self._incoming = Incoming(_pointers(receiver[order], self.num_nodes), sender[order], codes[order])
         return self._incoming
 
     @property
@@ -117,8 +124,10 @@ class Edges:
         """
         sender, receiver = self.directed
         if self.mirrored:
-            signs = edge_attrs.new_tensor([ir.p for mul, ir in irreps for _ in range(mul * ir.dim)])
-            edge_attrs, weight = torch.cat([edge_attrs, edge_attrs * signs]), torch.cat([weight, weight])
+            # Part by part, not times a row of signs: numbers of Python come to a GPU by a copy that cannot be recorded.
+            parts = edge_attrs.split([mul * ir.dim for mul, ir in irreps], dim=1)
+            opposite = torch.cat([part if ir.p > 0 else -part for (_, ir), part in zip(irreps, parts)], dim=1)
+            edge_attrs, weight = torch.cat([edge_attrs, opposite]), torch.cat([weight, weight])
         return sender, receiver, edge_attrs, weight
 
     def sum_on_receivers(self, values: Float[Tensor, "rows ..."]) -> Float[Tensor, "nodes ..."]:
@@ -140,5 +149,8 @@ def sum_on_nodes(
 
 
 def _pointers(receiver: Int[Tensor, " edges"], num_nodes: int) -> Int[Tensor, " nodes+1"]:
-    counts = torch.bincount(receiver, minlength=num_nodes)
-    return torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+    """Where the edges into each node begin, of receivers in ascending order.
+
+    By search and not by counting, as a GPU that counts must wait to know how long the result is.
+    """
+    return torch.searchsorted(receiver, torch.arange(num_nodes + 1, device=receiver.device))

@@ -13,13 +13,15 @@ from .clebsch_gordan import ClebschGordan
 from .convolution import NaiveConvolution
 from .coupling import MAX_TABULATED_DEGREE
 from .factorised import FactorisedConvolution, JoinedConvolution, RadialWeights
+from .kernels import can_run, unavailable
+from .kernels.factorised import CompiledFactorised, worthwhile
 from .layout import one_of_each
 from .pairings import Pairing, first_unreached, output_scales, reached_outputs
 from .powers import Chain, JoinedManyBody, PowerManyBody
 from .protocols import Convolution, ManyBody
 from .spec import ManyBodySpec, TensorProductSpec
 
-Backend = Literal["auto", "torch", "naive"]
+Backend = Literal["auto", "compiled", "torch", "naive"]
 
 
 class Product(ABC):
@@ -36,6 +38,10 @@ class Product(ABC):
     @abstractmethod
     def chain(self, spec: ManyBodySpec) -> Chain:
         """Products of several factors."""
+
+    def streamed_chain(self, spec: ManyBodySpec) -> Chain:
+        """The same, on GPUs by kernels that leave nothing between in memory, where there are such."""
+        return self.chain(spec)
 
     @abstractmethod
     def naive_chain(self, spec: ManyBodySpec) -> Chain:
@@ -58,8 +64,14 @@ class FactorisedMethod(ABC):
         copies: R, the number of products with weights of their own (the rank of the family of path weights).
         weights: Radial weights of a copy in the convolution: ``"filter"`` one per degree of the harmonics, ``"degrees"`` one per
             irrep of both inputs and the output, ``"shared"`` one for all paths.
-        backend: ``"torch"``, ``"naive"`` (the formulas term by term, the oracle of tests), or ``"auto"``, at present
-            ``"torch"``. Not saved with a model.
+        backend: ``"compiled"``: convolutions by the entries of their tensor, in machine code for this processor and in kernels on
+            CUDA; many-body products that multiply value by value (points of the sphere, terms with fixed factors) in kernels on
+            CUDA; all others as ``"torch"``: matrix products, any device. ``"naive"``: the formulas term by term, the oracle of
+            tests. ``"auto"``: ``"compiled"``, but for convolutions whose code takes long to make (from degree 5 or so) or whose
+            factors are trained. Not saved with a model.
+
+    Raises:
+        ValueError: If an argument is none of these, or ``backend`` "compiled" cannot run here; says why.
     """
 
     copies: int = 1
@@ -70,6 +82,8 @@ class FactorisedMethod(ABC):
         require_whole("copies", self.copies)
         require_one_of("weights", self.weights, get_args(RadialWeights))
         require_one_of("backend", self.backend, get_args(Backend))
+        if self.backend == "compiled" and not can_run():
+            raise ValueError(f'`backend` "compiled" cannot run here: {unavailable()}, or take "auto"')
 
     @abstractmethod
     def products(self) -> tuple[Product, ...]:
@@ -112,7 +126,9 @@ class FactorisedMethod(ABC):
             if len(outputs):
                 algebra = product.algebra(*inputs, outputs)
                 algebra.scale_out(output_scales(spec, pairing))
-                parts.append(FactorisedConvolution(spec, algebra, outputs, weights=self.weights, copies=self.copies))
+                compiled = self.backend == "compiled" or (self.backend == "auto" and worthwhile(spec, algebra))
+                kind = CompiledFactorised if compiled else FactorisedConvolution
+                parts.append(kind(spec, algebra, outputs, weights=self.weights, copies=self.copies))
         executor = parts[0] if len(parts) == 1 else JoinedConvolution(spec, parts)
         return NaiveConvolution(spec, like=executor) if self.backend == "naive" else executor
 
@@ -125,7 +141,7 @@ class FactorisedMethod(ABC):
         parts = [
             PowerManyBody(
                 spec,
-                product.naive_chain(spec) if self.backend == "naive" else product.chain(spec),
+                self._chain(product, spec),
                 modulations=1 if product.commutes(spec) else 2,
                 copies=self.copies,
                 linear=n == 0,
@@ -134,6 +150,11 @@ class FactorisedMethod(ABC):
             for n, product in enumerate(self.products())
         ]
         return parts[0] if len(parts) == 1 else JoinedManyBody(spec, parts)
+
+    def _chain(self, product: Product, spec: ManyBodySpec) -> Chain:
+        """The products of one kind, as ``backend`` says."""
+        ways = {"torch": product.chain, "naive": product.naive_chain}
+        return ways.get(self.backend, product.streamed_chain)(spec)
 
 
 def is_path_by_path(spec: TensorProductSpec, weights: RadialWeights) -> bool:

@@ -7,14 +7,14 @@ from typing import Literal
 
 from e3nn import o3
 
-from .algebra import Algebra
+from .algebra import Algebra, Pointwise
 from .factorised_method import FactorisedMethod, Product, require_one_of
 from .layout import one_of_each
 from .pairings import Pairing, bracket, gaunt
-from .powers import AlgebraChain, Chain, DenseChain
-from .quadrature import smallest_rule
+from .powers import AlgebraChain, Chain, DenseChain, StreamedChain
+from .quadrature import smallest_rule, smallest_rule_in_pairs
 from .spec import ManyBodySpec
-from .sphere import BracketChain, SeparableSphere, bracket_algebra, gaunt_algebra
+from .sphere import BracketChain, SeparableSphere, StreamedBracket, bracket_algebra, gaunt_algebra
 from .torus import Torus
 
 # From this degree of the integrand on, transforming one angle after the other takes fewer operations.
@@ -33,7 +33,7 @@ class GauntGrid(FactorisedMethod):
     Args:
         bracket: Also multiply by the surface bracket, for the paths with odd l1 + l2 + l3, with weights of its own.
         transform: ``"dense"``: a matrix. ``"separable"``: latitudes and longitudes one after the other, on a Gauss-Legendre
-            grid. ``"auto"``: separable from degree 15 of the integrand on.
+            grid. ``"auto"``: separable from degree 15 of the integrand on, but for kernels on GPUs, which have no such form.
         copies, weights, backend: See :class:`equinet.ops.factorised_method.FactorisedMethod`.
 
     Source:
@@ -124,7 +124,15 @@ class OnSphere(Product):
         factor, out = one_of_each(spec.irreps_in), one_of_each(spec.irreps_out)
         return AlgebraChain(self._algebra(factor, factor, out, spec.correlation * factor.lmax + out.lmax))
 
-    def _algebra(self, irreps1: o3.Irreps, irreps2: o3.Irreps, irreps_out: o3.Irreps, degree: int) -> Algebra:
+    def streamed_chain(self, spec: ManyBodySpec) -> Chain:
+        if self.transform == "separable":
+            return self.chain(spec)
+        factor, out = one_of_each(spec.irreps_in), one_of_each(spec.irreps_out)
+        degree = spec.correlation * factor.lmax + out.lmax
+        points = gaunt_algebra(factor, factor, out, smallest_rule_in_pairs(degree))
+        return StreamedChain(self._algebra(factor, factor, out, degree), points, factor, out)
+
+    def _algebra(self, irreps1: o3.Irreps, irreps2: o3.Irreps, irreps_out: o3.Irreps, degree: int) -> Pointwise:
         if self.transform == "separable" or (self.transform == "auto" and degree >= SEPARABLE_FROM):
             return SeparableSphere(irreps1, irreps2, irreps_out, degree)
         return gaunt_algebra(irreps1, irreps2, irreps_out, smallest_rule(degree))
@@ -167,8 +175,15 @@ class OfGradients(Product):
 
     def chain(self, spec: ManyBodySpec) -> Chain:
         factor, out = one_of_each(spec.irreps_in), one_of_each(spec.irreps_out)
-        rule = smallest_rule(max(spec.correlation * factor.lmax - 1, 0) + out.lmax)
-        return BracketChain(factor, out, rule)
+        return BracketChain(factor, out, smallest_rule(self._degree(spec)))
+
+    def streamed_chain(self, spec: ManyBodySpec) -> Chain:
+        factor, out = one_of_each(spec.irreps_in), one_of_each(spec.irreps_out)
+        degree = self._degree(spec)
+        return StreamedBracket(factor, out, smallest_rule(degree), smallest_rule_in_pairs(degree))
+
+    def _degree(self, spec: ManyBodySpec) -> int:
+        return max(spec.correlation * spec.irreps_in.lmax - 1, 0) + spec.irreps_out.lmax
 
     def naive_chain(self, spec: ManyBodySpec) -> Chain:
         return DenseChain(spec, bracket, gaunt)

@@ -6,12 +6,13 @@ does not lead to what is asked for, except within a custom operator, which canno
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
 
-_current = threading.local()
+import torch
+
+KEY = "equinet.only"
 
 
 @contextmanager
@@ -20,14 +21,20 @@ def only(what: Literal["positions", "weights"]) -> Iterator[None]:
 
     Operators may then leave out the others. A wrong promise gives missing slopes.
     """
-    before = getattr(_current, "only", None)
-    _current.only = what
+    before = _current()
+    torch._C._stash_obj_in_tls(KEY, what)
     try:
         yield
     finally:
-        _current.only = before
+        torch._C._stash_obj_in_tls(KEY, before)
 
 
 def wanted(what: Literal["positions", "weights"]) -> bool:
     """Whether the pass at hand may be asked for slopes in ``what``."""
-    return getattr(_current, "only", None) in (None, what)
+    return _current() in (None, what)
+
+
+def _current() -> str | None:
+    # Not a `threading.local`: passes on a GPU run in threads of torch's, to which torch hands on what is kept here.
+    found: str | None = torch._C._get_obj_in_tls(KEY) if torch._C._is_key_in_tls(KEY) else None
+    return found

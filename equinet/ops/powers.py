@@ -12,8 +12,9 @@ from e3nn import o3
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .algebra import Algebra
+from .algebra import Algebra, Pointwise, parity_letters
 from .constants import ConstantModule
+from .kernels import power_ops, power_tiles, tiles
 from .layout import one_of_each
 from .pairings import Pairing, dense_tensor
 from .spec import ManyBodySpec
@@ -52,6 +53,69 @@ class AlgebraChain(Chain):
             product = self.algebra.multiply(product, factor)
             results.append(self.algebra.back(product))
         return results
+
+
+class StreamedPowers(ConstantModule):
+    """Products at points in one kernel, which leaves no values there in memory, for GPUs (:mod:`.kernels.power_tiles`).
+
+    Args:
+        kind: Which products, see :data:`.kernels.power_tiles.KINDS`.
+        tables: To the points, for every slot of that kind, and, transposed, back.
+        letters: For every column of the tables whether it is even or odd under inversion: opposite points are then worked out
+            together, if every point has its opposite.
+    """
+
+    table: Tensor
+
+    def __init__(self, kind: str, tables: Sequence[Float[Tensor, "points dim"]], letters: Sequence[str]) -> None:
+        super().__init__()
+        table, letters = power_tiles.fold(tables, letters)
+        self._kind, self._slots, self._out = kind, tuple(letters[:-1]), letters[-1]
+        self.register_constant("table", table)
+
+    def form(self, highest: int) -> power_tiles.Form:
+        """What the kernel computes, of up to ``highest`` factors."""
+        return power_tiles.Form(self._kind, self._slots, highest, self._out)
+
+    def forward(
+        self, fields: Sequence[Float[Tensor, "nodes dim channels"]], highest: int
+    ) -> list[Float[Tensor, "nodes out channels"]]:
+        return list(power_ops.value(fields, self.table, self.form(highest)).unbind(1))
+
+    def extra_repr(self) -> str:
+        sides = len(self.form(2).sides)
+        return f"{sides * len(self.table)} points{', in pairs' if sides == 2 else ''}; {where_streamed()}"
+
+
+def where_streamed() -> str:
+    """Where products are computed by kernels, in words."""
+    reason = tiles.unavailable()
+    return "on GPUs by kernels" if reason is None else f"on GPUs by torch too: {reason}"
+
+
+class StreamedChain(AlgebraChain):
+    """Products in a pointwise algebra of one kind of input; on GPUs each chain is one kernel.
+
+    Args:
+        algebra: For other devices.
+        points: The same product for the kernels, by values at points that best are in pairs of opposite ones.
+        factor: Irreps of the inputs, one of each.
+        out: Irreps of the result.
+    """
+
+    def __init__(self, algebra: Pointwise, points: Pointwise, factor: o3.Irreps, out: o3.Irreps) -> None:
+        super().__init__(algebra)
+        left, right, back = (points._originals[name] for name in ("to_left", "to_right", "to_out"))
+        if not torch.equal(left, right):
+            raise ValueError("`points` must take both of its inputs to values in the same way")
+        rows, out_rows = parity_letters(factor), parity_letters(out)
+        self.of_one = StreamedPowers("power", [left, back.T], [rows, out_rows])
+        self.of_two = StreamedPowers("product", [left, left, back.T], [rows, rows, out_rows])
+
+    def products(self, u: Tensor, v: Tensor, highest: int) -> list[Tensor]:
+        if not tiles.runs_on(u, v):
+            return super().products(u, v, highest)
+        return self.of_one([u], highest) if u is v else self.of_two([u, v], highest)
 
 
 class DenseChain(ConstantModule, Chain):
@@ -219,7 +283,7 @@ class PowerManyBody(ConstantModule):
             for n, (nu, k) in enumerate(self.terms):
                 term = (blocks[nu - 2][k] * columns[:, :, n].unsqueeze(1)).sum(2)
                 outputs[k] = term if outputs[k] is None else outputs[k] + term
-        shape = (len(features), 1, self.spec.channels)
+        shape = (features.shape[0], 1, self.spec.channels)
         return torch.cat(
             [
                 features.new_zeros(shape).expand(-1, out.dim, -1) if value is None else value

@@ -37,6 +37,14 @@ class SphereRule:
     weights: Float64[np.ndarray, " points"] = field(repr=False)
     """Positive; their sum is the area of the sphere, 4 pi."""
 
+    @property
+    def in_pairs(self) -> bool:
+        """Whether with every point there is the one opposite, with the same weight."""
+        from scipy.spatial import KDTree
+
+        distance, opposite = KDTree(self.points).query(-self.points)
+        return bool(distance.max() < 1e-12 and np.allclose(self.weights[opposite], self.weights, rtol=1e-12, atol=0))
+
 
 def smallest_rule(degree: int) -> SphereRule:
     """The rule of this ladder with the fewest points that is exact up to ``degree``; all weights are positive.
@@ -83,6 +91,31 @@ def smallest_rule(degree: int) -> SphereRule:
         if exact_to >= degree:
             return build()
     return gauss_legendre(degree)
+
+
+@cache
+def smallest_rule_in_pairs(degree: int) -> SphereRule:
+    """The rule with the fewest points that is exact up to ``degree`` and has with every point the one opposite.
+
+    Functions that are even or odd under inversion need be known at half of them.
+
+    Args:
+        degree: Highest degree of the integrand.
+
+    Returns:
+        That of :func:`smallest_rule` or, where that is marked (o), the one of the next row.
+
+    Raises:
+        ValueError: If ``degree`` is negative.
+
+    >>> smallest_rule_in_pairs(6)
+    SphereRule(name='icosahedron and dodecahedron', degree=9)
+    """
+    _check(degree)
+    for exact_to, build in _LADDER:
+        if exact_to >= degree and (rule := build()).in_pairs:
+            return rule
+    return gauss_legendre(degree | 1)  # an even number of longitudes
 
 
 def next_smaller_rule(degree: int) -> SphereRule | None:

@@ -9,9 +9,10 @@ from e3nn import o3
 from jaxtyping import Float
 from torch import Tensor
 
-from .algebra import Pointwise, harmonics_at, sheets_for, spread, surface_gradients
+from .algebra import Pointwise, harmonics_at, parity_letters, sheets_for, spread, surface_gradients
 from .constants import ConstantModule
-from .powers import Chain
+from .kernels import tiles
+from .powers import Chain, StreamedPowers
 from .quadrature import SphereRule, gauss_legendre
 
 
@@ -84,6 +85,27 @@ class BracketChain(ConstantModule, Chain):
 
     def extra_repr(self) -> str:
         return f"{len(self.to_values)} values"
+
+
+class StreamedBracket(BracketChain):
+    """The same; on GPUs each chain is one kernel, on the points of ``streamed``."""
+
+    def __init__(self, irreps_in: o3.Irreps, irreps_out: o3.Irreps, rule: SphereRule, streamed: SphereRule) -> None:
+        super().__init__(irreps_in, irreps_out, rule)
+        tables = BracketChain(irreps_in, irreps_out, streamed)._originals
+        d1, d2 = tables["to_gradients"].chunk(2)
+        values, back = tables["to_values"], tables["to_out"].T
+        even, odd = parity_letters(irreps_in), parity_letters(irreps_in, flipped=True)
+        # From a point to its opposite the first tangent changes its sign, and so does every derivative.
+        letters = [even, odd, odd, even, even, parity_letters(irreps_out)]
+        self.streamed = StreamedPowers("bracket", [d1, d2, d2, -d1, values, back], letters)
+
+    def products(self, u: Tensor, v: Tensor, highest: int) -> list[Tensor]:
+        return self.streamed([u, v], highest) if tiles.runs_on(u, v) else super().products(u, v, highest)
+
+    def __repr__(self) -> str:
+        # On one line, as descriptions of models hold it.
+        return f"{type(self).__name__}({self.extra_repr()}, or {self.streamed.extra_repr()})"
 
 
 class SeparableSphere(Pointwise):

@@ -89,14 +89,14 @@ class Torus(Pointwise):
         return self._values(self.to_right @ y)
 
     def _values(self, parts: Float[Tensor, "batch parts channels"]) -> Float[Tensor, "batch values channels"]:
-        if not len(parts):  # torch's transforms refuse to transform nothing
+        if parts.shape[0] == 0:  # torch's transforms refuse to transform nothing
             return parts[:, :1].expand(-1, self.sheets * self.latitudes * self.longitudes, -1)
         real, imag = parts.unflatten(1, (self.sheets, 2, self.latitudes, self.waves)).unbind(2)
         size = (self.latitudes, self.longitudes)
         return torch.fft.irfft2(torch.complex(real, imag), s=size, dim=(2, 3), norm="forward").flatten(1, 3)
 
     def back(self, product: Tensor) -> Tensor:
-        if not len(product):
+        if product.shape[0] == 0:
             return product[:, :1].expand(-1, len(self.to_out), -1)
         grid = product.unflatten(1, (self.sheets, self.latitudes, self.longitudes))
         series: Complex[Tensor, "..."] = torch.fft.rfft2(grid, dim=(2, 3), norm="forward")

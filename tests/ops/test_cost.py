@@ -62,13 +62,13 @@ def difference(more: tuple[float, float], less: tuple[float, float]) -> tuple[fl
 
 METHODS = [
     ClebschGordan("torch"),
-    GauntGrid(),
-    GauntGrid(transform="separable"),
-    GauntGrid(copies=2, weights="degrees", bracket=True),
-    GauntFourier(weights="degrees"),
-    MatrixProduct(copies=3),
-    Bracket(weights="shared"),
-    CPDecomposed(rank=8),
+    GauntGrid(backend="torch"),
+    GauntGrid(backend="torch", transform="separable"),
+    GauntGrid(backend="torch", copies=2, weights="degrees", bracket=True),
+    GauntFourier(backend="torch", weights="degrees"),
+    MatrixProduct(backend="torch", copies=3),
+    Bracket(backend="torch", weights="shared"),
+    CPDecomposed(backend="torch", rank=8),
     SO2(),
 ]
 CONVOLUTIONS = [

@@ -130,6 +130,17 @@ class Ours:
         return OursBuilt(self.method, spec, dtype, device)
 
 
+@dataclass(frozen=True)
+class Missing:
+    """A method of equinet with a backend that is not there, or that has nothing of its own for the problem."""
+
+    name: str
+    absent: str | None
+
+    def build(self, spec: TensorProductSpec | ManyBodySpec, dtype: torch.dtype, device: torch.device) -> OursBuilt:
+        raise ValueError(self.absent)
+
+
 class OursBuilt:
     """An executor and its naive twin."""
 
@@ -239,7 +250,7 @@ def backends_of(method: Method, naive: bool) -> list[str]:
     return [name for name in offered if name != ANY and (naive or name != "naive")]
 
 
-def ours(problem: Problem, methods: Sequence[Method] | None, naive: bool) -> list[Ours]:
+def ours(problem: Problem, methods: Sequence[Method] | None, naive: bool) -> list[Ours | Missing]:
     """Every method with every backend, those that cannot take part with the reason.
 
     Args:
@@ -247,13 +258,32 @@ def ours(problem: Problem, methods: Sequence[Method] | None, naive: bool) -> lis
         methods: Which methods; by default all that :func:`equinet.ops.expressivity.usual_methods` has for the spec.
         naive: Whether the naive twins take part too.
     """
-    found = []
+    found: list[Ours | Missing] = []
     for method in methods or usual_methods(problem.spec):
         absent = _why_absent(method, problem)
         for backend in backends_of(method, naive):
-            chosen: Any = dataclasses.replace(method, backend=backend)  # type: ignore[type-var]
+            name = f"ours: {label(method)}, {backend}"
+            try:
+                chosen: Any = dataclasses.replace(method, backend=backend)  # type: ignore[type-var]
+            except ValueError as error:
+                found.append(Missing(name, str(error)))
+                continue
+            if backend == "openequivariance" and isinstance(problem.spec, ManyBodySpec):
+                found.append(Missing(name, "it has no many-body product of its own, and takes that of auto"))
+                continue
+            if absent is None and backend == "compiled" and _has_no_code(chosen, problem.spec):
+                found.append(Missing(name, "it has no code of its own for this, and is what torch is"))
+                continue
             found.append(Ours(chosen, absent))
     return found
+
+
+def _has_no_code(method: Any, spec: TensorProductSpec | ManyBodySpec) -> bool:
+    if not isinstance(method, FactorisedMethod):
+        return False
+    executors = (_executor(each, spec) for each in (method, dataclasses.replace(method, backend="torch")))
+    ours, theirs = ([type(part) for part in executor.modules()] for executor in executors)
+    return ours == theirs
 
 
 def _why_absent(method: Method, problem: Problem) -> str | None:

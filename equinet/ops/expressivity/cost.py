@@ -30,6 +30,8 @@ from ..convolution import EdgeMatrixConvolution
 from ..cp_product import TermChain
 from ..factorised import FactorisedConvolution, JoinedConvolution
 from ..kernels import CompiledConvolution, CompiledManyBody
+from ..kernels.couplings import Couplings
+from ..kernels.factorised import CompiledFactorised
 from ..powers import AlgebraChain, Chain, JoinedManyBody, PowerManyBody
 from ..so2 import PolarFrame, SO2Convolution
 from ..spec import ManyBodySpec, TensorProductSpec
@@ -106,14 +108,22 @@ def _(executor: EdgeMatrixConvolution) -> Cost:
     return _of_edges(executor, spec, edge, Work())
 
 
-@cost.register
-def _(executor: CompiledConvolution) -> Cost:
-    couplings = executor.couplings
+def _through_couplings(couplings: Couplings) -> Work:
     entries = sum(len(block.entries) for block in couplings.blocks)
     shared = sum(2 * len(terms) - 1 for terms in couplings.terms)  # couplings with harmonics
     scaled = sum(len(block.inputs) for block in couplings.blocks)  # weights times features
-    edge = Work(0, shared + (scaled + 2 * entries) * couplings.channels)
-    return _of_edges(executor, executor.spec, edge, Work())
+    return Work(0, shared + (scaled + 2 * entries) * couplings.channels)
+
+
+@cost.register
+def _(executor: CompiledConvolution) -> Cost:
+    return _of_edges(executor, executor.spec, _through_couplings(executor.couplings), Work())
+
+
+@cost.register
+def _(executor: CompiledFactorised) -> Cost:
+    products = 2 * executor.couplings.weights * executor.spec.channels if executor.weights == "degrees" else 0
+    return _of_edges(executor, executor.spec, _through_couplings(executor.couplings).plus(Work(0, products)), Work())
 
 
 @cost.register

@@ -1,4 +1,4 @@
-"""The many-body product in machine code, as an executor."""
+"""The many-body product in machine code or generated kernels, as an executor."""
 
 from __future__ import annotations
 
@@ -8,15 +8,18 @@ from torch import Tensor
 from ..contraction import HornerManyBody, Kept
 from ..spec import ManyBodySpec
 from ..species import SpeciesGroups
-from .llvm import runs_on
+from . import llvm, tiles
 from .node_loops import Polynomials
 from .node_ops import name_of, polynomials_of, value
+from .node_tiles import MOST_TERMS
 
 
 class CompiledManyBody(HornerManyBody):
-    """The nested sum over the few coefficients that are not zero, in machine code made for this processor (:mod:`.node_loops`).
+    """The nested sum over the few coefficients that are not zero, in machine code made for this processor (:mod:`.node_loops`), in
+    kernels on CUDA (:mod:`.node_tiles`).
 
-    On other devices and in other precisions than float32 and float64 it is the :class:`HornerManyBody` it descends from.
+    On other devices, in other precisions than float32 and float64, and on CUDA with more than :data:`.node_tiles.MOST_TERMS`
+    coefficients, it is the :class:`HornerManyBody` it descends from.
     """
 
     coefficients: Tensor
@@ -32,13 +35,19 @@ class CompiledManyBody(HornerManyBody):
         """The polynomials that the code runs through."""
         return polynomials_of(self._product)
 
+    def _runs_on(self, features: Tensor) -> bool:
+        """Whether there are kernels or machine code for ``features``."""
+        if tiles.runs_on(features):
+            return len(self.polynomials.terms) <= MOST_TERMS
+        return llvm.runs_on(features)
+
     def forward(
         self,
         features: Float[Tensor, "nodes dim channels"],
         weight: Float[Tensor, "species paths channels"],
         groups: SpeciesGroups,
     ) -> Float[Tensor, "nodes out channels"]:
-        if not runs_on(features):
+        if not self._runs_on(features):
             return super().forward(features, weight, groups)
         groups.require_weights_for(weight.shape[0])
         terms = self._kept_terms.of(weight, lambda weight: self.coefficients @ weight)  # (species, terms, channels)

@@ -1,4 +1,4 @@
-"""The edge convolution in machine code, as an executor."""
+"""The edge convolution in machine code or generated kernels, as an executor."""
 
 from __future__ import annotations
 
@@ -8,21 +8,27 @@ from torch import Tensor
 from ..convolution import EdgeMatrixConvolution
 from ..edges import Edges, as_edges
 from ..spec import TensorProductSpec
-from .edge_loops import Couplings
-from .edge_ops import couplings_of, forward, name_of
-from .llvm import runs_on, unavailable
+from . import llvm, tiles
+from .couplings import Couplings, couplings_of, name_of
+from .edge_ops import forward
 
 # With more non-zero couplings the code of all derivatives takes longer than a minute to make.
 MOST_TERMS = 3000
 
 
+def can_run() -> bool:
+    """Whether code can be made here at all: for the processor, for a GPU, or both."""
+    return None in (llvm.unavailable(), tiles.unavailable())
+
+
 def worthwhile(spec: TensorProductSpec) -> bool:
-    """Whether machine code for ``spec`` can be made here in reasonable time."""
-    return unavailable() is None and len(couplings_of(name_of(spec)).terms) <= MOST_TERMS
+    """Whether code for ``spec`` can be made here in reasonable time, for the processor or for a GPU."""
+    return can_run() and len(couplings_of(name_of(spec)).terms) <= MOST_TERMS
 
 
 class CompiledConvolution(EdgeMatrixConvolution):
-    """Gather, product and sum in one loop, in machine code made for this processor (:mod:`.edge_loops`).
+    """Gather, product and sum in one loop: in machine code made for this processor (:mod:`.edge_loops`), in kernels on CUDA
+    (:mod:`.edge_tiles`).
 
     On other devices and in other precisions than float32 and float64 it is the :class:`EdgeMatrixConvolution` it descends from.
     """
@@ -43,7 +49,7 @@ class CompiledConvolution(EdgeMatrixConvolution):
         weight: Float[Tensor, "rows paths channels"],
         edges: Edges | Int[Tensor, "2 rows"],
     ) -> Float[Tensor, "nodes rows channels"]:
-        if not runs_on(node_feats):
+        if not (llvm.runs_on(node_feats) or tiles.runs_on(node_feats)):
             return super().forward(node_feats, edge_attrs, weight, edges)
         edges = as_edges(edges, node_feats.shape[0])
         return forward(node_feats, edge_attrs, weight, edges.index, *edges.incoming, edges.mirrored, self._product)

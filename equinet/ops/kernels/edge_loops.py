@@ -24,74 +24,12 @@ Source:
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
-from typing import NamedTuple
 
 import torch
 
-from ..coupling import clebsch_gordan
-from ..spec import TensorProductSpec
+from .couplings import Block, Couplings
 from .llvm import Function, Value, lanes_for
-
-
-class Entry(NamedTuple):
-    """A non-zero T of one path: from component ``i`` of the features to component ``k`` of the result, number ``t`` of all."""
-
-    t: int
-    i: int
-    k: int
-
-
-class Block(NamedTuple):
-    """One path: its weight, where its features and results begin, what couples them.
-
-    Attributes:
-        weight: Row of the weights.
-        inputs: Rows of the features.
-        outputs: Rows of the result.
-        sign: -1 if T changes sign with the direction of the edge, else 1.
-        entries: The non-zero T.
-    """
-
-    weight: int
-    inputs: list[int]
-    outputs: list[int]
-    sign: int
-    entries: list[Entry]
-
-
-class Couplings:
-    """The non-zero couplings of a spec, as numbers of rows and columns.
-
-    Attributes:
-        blocks: One per path.
-        terms: For each T the harmonics and coefficients of which it is the sum.
-        odd: Which harmonics change sign with the direction of the edge.
-    """
-
-    def __init__(self, spec: TensorProductSpec) -> None:
-        self.channels = spec.channels
-        self.dim = spec.irreps_in1.dim // spec.channels
-        self.harmonics = spec.irreps_in2.dim
-        self.rows = spec.rows
-        self.weights = len(spec.paths)
-        self.odd = [ir.p < 0 for _, ir in spec.irreps_in2 for _ in range(ir.dim)]
-        self.blocks: list[Block] = []
-        self.terms: list[list[tuple[int, float]]] = []
-        starts1 = [part.start // spec.channels for part in spec.irreps_in1.slices()]
-        starts2 = [part.start for part in spec.irreps_in2.slices()]
-        for n, path in enumerate(spec.paths):
-            ir1, ir2 = spec.irreps_in1[path.i1].ir, spec.irreps_in2[path.i2].ir
-            table = math.sqrt(path.out.dim) * clebsch_gordan(ir1.l, ir2.l, path.out.l)
-            entries = []
-            for i, k in torch.nonzero(table.abs().amax(1) > 1e-12).tolist():
-                entries.append(Entry(len(self.terms), i, k))
-                found = [(starts2[path.i2] + j, value) for j, value in enumerate(table[i, :, k].tolist())]
-                self.terms.append([(j, value) for j, value in found if abs(value) > 1e-12])
-            inputs = [starts1[path.i1] + i for i in range(ir1.dim)]
-            self.blocks.append(Block(n, inputs, spec.row_of(n), ir2.p, entries))
-
 
 # In one loop over channels; those of MACE up to max_l 3 go into one.
 ENTRIES_OF_A_LOOP = 100
@@ -182,16 +120,17 @@ class EdgeLoops:
                 if factors:
                     f.store(f.sum_of_products(factors, f.load("out", where)), "out", where)
 
-    def backward(self, *, bend: bool, harmonics: bool) -> Function:
+    def backward(self, *, bend: bool, features: bool, harmonics: bool) -> Function:
         """``backward`` or ``bend``: for the rows ``begin`` to ``end``; features' slopes ``dx`` are added to.
 
         Args:
             bend: Which of the two.
+            features: Whether the slopes ``dx`` of the features are wanted.
             harmonics: Whether the slopes ``dy`` of the harmonics are wanted.
         """
         c = self.couplings
         changes = ("a", "b", "c") if bend else ()
-        results = ("dx", "dy", "dw") if harmonics else ("dx", "dw")
+        results = [name for name, there in (("dx", features), ("dy", harmonics), ("dw", True)) if there]
         f = Function(
             "bend" if bend else "backward", (*ROWS, "g", "x", "y", "w", *changes, *results), self.dtype, self.lanes
         )
@@ -253,7 +192,7 @@ class EdgeLoops:
                 if slopes is not None:
                     products = [(w, of_a), (factor_of["y"], of_x)] if a else [(w, of_x)]
                     f.store(f.sum_of_products(products, f.load(slopes, t * f.lanes)), slopes, t * f.lanes)
-                for source, target in directions:
+                for source, target in directions if "dx" in f.pointer else ():
                     for name, tensor in tensors.items():
                         product = f.multiply(tensor, scaled[name, target][k])
                         self._add(f, dx[source], block.inputs[i], product, block.sign if source == 1 else 1)

@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from equinet.ops.precision import formulas_only
+
 try:
     from llvmlite import binding, ir
 except ImportError as error:  # optional on platforms without a wheel; `unavailable` passes the reason on
@@ -30,8 +32,8 @@ def unavailable() -> str | None:
 
 
 def runs_on(values: torch.Tensor) -> bool:
-    """Whether machine code can work on ``values``: on the CPU, in float32 or float64."""
-    return values.device.type == "cpu" and values.dtype in DTYPES and _reason is None
+    """Whether machine code can work on ``values``: on the CPU, in float32 or float64, unless formulas alone are asked for."""
+    return values.device.type == "cpu" and values.dtype in DTYPES and _reason is None and not formulas_only()
 
 
 def lanes_for(channels: int, dtype: torch.dtype) -> int:

@@ -1,4 +1,4 @@
-"""The many-body product as torch operators in machine code.
+"""The many-body product as torch operators: machine code on a CPU, generated kernels on a GPU.
 
 Four operators, one for each function of :mod:`node_loops`. The slopes of ``value`` are ``slope`` and ``weight_slope``, those of
 ``slope`` are ``bend``, and those of ``weight_slope``, which is linear in K's place, are ``value`` and ``slope`` again. ``bend`` is
@@ -15,11 +15,15 @@ from torch import Tensor, library
 
 from ..passes import wanted
 from ..spec import ManyBodySpec
+from . import node_tiles, tiles
 from .llvm import compile_function
 from .node_loops import NodeLoops, Polynomials
 from .team import require, run_in_parts
 
 Tensors = tuple[Tensor, ...]
+
+# For which devices every operator has the same form, which asks what runs there.
+DEVICES = ("CPU", "CUDA")
 
 # The nodes sorted by species, the species of each node, and the product.
 NODES = "Tensor order, Tensor species, str product"
@@ -50,45 +54,58 @@ def code_for(function: str, product: str, dtype: torch.dtype) -> tuple[Any, int]
     return compile_function(getattr(loops, function)()), loops.blocks
 
 
-def _run(function: str, inputs: Tensors, nodes: Tensors, product: str, results: Tensors, *, by_blocks: bool) -> None:
-    code, blocks = code_for(function, product, inputs[0].dtype)
+def _run(function: str, inputs: Tensors, nodes: Tensors, product: str, results: Tensors) -> None:
     p, (order, species) = polynomials_of(product), nodes
     shapes = {"x": (p.variables, p.channels), "a": (p.variables, p.channels), "g": (p.outputs, p.channels)}
     shapes["K"] = (len(p.terms), p.channels)
     names = {"value": "xK", "slope": "gxK", "weight_slope": "gx", "bend": "agxK"}[function]
     fits = all(each.shape[1:] == shapes[name] for name, each in zip(names, inputs))
     require(fits and all(len(each) == len(order) for name, each in zip(names, inputs) if name != "K"), *inputs)
-    count = torch.tensor([len(order)])
-    arrays = [p.monomials, p.table, order.contiguous(), species.contiguous(), count]
-    arrays += [each.contiguous() for each in inputs]
-    run_in_parts(code, blocks if by_blocks else len(order), [*arrays, *results], smallest=1 if by_blocks else 32)
+    inputs, order, species = tuple(each.contiguous() for each in inputs), order.contiguous(), species.contiguous()
+    if tiles.runs_on(inputs[0]):
+        node_tiles.run(function, inputs, order, species, p, results)
+    else:
+        _run_machine_code(function, inputs, order, species, product, results)
 
 
-@library.impl("equinet::node_value", "CPU")
+def _run_machine_code(
+    function: str, inputs: Tensors, order: Tensor, species: Tensor, product: str, results: Tensors
+) -> None:
+    code, blocks = code_for(function, product, inputs[0].dtype)
+    p, count = polynomials_of(product), torch.tensor([len(order)])
+    arrays = [p.monomials, p.table, order, species, count, *inputs, *results]
+    if function in ("value", "slope"):
+        run_in_parts(code, len(order), arrays)
+    else:  # all nodes add to the slopes of K
+        results[-1].zero_()
+        run_in_parts(code, blocks, arrays, smallest=1)
+
+
+@library.impl("equinet::node_value", DEVICES)
 def _(x: Tensor, K: Tensor, order: Tensor, species: Tensor, product: str) -> Tensor:
     out = x.new_empty(x.shape[0], polynomials_of(product).outputs, x.shape[2])
-    _run("value", (x, K), (order, species), product, (out,), by_blocks=False)
+    _run("value", (x, K), (order, species), product, (out,))
     return out
 
 
-@library.impl("equinet::node_slope", "CPU")
+@library.impl("equinet::node_slope", DEVICES)
 def _(g: Tensor, x: Tensor, K: Tensor, order: Tensor, species: Tensor, product: str) -> Tensor:
     dx = x.new_empty(x.shape)
-    _run("slope", (g, x, K), (order, species), product, (dx,), by_blocks=False)
+    _run("slope", (g, x, K), (order, species), product, (dx,))
     return dx
 
 
-@library.impl("equinet::node_weight_slope", "CPU")
+@library.impl("equinet::node_weight_slope", DEVICES)
 def _(g: Tensor, x: Tensor, K: Tensor, order: Tensor, species: Tensor, product: str) -> Tensor:
-    dK = K.new_zeros(K.shape)
-    _run("weight_slope", (g, x), (order, species), product, (dK,), by_blocks=True)
+    dK = K.new_empty(K.shape)
+    _run("weight_slope", (g, x), (order, species), product, (dK,))
     return dK
 
 
-@library.impl("equinet::node_bend", "CPU")
+@library.impl("equinet::node_bend", DEVICES)
 def _(a: Tensor, g: Tensor, x: Tensor, K: Tensor, order: Tensor, species: Tensor, product: str) -> Tensors:
-    dg, dx, dK = g.new_empty(g.shape), x.new_empty(x.shape), K.new_zeros(K.shape)
-    _run("bend", (a, g, x, K), (order, species), product, (dg, dx, dK), by_blocks=True)
+    dg, dx, dK = g.new_empty(g.shape), x.new_empty(x.shape), K.new_empty(K.shape)
+    _run("bend", (a, g, x, K), (order, species), product, (dg, dx, dK))
     return dg, dx, dK
 
 

@@ -25,8 +25,8 @@ bend = torch.ops.equinet.silu_bend.default
 
 
 def silu(z: Tensor) -> Tensor:
-    """SiLU of every number; torch's own where this has nothing to offer."""
-    if z.numel() < WORTHWHILE or not runs_on(z):
+    """SiLU of every number; torch's own where this has nothing to offer, as to a compiler that can fuse it."""
+    if torch.compiler.is_compiling() or z.numel() < WORTHWHILE or not runs_on(z):
         return torch.nn.functional.silu(z)
     return value(z)
 

@@ -14,6 +14,7 @@ from equinet.ops.convolution import EdgeMatrixConvolution
 from equinet.ops.edges import Edges
 from equinet.ops.expressivity.cost import cost
 from equinet.ops.kernels import CompiledConvolution, edge_ops
+from equinet.ops.kernels.couplings import name_of
 from equinet.ops.kernels.edge_loops import EdgeLoops
 from equinet.ops.kernels.llvm import lanes_for
 from equinet.ops.passes import only
@@ -47,7 +48,7 @@ def random_inputs(
 
 
 def arguments(spec: TensorProductSpec, edges: Edges) -> tuple:
-    return edges.index, *edges.incoming, edges.mirrored, edge_ops.name_of(spec)
+    return edges.index, *edges.incoming, edges.mirrored, name_of(spec)
 
 
 def derivatives(run: Callable[..., Tensor], leaves: list[Tensor], order: int) -> list[Tensor]:
@@ -101,8 +102,8 @@ def test_the_operators_keep_the_rules_of_torch(mirrored, dtype) -> None:
     for operator, inputs in (
         (edge_ops.forward, (*leaves, *rest)),
         (edge_ops.tangent, (*leaves, *changes, *rest)),
-        (edge_ops.backward, (g, *leaves, *rest, True)),
-        (edge_ops.bend, (g, *leaves, *changes, *rest, True)),
+        (edge_ops.backward, (g, *leaves, *rest, True, True)),
+        (edge_ops.bend, (g, *leaves, *changes, *rest, True, True)),
     ):
         library.opcheck(operator, inputs, test_utils=checks)
 
@@ -115,8 +116,8 @@ def test_arrays_need_not_be_contiguous() -> None:
     g = torch.randn((), dtype=torch.float64).expand(5, spec.rows, 16)  # what the derivative of a sum is
     rest = arguments(spec, edges)
     torch.testing.assert_close(edge_ops.forward(*scattered, *rest), edge_ops.forward(*leaves, *rest), rtol=0, atol=0)
-    found = edge_ops.backward(g, *scattered, *rest, True)
-    expected = edge_ops.backward(g.contiguous(), *leaves, *rest, True)
+    found = edge_ops.backward(g, *scattered, *rest, True, True)
+    expected = edge_ops.backward(g.contiguous(), *leaves, *rest, True, True)
     for mine, other in zip(found, expected):
         assert torch.equal(mine, other)
 

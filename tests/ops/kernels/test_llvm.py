@@ -22,8 +22,9 @@ def test_machine_code_is_chosen_where_it_can_be_made() -> None:
 
 
 def test_without_llvm_auto_is_torch_and_an_explicit_request_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (kernels, kernels.convolution):
+    for module in (kernels, kernels.llvm):
         monkeypatch.setattr(module, "unavailable", lambda: "llvmlite cannot be imported; `pip install llvmlite`")
+    monkeypatch.setattr(kernels.tiles, "unavailable", lambda: "nor can Triton")
     assert type(ClebschGordan().convolution(SPEC)) is EdgeMatrixConvolution
     assert type(ClebschGordan().many_body(MANY)) is HornerManyBody
     with pytest.raises(ValueError, match='`backend` "compiled" cannot run here: llvmlite cannot be imported; `pip'):

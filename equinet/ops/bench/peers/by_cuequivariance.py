@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -13,14 +12,13 @@ from e3nn import o3
 from torch import Tensor
 
 from ...contraction import NaiveManyBody
+from ...kernels.by_cuequivariance import kernels_unavailable, unavailable
 from ...layout import one_of_each
 from ...spec import ManyBodySpec, TensorProductSpec
 from ...species import SpeciesGroups
 from .. import reference
 from ..contenders import Bound, all_couplings, pair_inputs
 from ..problems import Problem
-
-KERNELS = "cuequivariance_ops_torch"
 
 
 @dataclass(frozen=True)
@@ -36,13 +34,11 @@ class CuEquivariance:
 
     @property
     def absent(self) -> str | None:
-        if find_spec("cuequivariance_torch") is None:
-            return "not installed: pip install 'equinet[cuequivariance]'"
-        if self.method == "naive":
-            return None
+        if self.method == "naive" or unavailable():
+            return unavailable()
         if self.device != "cuda":
             return "its kernels are for CUDA, and this is measured on the processor"
-        return None if find_spec(KERNELS) else f"{KERNELS} is not installed: pip install 'equinet[cuda]'"
+        return kernels_unavailable()
 
     def build(
         self, spec: TensorProductSpec | ManyBodySpec, dtype: torch.dtype, device: torch.device

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from ...kernels.by_openequivariance import problem_of
 from ...spec import ManyBodySpec, TensorProductSpec
-from .by_e3nn import MulIrBuilt, path_irreps, uvu_instructions
+from .by_e3nn import MulIrBuilt
 
 
 @dataclass(frozen=True)
@@ -34,17 +34,7 @@ class OpenEquivariance:
         import openequivariance as oeq
 
         assert isinstance(spec, TensorProductSpec)
-        number = np.float64 if dtype == torch.float64 else np.float32
-        task = oeq.TPProblem(
-            spec.irreps_in1,
-            spec.irreps_in2,
-            path_irreps(spec),
-            uvu_instructions(spec),
-            shared_weights=False,
-            internal_weights=False,
-            irrep_dtype=number,
-            weight_dtype=number,
-        )
+        task = problem_of(spec, dtype, "mul_ir")
         made: dict[str, Any] = {}
 
         def pairs(x: Tensor, y: Tensor, weight: Tensor, index: Tensor) -> Tensor:

@@ -1,0 +1,17 @@
+"""Whether torch computes or writes down what it is asked to compute."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
+
+
+def recorded(x: Tensor) -> bool:
+    """Whether what is done to ``x`` is written into a graph, by ``torch.compile`` or ``make_fx``, to be run later on other numbers.
+
+    Then nothing may hang on an address, a value, or a number of rows.
+    """
+    if torch.compiler.is_compiling():
+        return True
+    return type(x) not in (Tensor, torch.nn.Parameter) and get_proxy_mode() is not None
