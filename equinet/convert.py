@@ -296,7 +296,7 @@ def measure_change(old: Potential, new: Potential, frames: Sequence[Atoms] | Non
     energies, forces = [], []
     for graph in GraphLoader(to_graphs(taken, old.cutoff, old.elements), 32):
         first, second = (potential(graph.to(potential.device)) for potential in pair)
-        atoms = torch.bincount(graph.graph_of_node, minlength=graph.graph_count)
+        atoms = graph.atoms_per_graph
         energies.append(((second["energy"].cpu() - first["energy"].cpu()) / atoms.cpu()).abs())
         forces.append((second["forces"].cpu() - first["forces"].cpu()).abs().flatten())
     energy, force = 1e3 * torch.cat(energies), 1e3 * torch.cat(forces)

@@ -122,7 +122,7 @@ class Handed(Potential):
         receiver = edges.directed[1]
         each = torch.cat([vectors, -vectors]) if edges.mirrored else vectors
         lengths = each.norm(dim=1, keepdim=True)
-        sums = [sum_on_nodes(torch.exp(-k * lengths) * each, receiver, len(species)) for k in (0.5, 1, 2)]
+        sums = [sum_on_nodes(torch.exp(-k * lengths) * each, receiver, edges.num_nodes) for k in (0.5, 1, 2)]
         handed = 1e-2 * torch.linalg.det(torch.stack(sums, dim=1))
         return super().node_energies(vectors, species, edges) + handed.double()
 

@@ -24,6 +24,7 @@ errors_to = Console(stderr=True)
 @contextmanager
 def plain_errors() -> Iterator[None]:
     """Show what a user can mend as one sentence; anything else is a bug of ours and keeps its traceback."""
+    from equinet.gate import ParityError
     from equinet.md import Interrupted as RunInterrupted
     from equinet.train import Interrupted as TrainingInterrupted
 
@@ -32,6 +33,6 @@ def plain_errors() -> Iterator[None]:
     except (TrainingInterrupted, RunInterrupted) as stop:
         errors_to.print(f"\n{escape(str(stop))}", style="yellow", highlight=False, soft_wrap=True)
         raise typer.Exit(130) from None
-    except (ValueError, OSError, MemoryError, FloatingPointError) as error:
+    except (ValueError, OSError, MemoryError, FloatingPointError, ParityError) as error:
         errors_to.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         raise typer.Exit(1) from None

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from .app import app, console, plain_errors
+
+MATMUL = "Matrix products: float32 as it is (ieee), or coarser and on a GPU faster, at an error that is printed."
 
 
 @app.command()
@@ -57,6 +60,7 @@ def evaluate(
     dtype: Annotated[str | None, typer.Option(help="float32 or float64; by default as the model was saved.")] = None,
     device: Annotated[str, typer.Option(help='"auto", "cpu", "cuda", ...')] = "auto",
     batch_size: Annotated[int, typer.Option(help="Frames at a time.")] = 32,
+    matmul: Annotated[Literal["ieee", "tf32", "bf16"], typer.Option(help=MATMUL)] = "ieee",
 ) -> None:
     """Errors of a model on labelled frames: energy per atom, forces, stress; MAE and RMSE beside the labels' spread."""
     from equinet.datasets import LabelKeys
@@ -67,7 +71,7 @@ def evaluate(
     with plain_errors():
         keys = LabelKeys(energy_key, forces_key, stress_key)
         predictions, found = evaluate_file(
-            model, data, keys, dtype=dtype, device=device, batch_size=batch_size, console=console
+            model, data, keys, dtype=dtype, device=device, batch_size=batch_size, matmul=matmul, console=console
         )
         console.print(error_table({data.name: found}, title=f"{model} on {data}"))
         if json_file is not None:
@@ -153,16 +157,25 @@ def md(
     seed: Annotated[int, typer.Option(help="Decides initial velocities and thermostat noise.")] = 0,
     dtype: Annotated[str, typer.Option(help="float32 or float64.")] = "float64",
     device: Annotated[str, typer.Option(help='"auto", "cpu", "cuda", ...')] = "auto",
+    matmul: Annotated[Literal["ieee", "tf32", "bf16"], typer.Option(help=MATMUL)] = "ieee",
+    capture: Annotated[
+        bool, typer.Option("--capture", help="Replay each step as one CUDA graph: for small systems on a GPU.")
+    ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
 ) -> None:
     """Molecular dynamics with a model. Ctrl-C saves; --resume goes on exactly where it stopped."""
 
     from equinet.datasets import read_structure
-    from equinet.md import EquinetCalculator, plot_run, run_with_progress
+    from equinet.md import CoarseProducts, EquinetCalculator, plot_run, run_with_progress
 
     with plain_errors():
-        calculator = EquinetCalculator(model, device=device, dtype=dtype)
+        calculator = EquinetCalculator(model, device=device, dtype=dtype, matmul=matmul, capture=capture)
         structure = read_structure(atoms)
+        if matmul != "ieee":
+            with warnings.catch_warnings(action="ignore", category=CoarseProducts):
+                calculator.calculate(structure)
+            what = f"{calculator.rounding}, on the first structure"
+            console.print(f"matrix products in {matmul}: {what}", highlight=False, soft_wrap=True)
         summary = run_with_progress(
             structure,
             calculator,

@@ -3,7 +3,7 @@
 if __name__ != "equinet.md":
     raise ImportError("import this folder as `equinet.md`")
 
-from .calculator import EquinetCalculator
+from .calculator import CoarseProducts, EquinetCalculator
 from .plots import plot_run
 from .progress import run_with_progress
 from .record import Observation, Summary
@@ -11,6 +11,7 @@ from .restart import read_run
 from .simulate import Exploded, Interrupted, simulate
 
 __all__ = [
+    "CoarseProducts",
     "EquinetCalculator",
     "Exploded",
     "Interrupted",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,7 +15,12 @@ from ase.calculators.calculator import Calculator, PropertyNotImplementedError, 
 from ase.stress import full_3x3_to_voigt_6_stress
 from torch import Tensor
 
+from equinet.capture import StaticStep
 from equinet.checkpoint import load_potential
+from equinet.gate import Rounding, require_parity, rounding
+from equinet.graph import AtomicGraph
+from equinet.ops import SpeciesGroups
+from equinet.ops.precision import Precision, matmul_precision, require_available
 from equinet.potential import Potential, choose_device
 from equinet.verlet import VerletGraph
 
@@ -23,6 +29,10 @@ DTYPES = {"float64": torch.float64, "float32": torch.float32}
 
 # Of tables in float32: forces then err by 1e-8 eV/Å, a thousandth of what float32 makes of them.
 TABLE_ERROR = 1e-6
+
+
+class CoarseProducts(UserWarning):
+    """Says what matrix products in less than float32, which were asked for, cost in accuracy."""
 
 
 class EquinetCalculator(Calculator):
@@ -42,12 +52,20 @@ class EquinetCalculator(Calculator):
         table_error: What tables that replace the radial networks may err (:meth:`equinet.Potential.tabulate`), 0 for no
             tables. By default 1e-6 in float32, far below its rounding, and 0 in float64 and for models whose radial networks
             are no functions of the distance alone (``model.not_tabulable`` says which).
+        matmul: Arithmetic of the matrix products of the radial network, the mixing of channels and the readout: ``"ieee"``,
+            float32 as it is; ``"tf32"`` or ``"bf16"``, coarser and on a GPU faster (:mod:`equinet.ops.precision`). What that errs on
+            the first structure is in :attr:`rounding`, and a warning says it.
+        capture: Record a step as one CUDA graph and replay it (:class:`equinet.capture.StaticStep`): on a GPU several times faster for
+            small systems, whose time goes into starting kernels.
+
+    Attributes:
+        rounding: Errors against float64 on the first structure; None before it, and with ``matmul="ieee"``.
 
     Raises:
         FileNotFoundError: If ``model_or_path`` is a path and there is no such file.
         TypeError: If it is neither a path nor a potential.
-        ValueError: If the file is no potential, ``device`` or ``dtype`` is unknown or not there, ``skin`` or ``table_error`` is negative,
-            or tables are asked for and cannot be made.
+        ValueError: If the file is no potential, ``device``, ``dtype`` or ``matmul`` is unknown or not there, ``skin`` or ``table_error``
+            is negative, or tables or a recorded step are asked for and cannot be made.
 
     >>> atoms.calc = EquinetCalculator("model.eqn")  # doctest: +SKIP
     >>> atoms.get_potential_energy()  # doctest: +SKIP
@@ -64,11 +82,14 @@ class EquinetCalculator(Calculator):
         dtype: str = "float64",
         skin: float = 0.5,
         table_error: float | None = None,
+        matmul: Precision = "ieee",
+        capture: bool = False,
     ) -> None:
         super().__init__()
         if dtype not in DTYPES:
             raise ValueError(f'`dtype` must be "float64" or "float32", got {dtype!r}')
         self.device = choose_device(device)
+        require_available(matmul, self.device, DTYPES[dtype])
         self.potential = _own_copy(model_or_path, self.device, DTYPES[dtype])
         if table_error is None:
             table_error = TABLE_ERROR if dtype == "float32" and self.potential.model.not_tabulable is None else 0.0
@@ -77,6 +98,14 @@ class EquinetCalculator(Calculator):
         if table_error > 0:
             self.potential.tabulate(table_error)
         self.graph_of = VerletGraph(self.potential.cutoff, skin)
+        self.matmul = matmul
+        self.rounding: Rounding | None = None
+        self._exact = None if matmul == "ieee" else _own_copy(model_or_path, self.device, torch.float64)
+        self._compared = False
+        if capture and self.device.type != "cuda":
+            raise ValueError(f"`capture` records CUDA graphs, and the device is {self.device}; leave it out")
+        self._step = StaticStep(self.potential, skin) if capture else None
+        self._groups: tuple[Tensor, SpeciesGroups] | None = None
         self._stress_wanted = False
 
     def check_state(self, atoms: Atoms, tol: float = 0.0) -> list[str]:
@@ -101,7 +130,10 @@ class EquinetCalculator(Calculator):
     ) -> None:
         """Fill ``results``: energies in eV, forces in eV/Å, stress in eV/Å³ (tension positive; xx yy zz yz xz xy).
 
+        The first time, the potential is compared with its formulas on a few of the atoms (:func:`equinet.gate.require_parity`).
+
         Raises:
+            ParityError: If it differs from them.
             PropertyNotImplementedError: If the stress is asked for and the structure has no volume.
             ValueError: If the model does not know an element, or no neighbour list can be made.
             FloatingPointError: If energy or forces are not finite.
@@ -110,12 +142,28 @@ class EquinetCalculator(Calculator):
             self.atoms = atoms.copy()
         self.results = {}
         stress = self._decide_on_stress("stress" in properties)
-        graph = self.graph_of(self.atoms)
-        if self.device.type != "cpu":
-            graph = graph.to(self.device)
-        results = _to_numpy(self.potential(graph, stress=stress))
-        _refuse_if_not_finite(results, self.atoms)
+        with matmul_precision(self.matmul):
+            if not self._compared:
+                self._compared = require_parity(self.potential, self._graph()[0])
+            if self._step is None:
+                graph, groups = self._graph()
+                results = _to_numpy(self.potential(graph, stress=stress, groups=groups))
+            else:
+                results = _to_numpy(self._step(self.atoms, stress=stress))
+            _refuse_if_not_finite(results, self.atoms)
+            if self._exact is not None:
+                self.rounding, self._exact = rounding(self.potential, self._exact, self._graph()[0]), None
+                what = f'matrix products in {self.matmul} (`matmul="{self.matmul}"`): {self.rounding}, on {self.atoms.symbols}'
+                warnings.warn(what, CoarseProducts, stacklevel=2)
         self.results = results
+
+    def _graph(self) -> tuple[AtomicGraph, SpeciesGroups]:
+        """The graph of the atoms on the device, and their groups, which are made anew for other atoms only."""
+        graph = self.graph_of(self.atoms)
+        numbers = graph.atomic_numbers
+        if self._groups is None or self._groups[0] is not numbers:
+            self._groups = numbers, self.potential.groups(numbers.to(self.device))
+        return graph if self.device.type == "cpu" else graph.to(self.device), self._groups[1]
 
     def _decide_on_stress(self, asked: bool) -> bool:
         periodic = bool(self.atoms.pbc.any())

@@ -80,6 +80,8 @@ class TrainConfig(BaseModel):
     """Precision of weights and arithmetic; energies are summed in float64 in any case."""
     device: str = "auto"
     """"auto" (CUDA if there is one), "cpu", "cuda", "cuda:1", ..."""
+    compile: bool = False
+    """Put the training step through torch.compile, minutes before the first step; docs/compile.md says when it pays."""
 
 
 class RunConfig(BaseModel):

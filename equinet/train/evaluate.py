@@ -10,6 +10,8 @@ from rich.progress import Progress
 
 from equinet.checkpoint import load_potential
 from equinet.datasets import GraphLoader, LabelKeys, read_frames, to_graphs
+from equinet.gate import require_parity, rounding
+from equinet.ops.precision import Precision, matmul_precision, require_available
 from equinet.potential import choose_device
 
 from .metrics import Errors, Predictions, errors, predict
@@ -23,9 +25,12 @@ def evaluate_file(
     dtype: str | None = None,
     device: str = "auto",
     batch_size: int = 32,
+    matmul: Precision = "ieee",
     console: Console | None = None,
 ) -> tuple[Predictions, Errors]:
     """Predict all frames of a file, isolated atoms included, and compare with their labels.
+
+    First the potential is compared with its formulas on a few atoms (:func:`equinet.gate.require_parity`).
 
     Args:
         model: Model file.
@@ -34,15 +39,20 @@ def evaluate_file(
         dtype: "float32" or "float64"; by default as the model was saved.
         device: "auto", "cpu", "cuda", ...
         batch_size: Frames at a time.
+        matmul: Arithmetic of matrix products, see :mod:`equinet.ops.precision`; other than "ieee", what it errs on the first frame
+            is printed.
         console: Where to show a progress bar; by default nowhere.
 
     Raises:
+        ParityError: If the potential differs from its formulas.
         FileNotFoundError, ValueError: If a file is not there or damaged, a label is wrong, an element is unknown, or no frame
             has any label.
     """
     if dtype not in (None, "float32", "float64"):
         raise ValueError(f'`dtype` must be "float32" or "float64", got {dtype!r}')
     potential = load_potential(model, device=choose_device(device), dtype=getattr(torch, dtype) if dtype else None)
+    require_available(matmul, potential.device, potential.dtype)
+    potential.requires_grad_(False)
     frames = read_frames(data, keys)
     if not any(atoms.calc.results for atoms in frames):
         raise ValueError(
@@ -52,7 +62,14 @@ def evaluate_file(
     graphs = to_graphs(frames, potential.cutoff, potential.elements)
     loader = GraphLoader(graphs, batch_size)
     stress = any("stress" in atoms.calc.results for atoms in frames)
-    with Progress(console=console or Console(quiet=True), transient=True) as progress:
+    console = console or Console(quiet=True)
+    with matmul_precision(matmul), Progress(console=console, transient=True) as progress:
+        first = next((graph for graph in graphs if graph.num_edges), graphs[0])
+        require_parity(potential, first)
+        if matmul != "ieee":
+            exact = load_potential(model, device=potential.device, dtype=torch.float64).requires_grad_(False)
+            what = f"{rounding(potential, exact, first)}, on the first frame"
+            console.print(f"matrix products in {matmul}: {what}", highlight=False, soft_wrap=True)
         task = progress.add_task("predicting", total=len(loader))
         predictions = predict(potential, loader, stress=stress, advance=lambda: progress.advance(task))
     return predictions, errors(predictions)

@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from equinet.datasets import GraphLoader
 from equinet.graph import AtomicGraph
 from equinet.ops.passes import only
+from equinet.ops.precision import full_float32
 from equinet.potential import Potential
 
 from .config import TrainConfig
@@ -44,6 +45,12 @@ class Reporter(Protocol):
         """An epoch and its validation are done."""
 
 
+class Predict(Protocol):
+    """Makes predictions of a batch that can be differentiated in the potential's weights."""
+
+    def __call__(self, graph: AtomicGraph, *, stress: bool = False) -> dict[str, Tensor]: ...
+
+
 class Silent:
     """A reporter that says nothing."""
 
@@ -63,6 +70,7 @@ def fit(
     *,
     state: TrainingState | None = None,
     reporter: Reporter | None = None,
+    predict: Predict | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> TrainingState:
     """Train a potential.
@@ -76,6 +84,8 @@ def fit(
         state: Where to begin; by default at the beginning. It is kept up to date, so whoever holds it can save it at any
             time, after an interruption too.
         reporter: Is told about every step and epoch.
+        predict: What computes the predictions to train on, by default the potential itself; for example
+            :class:`equinet.compilation.CompiledTraining` of it.
         clock: Seconds by which time is measured and ``max_minutes`` kept; ``time.process_time`` on a machine that others use.
 
     Returns:
@@ -96,7 +106,7 @@ def fit(
         for graph in data.train.epoch(state.epoch, skip=state.batch):
             began = clock()
             set_learning_rate(optimizer, config, state, config.epochs * batches)
-            value = train_step(potential, graph.to(potential.device), loss, optimizer, config.clip_gradient)
+            value = train_step(potential, graph.to(potential.device), loss, optimizer, config.clip_gradient, predict)
             if not math.isfinite(value):
                 raise FloatingPointError(
                     f"the loss is {value} in epoch {state.epoch + 1}, batch {state.batch + 1}; lower `train.learning_rate` "
@@ -133,13 +143,18 @@ def _record(state: TrainingState, optimizer: Optimizer, found: Errors, score: fl
 
 
 def train_step(
-    potential: Potential, graph: AtomicGraph, loss: Loss, optimizer: Optimizer, clip_gradient: float
+    potential: Potential,
+    graph: AtomicGraph,
+    loss: Loss,
+    optimizer: Optimizer,
+    clip_gradient: float,
+    predict: Predict | None = None,
 ) -> float:
-    """One step of the optimiser; returns the loss before it."""
+    """One step of the optimiser; returns the loss before it. See :func:`fit`."""
     weights = [weight for weight in potential.parameters() if weight.requires_grad]
     optimizer.zero_grad(set_to_none=True)
-    value = loss(potential(graph, stress=loss.stress > 0), graph)
-    with only("weights"):
+    value = loss((predict or potential)(graph, stress=loss.stress > 0), graph)
+    with only("weights"), full_float32(potential.device):
         value.backward(inputs=weights)
     nn.utils.clip_grad_norm_(weights, clip_gradient)
     optimizer.step()

@@ -60,7 +60,7 @@ class Loss:
             label, weight = getattr(graph, term), graph.weight
             error = prediction[term].double() - label
             if term == "energy":
-                error = error / torch.bincount(graph.graph_of_node, minlength=graph.graph_count)
+                error = error / graph.atoms_per_graph
             elif term == "forces":
                 weight = weight[graph.graph_of_node]
             total = total + getattr(self, term) * _weighted_mean_square(error, weight, ~label.isnan())

@@ -82,7 +82,7 @@ def predict(
         for graph in batches:
             graph = graph.to(potential.device)
             output = potential(graph, stress=stress)
-            atoms = torch.bincount(graph.graph_of_node, minlength=graph.graph_count)
+            atoms = graph.atoms_per_graph
             reference = torch.zeros_like(graph.energy).index_add(
                 0, graph.graph_of_node, potential.scale.reference[potential.species(graph.atomic_numbers)]
             )

@@ -13,8 +13,10 @@ import torch
 from rich.console import Console
 
 from equinet.checkpoint import save_potential
+from equinet.compilation import CompiledTraining
 from equinet.datasets import GraphLoader
 from equinet.elements import SYMBOLS
+from equinet.gate import require_parity
 from equinet.graph import AtomicGraph
 from equinet.models import count_weights
 from equinet.neighbors import available_memory
@@ -67,6 +69,7 @@ def run(config: RunConfig, out: Path, *, resume: bool = False, console: Console 
     Raises:
         FileExistsError: If ``out`` already holds a run and ``resume`` is False, so that nothing is overwritten.
         Interrupted: After Ctrl-C, when the state has been saved.
+        ParityError: If the potential differs from its formulas on a few atoms of the training frames.
         ValueError, MemoryError, FloatingPointError: With file, frame and remedy.
     """
     console = console or Console(quiet=True)
@@ -82,6 +85,7 @@ def run(config: RunConfig, out: Path, *, resume: bool = False, console: Console 
     identity = _identity(config, prepared)
     if resume:
         state.restore(state_file, identity)
+    require_parity(potential, _one_with_edges(prepared.graphs["train"]))
     _describe(console, config, prepared, potential, state)
     (out / "plots").mkdir(parents=True, exist_ok=True)
     (out / "config.toml").write_text(to_toml(config))
@@ -102,19 +106,21 @@ def run(config: RunConfig, out: Path, *, resume: bool = False, console: Console 
     )
     try:
         with TerminalReporter(console, out, config.train.epochs, save) as reporter:
-            fit(potential, loaders, make_loss(config), optimizer, config.train, state=state, reporter=reporter)
+            fit(
+                potential,
+                loaders,
+                make_loss(config),
+                optimizer,
+                config.train,
+                state=state,
+                reporter=reporter,
+                predict=CompiledTraining(potential) if config.train.compile else None,
+            )
     except KeyboardInterrupt as interrupt:
-        go_on = (
-            f"To go on: equinet train {shlex.quote(str(out / 'config.toml'))} --out {shlex.quote(str(out))} --resume"
-        )
-        if not isinstance(interrupt, StopRequested):  # in the middle of a step: the state in memory is not whole
-            raise Interrupted(
-                f"stopped at once; the state after the last finished epoch is in {out}. {go_on}"
-            ) from None
-        state.save(state_file, identity)
-        raise Interrupted(
-            f"stopped in epoch {state.epoch + 1} after batch {state.batch}; nothing is lost. {go_on}"
-        ) from None
+        whole = isinstance(interrupt, StopRequested)  # not in the middle of a step, when the state in memory is not
+        if whole:
+            state.save(state_file, identity)
+        raise Interrupted(_where_it_stopped(out, state, whole)) from None
     found = _conclude(console, out, potential, prepared, config, state)
     save_potential(
         potential,
@@ -122,6 +128,18 @@ def run(config: RunConfig, out: Path, *, resume: bool = False, console: Console 
         training={**provenance, "epoch": state.best_epoch, "errors": {part: e.as_json() for part, e in found.items()}},
     )
     return Result(out, potential, found, state)
+
+
+def _one_with_edges(graphs: Sequence[AtomicGraph]) -> AtomicGraph:
+    return next((graph for graph in graphs if graph.num_edges), graphs[0])
+
+
+def _where_it_stopped(out: Path, state: TrainingState, whole: bool) -> str:
+    """What to say after Ctrl-C; ``whole``: whether the state at that moment has been saved."""
+    go_on = f"To go on: equinet train {shlex.quote(str(out / 'config.toml'))} --out {shlex.quote(str(out))} --resume"
+    if whole:
+        return f"stopped in epoch {state.epoch + 1} after batch {state.batch}; nothing is lost. {go_on}"
+    return f"stopped at once; the state after the last finished epoch is in {out}. {go_on}"
 
 
 def _refuse_to_overwrite(out: Path, state_file: Path, resume: bool) -> None:

@@ -7,6 +7,7 @@ from ase import Atoms
 from ase.calculators.calculator import PropertyNotImplementedError
 from ase.calculators.fd import calculate_numerical_forces, calculate_numerical_stress
 
+from equinet.capture import StaticStep
 from equinet.checkpoint import save_potential
 from equinet.graph import from_atoms
 from equinet.md import EquinetCalculator
@@ -236,3 +237,22 @@ def test_a_gpu_that_is_not_there_is_refused(potential):
 def test_something_that_is_no_model_is_refused():
     with pytest.raises(TypeError, match="must be a model file or a Potential, got Linear"):
         EquinetCalculator(torch.nn.Linear(1, 1))
+
+
+def test_a_recorded_step_is_for_gpus(potential):
+    with pytest.raises(ValueError, match=r"`capture` records CUDA graphs, and the device is cpu; leave it out"):
+        EquinetCalculator(potential, device="cpu", capture=True)
+
+
+def test_a_static_step_gives_what_the_potential_gives(potential, ethanol, box):
+    """What `capture` does on a GPU, without the recording."""
+    for atoms in (ethanol, box):
+        plain, static = EquinetCalculator(potential), EquinetCalculator(potential)
+        static._step = StaticStep(static.potential, skin=0.5)
+        for _ in range(3):
+            atoms.positions += np.random.default_rng(len(atoms)).normal(scale=0.1, size=(len(atoms), 3))
+            for calculator in (plain, static):
+                calculator.calculate(atoms, ["energy", "forces"] + ["stress"] * bool(atoms.pbc.any()))
+            assert static.results.keys() == plain.results.keys()
+            for name, expected in plain.results.items():
+                np.testing.assert_allclose(static.results[name], expected, rtol=1e-10, atol=1e-10)
