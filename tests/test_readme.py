@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from equinet.datasets import SAMPLE
 
@@ -73,6 +74,8 @@ def test_commands_and_python_of_the_readme_run(desk):
         "bench",
     }
     for line in commands:
+        if "cuda" in line and not torch.cuda.is_available():
+            continue
         extra = next((added for start, added in SHORTER.items() if line.startswith(start)), "")
         run([*line.split(), *extra.split()], desk)
     for name in (

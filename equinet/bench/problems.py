@@ -28,11 +28,21 @@ C -2.50  1.34  0.00    C  2.50  1.34  0.00    H -0.37 -1.08  0.00    H  0.00  2.
 H -2.55  1.98  0.88    H -2.55  1.98 -0.88    H  3.35  0.66  0.00    H  2.55  1.98  0.88    H  2.55  1.98 -0.88
 """
 
-# Degrees of the features passed between atoms. Everything else is the default: sh_degree 3, correlation 3, 2 layers, 5 Å.
-MODELS = {
-    name: MACEConfig.model_validate({"channels": channels, "max_l": max_l})
-    for name, channels, max_l in (("64x0e", 64, 0), ("64x0e+1o", 64, 1), ("128x0e+1o+2e", 128, 2))
-}
+DEGREES = ("0e", "0e+1o", "0e+1o+2e", "0e+1o+2e+3o")
+
+
+def of_size(name: str) -> MACEConfig | None:
+    """The model with such features passed between atoms, as ``128x0e+1o``; None if that is no such name.
+
+    Everything else is the default: sh_degree 3, correlation 3, 2 layers, 5 Å.
+    """
+    channels, _, degrees = name.partition("x")
+    if not channels.isdigit() or not int(channels) or degrees not in DEGREES:
+        return None
+    return MACEConfig.model_validate({"channels": int(channels), "max_l": DEGREES.index(degrees)})
+
+
+MODELS = {name: config for name in ("64x0e", "64x0e+1o", "128x0e+1o+2e") if (config := of_size(name))}
 
 
 @dataclass(frozen=True)
@@ -104,9 +114,15 @@ def find_problem(name: str) -> Problem:
     """
     if name in PROBLEMS:
         return PROBLEMS[name]()
+    if name[:2] == "si" and name[2:].isdigit() and (cells := round((int(name[2:]) / 8) ** (1 / 3))):
+        if 8 * cells**3 != int(name[2:]):
+            raise ValueError(f"`{name}` is no whole number of cells; the nearest is si{8 * cells**3}")
+        return silicon(cells)
     path = Path(name)
     if not path.is_file():
-        raise ValueError(f"`{name}` is no file and none of the built-in structures: {', '.join(PROBLEMS)}")
+        raise ValueError(
+            f"`{name}` is no file and none of the built-in structures: {', '.join(PROBLEMS)}, siN (N = 8 n³)"
+        )
     try:
         frames: list[Atoms] = read(path, index=":")  # type: ignore[assignment]  # a list, for that index
     except Exception as error:  # ASE's readers raise anything, and the file is what the user must look at
@@ -124,15 +140,15 @@ def find_architecture(name: str) -> Architecture:
         FileNotFoundError: If a file is not there.
         ValueError: If it is none of these, or the file cannot be read.
     """
-    if name in MODELS:
-        return Architecture(name, MODELS[name])
+    if config := of_size(name):
+        return Architecture(name, config)
     path = Path(name)
     if path.suffix == ".toml":
         return Architecture(path.stem, read_config(path).model)
     if path.suffix == ".eqn":
         return Architecture(path.stem, config_of(read_header(path)), path)
     raise ValueError(
-        f"`{name}` is no model: give one of {', '.join(MODELS)}, a training configuration (*.toml) or a trained model (*.eqn)"
+        f"`{name}` is no model: give one of {', '.join(MODELS)} or of any such size, a training configuration (*.toml) or a trained model (*.eqn)"
     )
 
 

@@ -22,7 +22,8 @@ from .picture import size_picture
 from .problems import Problem, silicon
 from .report import Record, about, as_json, bytes_text, caption, notes, ratio_text, time_text, warning
 
-CELLS = (2, 3, 4, 5, 6, 8, 10)  # cubic cells of 8 atoms along each edge: 64, 216, 512, 1000, 1728, 4096, 8000 atoms
+# Cubic cells of 8 atoms along each edge: 64, 216, 512, 1000, 1728, 4096, 8000 atoms; on a GPU 32768, 110592, 216000 too.
+CELLS = (2, 3, 4, 5, 6, 8, 10, 16, 24, 30)
 FEWEST = 3  # points for a slope
 LARGE = 512  # atoms
 LEGEND = (

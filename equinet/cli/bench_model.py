@@ -41,15 +41,15 @@ def model(
         list[str] | None,
         typer.Option(
             "--model",
-            help="Which models: 64x0e, 64x0e+1o, 128x0e+1o+2e (by default all three), a training configuration (*.toml), or a trained "
-            "model (*.eqn). Repeatable.",
+            help="Which models: 64x0e, 64x0e+1o, 128x0e+1o+2e (by default all three) or any such size, a training configuration "
+            "(*.toml), or a trained model (*.eqn). Repeatable.",
         ),
     ] = None,
     atoms: Annotated[
         list[str] | None,
         typer.Option(
-            help="Which structures: molecules (ten of 15 atoms), si64, si512 (silicon; by default all three), or a file that ASE can "
-            "read; the structures of a file are one batch. Repeatable."
+            help="Which structures: molecules (ten of 15 atoms), si64, si512 (silicon; by default all three) or siN for 8 n³ atoms, or a file that "
+            "ASE can read; the structures of a file are one batch. Repeatable."
         ),
     ] = None,
     dtype: Dtype = "float32",
@@ -104,10 +104,10 @@ def size(
         str,
         typer.Option(
             "--model",
-            help="64x0e, 64x0e+1o, 128x0e+1o+2e, a training configuration (*.toml), or a trained model (*.eqn).",
+            help="64x0e, 64x0e+1o, 128x0e+1o+2e or any such size, a training configuration (*.toml), or a trained model (*.eqn).",
         ),
     ] = "64x0e+1o",
-    largest: Annotated[int, typer.Option(help="Atoms of the largest structure, up to 8000.", min=1)] = 8000,
+    largest: Annotated[int, typer.Option(help="Atoms of the largest structure, up to 216000.", min=1)] = 8000,
     dtype: Dtype = "float32",
     device: Device = "cpu",
     threads: Threads = 1,

@@ -52,7 +52,7 @@ def test_a_file_is_one_batch_of_structures(tmp_path):
 
 def test_unknown_structures_and_models_are_refused(tmp_path):
     with pytest.raises(ValueError, match="no file and none of the built-in structures: molecules, si64, si512"):
-        find_problem("si65")
+        find_problem("si_65")
     (tmp_path / "notes.xyz").write_text("what is this")
     with pytest.raises(ValueError, match="cannot be read as structures"):
         find_problem(str(tmp_path / "notes.xyz"))
@@ -65,6 +65,8 @@ def test_unknown_structures_and_models_are_refused(tmp_path):
 
 def test_an_architecture_comes_by_name_from_a_configuration_or_from_a_trained_model(tmp_path, potential):
     assert find_architecture("64x0e+1o").config == MODELS["64x0e+1o"]
+    other = find_architecture("96x0e+1o+2e+3o").config
+    assert (other.channels, other.max_l) == (96, 3)
     (tmp_path / "mine.toml").write_text('[data]\ntrain = "x.xyz"\n[model]\nchannels = 12\n')
     assert find_architecture(str(tmp_path / "mine.toml")).config.channels == 12
     save_potential(potential, tmp_path / "mine.eqn")
@@ -90,3 +92,15 @@ def test_a_piece_of_a_large_structure_is_the_atoms_around_the_first():
 def test_structures_without_neighbours_are_refused():
     with pytest.raises(ValueError, match=r"no two atoms of the structures are within 0\.5 Å"):
         mean_neighbors([molecule("H2O")], 0.5)
+
+
+def test_silicon_of_any_whole_number_of_cells() -> None:
+    assert find_problem("si216").atoms == 216
+    with pytest.raises(ValueError, match="`si100` is no whole number of cells; the nearest is si64"):
+        find_problem("si100")
+
+
+@pytest.mark.parametrize("name", ["0x0e", "x0e", "64x0e+2e", "64x", "ax0e"])
+def test_what_is_no_size_of_a_model(name: str) -> None:
+    with pytest.raises(ValueError, match="is no model: give one of"):
+        find_architecture(name)
