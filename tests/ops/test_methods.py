@@ -144,7 +144,7 @@ def test_arguments_distinguish_methods() -> None:
                 ({"copies": 1.5}, r"`copies` must be a whole number, 1 or more, got 1\.5"),
                 ({"copies": True}, "`copies` must be a whole number, 1 or more, got True"),
                 ({"weights": "all"}, "`weights` must be one of shared, filter, degrees, got 'all'"),
-                ({"backend": "cuda"}, "`backend` must be one of auto, torch, naive, got 'cuda'"),
+                ({"backend": "cuda"}, "`backend` must be one of auto, compiled, torch, naive, got 'cuda'"),
             )
         ),
     ],
