@@ -268,7 +268,8 @@ def write_down(
         graph = make_fx(called)(weights, batch)
     if fixed := [name for name, tensor in zip(Batch._fields, batch) if not _any_size(tensor, name)]:
         raise RuntimeError(
-            f"part of this potential is written for one size of {', '.join(fixed)}; it cannot be compiled"
+            f"part of this potential is written for one size of {', '.join(fixed)} by torch {torch.__version__}; it cannot be "
+            "compiled. Exact couplings (cg) can"
         )
     _bind(graph, list(named.values()) if potential.training else [tensor.detach() for tensor in named.values()])
     return erase_detach(graph) if erase else graph

@@ -100,8 +100,9 @@ class RadialMLP(nn.Module):
         self.biases = nn.ParameterList([torch.zeros(b) for b in sizes[2:]] if biases else [])
 
     def forward(self, x: Float[Tensor, "edges in"]) -> Float[Tensor, "edges out"]:
-        x = matmul(x, self.weights[0] / math.sqrt(self.sizes[0]))
-        for n, (weight, size) in enumerate(zip(self.weights[1:], self.sizes[1:])):
+        first, *others = self.weights
+        x = matmul(x, first / math.sqrt(self.sizes[0]))
+        for n, (weight, size) in enumerate(zip(others, self.sizes[1:])):
             x = matmul(silu(x), weight * (SILU_GAIN / math.sqrt(size)))
             if self.biases:
                 x = x + self.biases[n]
