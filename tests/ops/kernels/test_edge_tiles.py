@@ -79,6 +79,16 @@ def test_values_and_derivatives_are_those_of_the_form_in_torch(gpu, spec, nodes,
         torch.testing.assert_close(found.cpu(), expected, rtol=1e-12, atol=1e-12 * scale)
 
 
+def test_many_nodes_have_a_warp_each_and_few_share_one_among_edges(gpu, monkeypatch) -> None:
+    """On a GPU these are two kernels, with one edge in a tile and with four; the interpreter has tiles of its own."""
+    leaves, edges = random_inputs(SMALL, 4, 11, True)
+    module, there = CompiledConvolution(SMALL).double().to(gpu), to(edges, gpu)
+    expected = EdgeMatrixConvolution(SMALL).double()(*leaves, edges)
+    for most in (0, 10**9):
+        monkeypatch.setattr(edge_kernels, "MANY_NODES", most)
+        torch.testing.assert_close(module(*(leaf.to(gpu) for leaf in leaves), there).cpu(), expected)
+
+
 @pytest.mark.parametrize("mirrored", [False, True], ids=["directed", "mirrored"])
 def test_single_precision_errs_no_more_than_torch_does(gpu, mirrored) -> None:
     leaves, edges = random_inputs(MACE, 8, 60, mirrored, torch.float32)
