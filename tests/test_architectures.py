@@ -168,7 +168,8 @@ def test_the_basis_sees_the_transformed_distance_and_the_envelope_the_distance(
     radii = torch.tensor([COVALENT_RADII[z] for z in graph.atomic_numbers.tolist()], dtype=torch.float64)
     contact = radii[graph.edge_index].sum(0)[:, None]
     seen = lengths if transform == "none" else TRANSFORMS[transform]([1.0]).of(lengths, contact)
-    basis, envelope = potential.model.basis(seen), potential.model.envelope(lengths)
+    functions = potential.model.edge_functions
+    basis, envelope = functions.basis(seen), functions.envelope(lengths)
     expected = {"basis": (basis * envelope, None), "weights": (basis, envelope)}[envelope_on]
     torch.testing.assert_close(found[0].feats, expected[0], rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(found[0].lengths, lengths)

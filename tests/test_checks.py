@@ -100,12 +100,13 @@ def test_a_potential_that_gives_nothing_holds_and_shows_that_it_gives_nothing(ma
 class Changed(nn.Module):
     """The harmonics, changed afterwards."""
 
-    def __init__(self, harmonics, change):
+    def __init__(self, functions, change):
         super().__init__()
-        self.harmonics, self.change = harmonics, change
+        self.functions, self.change = functions, change
 
     def forward(self, vectors):
-        return self.change(self.harmonics(vectors))
+        lengths, harmonics, *radial = self.functions(vectors)
+        return lengths, self.change(harmonics), *radial
 
 
 def first_of_each(graph):
@@ -194,7 +195,7 @@ def test_each_property_finds_what_breaks_it(potential, broken, found):
 
 def test_a_component_of_the_harmonics_that_is_a_thousandth_too_large_breaks_rotation_alone(potential):
     factor = torch.tensor([1, 1.001, *[1] * 7])
-    potential.model.harmonics = Changed(potential.model.harmonics, lambda y: y * factor.to(y))
+    potential.model.edge_functions = Changed(potential.model.edge_functions, lambda y: y * factor.to(y))
     report = check(potential)
     assert failing(report) == {"rotation"}
     assert {report.worst("rotation", dtype).relative > 3e-5 for dtype in ("float32", "float64")} == {True}
@@ -206,13 +207,15 @@ def test_an_approximation_is_told_with_its_number(potential):
     for error in (1e-2, 1e-3):
         factor = 1 + error * torch.linspace(-1, 1, 9)
         changed = copy.deepcopy(potential)
-        changed.model.harmonics = Changed(potential.model.harmonics, lambda y, factor=factor: y * factor.to(y))
+        changed.model.edge_functions = Changed(
+            potential.model.edge_functions, lambda y, factor=factor: y * factor.to(y)
+        )
         sizes.append(check(changed).worst("rotation", "float64", "forces").absolute)
     assert sizes[0] == pytest.approx(10 * sizes[1], rel=0.2)
 
 
 def test_a_potential_that_computes_in_float32_in_secret_is_found_in_float64(potential):
-    potential.model.harmonics = Changed(potential.model.harmonics, lambda y: y.float().to(y.dtype))
+    potential.model.edge_functions = Changed(potential.model.edge_functions, lambda y: y.float().to(y.dtype))
     report = check(potential)
     assert "rotation" in failing(report)
     assert {finding.dtype for finding in report.failures} == {"float64"}

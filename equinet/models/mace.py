@@ -16,16 +16,15 @@ from equinet.elements import COVALENT_RADII, SYMBOLS
 from equinet.nn import (
     TRANSFORMS,
     ZBL,
-    BesselBasis,
     DistanceTransform,
     EdgeFeatures,
+    EdgeFunctions,
     GatedInteraction,
     Interaction,
     ManyBodyBlock,
-    PolynomialEnvelope,
     Readout,
 )
-from equinet.ops import ManyBodySpec, SpeciesGroups, SphericalHarmonics, TensorProductSpec, natural_irreps
+from equinet.ops import ManyBodySpec, SpeciesGroups, TensorProductSpec, natural_irreps
 from equinet.ops.algebra import Algebra
 from equinet.ops.edges import Edges, as_edges
 from equinet.ops.layout import irreps_up_to, is_true, with_channels
@@ -82,9 +81,14 @@ class MACE(nn.Module):
         self.elements = elements
         self.num_species = len(elements)
         self.avg_num_neighbors = float(avg_num_neighbors)
-        self.harmonics = SphericalHarmonics(config.sh_degree)
-        self.basis = BesselBasis(config.cutoff, config.bessel_functions)
-        self.envelope = PolynomialEnvelope(config.cutoff, config.envelope_power)
+        self.edge_functions = EdgeFunctions(
+            max_degree=config.sh_degree,
+            cutoff=config.cutoff,
+            bessel=config.bessel_functions,
+            power=config.envelope_power,
+            enveloped=config.envelope_on == "basis",
+            of_length=config.distance_transform == "none",
+        )
         radii = [COVALENT_RADII[z] for z in elements]
         kind = config.distance_transform
         self.transform: DistanceTransform | None = None if kind == "none" else TRANSFORMS[kind](radii)
@@ -198,10 +202,12 @@ class MACE(nn.Module):
         """Replace the radial networks by tables, for good: see :meth:`equinet.potential.Potential.tabulate`."""
         if reason := self.not_tabulable:
             raise ValueError(f"this model cannot be tabulated: {reason}")
-        basis, envelope = copy.deepcopy(self.basis).double(), self.envelope
+        functions = copy.deepcopy(self.edge_functions).double()
 
         def features(lengths: Tensor) -> EdgeFeatures:
-            return self._radial_features(lengths, lengths.new_empty(0), basis(lengths), envelope(lengths))
+            envelope = functions.envelope(lengths)
+            feats = functions.radial(lengths, envelope)
+            return EdgeFeatures(lengths, lengths.new_empty(0), feats, envelope, self._factor(envelope))
 
         for interaction, _, _ in self.layers:
             assert isinstance(interaction, Interaction)
@@ -251,16 +257,15 @@ class MACE(nn.Module):
             raise ValueError(
                 "this model has other weights for each direction of a pair; give it an `edge_index` of both directions"
             )
-        lengths = vectors.norm(dim=1, keepdim=True)
-        seen = lengths if self.transform is None else self.transform(lengths, species[edges.index])
-        return self._radial_features(
-            lengths, self.harmonics(vectors / lengths), self.basis(seen), self.envelope(lengths)
-        )
+        lengths, attrs, feats, envelope = self.edge_functions(vectors)
+        if self.transform is not None:
+            seen = self.transform(lengths, species[edges.index])
+            feats = self.edge_functions.radial(seen, envelope)
+        return EdgeFeatures(lengths, attrs, feats, envelope, self._factor(envelope))
 
-    def _radial_features(self, lengths: Tensor, attrs: Tensor, basis: Tensor, envelope: Tensor) -> EdgeFeatures:
-        if self.config.envelope_on == "basis":
-            return EdgeFeatures(lengths, attrs, basis * envelope, envelope, None)
-        return EdgeFeatures(lengths, attrs, basis, envelope, envelope)
+    def _factor(self, envelope: Tensor) -> Tensor | None:
+        """What remains to be multiplied by the envelope."""
+        return envelope if self.config.envelope_on == "weights" else None
 
     def __repr__(self) -> str:
         c = self.config

@@ -1,5 +1,6 @@
 """Building blocks of potentials: each a room of its own, none knows which model it serves."""
 
+from .edge_functions import EdgeFunctions
 from .gated import GatedInteraction
 from .interaction import EdgeFeatures, Interaction
 from .linear import EquivariantLinear, SpeciesLinear
@@ -16,6 +17,7 @@ __all__ = [
     "BesselBasis",
     "DistanceTransform",
     "EdgeFeatures",
+    "EdgeFunctions",
     "EnergyScale",
     "EquivariantLinear",
     "GatedInteraction",

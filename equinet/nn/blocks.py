@@ -21,10 +21,10 @@ from torch.autograd import Function
 from equinet.ops import SpeciesGroups, kernels
 from equinet.ops.passes import wanted
 from equinet.ops.precision import chosen, matmul_precision
+from equinet.ops.tracing import recorded
 
 from .block_ops import recorded_mix
 from .plan import Block, Plan, maps_of, nodes_of, product_in_torch, slopes_in_torch
-from .tracing import recorded
 
 __all__ = ["Block", "Frozen", "Plan", "mix", "product", "product_in_torch", "slopes", "slopes_in_torch"]
 

@@ -11,8 +11,7 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag
 
 from equinet.ops.constants import ConstantModule
-
-from .tracing import recorded
+from equinet.ops.tracing import recorded
 
 # Closer atoms than this (in Å) are refused as being on one spot. The radial basis is smooth down to zero, but 0 / 0 there.
 START = 1e-3

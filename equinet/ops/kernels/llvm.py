@@ -153,6 +153,25 @@ class Function:
         """A number or a vector to ``array``."""
         self._builder.store(value, self._address(array, index), align=self.dtype.itemsize)
 
+    def gather(self, array: str, index: Value, stride: int) -> Value:
+        """A vector of every ``stride``-th element, beginning with element ``index``."""
+        if stride == 1:
+            return self.load(array, index)
+        vector = ir.Constant(self.vector_type, ir.Undefined)
+        for lane in range(self.lanes):
+            element = self.load_number(array, self.at(index, lane * stride))
+            vector = self._builder.insert_element(vector, element, self._lane(lane))
+        return vector
+
+    def scatter(self, value: Value, array: str, index: Value, stride: int) -> None:
+        """A vector to every ``stride``-th element, beginning with element ``index``."""
+        if stride == 1:
+            self.store(value, array, index)
+            return
+        for lane in range(self.lanes):
+            element = self._builder.extract_element(value, self._lane(lane))
+            self.store(element, array, self.at(index, lane * stride))
+
     def accumulate(self, value: Value, array: str | Value, index: int | Value) -> None:
         """Add a vector to what is in ``array``."""
         self.store(self.add(self.load(array, index), value), array, index)
@@ -188,20 +207,68 @@ class Function:
             (0.693359375, -2.12194440054690583e-4) if single else (0.693147180369123816490, 1.90821492927058770002e-10)
         )
         for limit, worse in ((most, ">"), (-most, "<")):
-            edge = self._constants(limit)
+            edge = self.constants(limit)
             x = b.select(b.fcmp_ordered(worse, x, edge), edge, x)
-        n = self._intrinsic("rint", self.multiply(x, self._constants(1 / math.log(2))))
-        r = self.add(self.add(x, self.multiply(n, self._constants(-high))), self.multiply(n, self._constants(-low)))
-        power = self._constants(1 / math.factorial(degree))
+        n = self._intrinsic("rint", self.multiply(x, self.constants(1 / math.log(2))))
+        r = self.add(self.add(x, self.multiply(n, self.constants(-high))), self.multiply(n, self.constants(-low)))
+        power = self.constants(1 / math.factorial(degree))
         for k in range(degree - 1, -1, -1):
-            power = self.add(self.multiply(power, r), self._constants(1 / math.factorial(k)))
+            power = self.add(self.multiply(power, r), self.constants(1 / math.factorial(k)))
         integers = ir.VectorType(ir.IntType(8 * self.dtype.itemsize), self.lanes)
         exponent = b.add(b.fptosi(n, integers), ir.Constant(integers, [bias] * self.lanes))
         scale = b.bitcast(b.shl(exponent, ir.Constant(integers, [bits] * self.lanes)), self.vector_type)
         return self.multiply(power, scale)
 
-    def _constants(self, value: float) -> Value:
+    def sine(self, x: Value, *, ahead: int = 0) -> Value:
+        """The sine of a vector, ``ahead`` quarters of a turn further (one makes it the cosine), to rounding for |x| < 1000.
+
+        x = n pi/2 + r with an integer n, which says which of the Taylor series of sine and cosine of r it is, and its sign.
+        """
+        b, single = self._builder, self.dtype == torch.float32
+        terms = 5 if single else 9
+        # pi / 2 in parts, all but the last with so few digits that n times them is exact.
+        parts = (
+            (1.5703125, 4.837512969970703e-4, 7.549789954891882e-8)
+            if single
+            else (1.570796325802803, 9.920935791635221e-10, 5.170182981794105e-19)
+        )
+        n = self._intrinsic("rint", self.multiply(x, self.constants(2 / math.pi)))
+        r = x
+        for part in parts:
+            r = self.add(r, self.multiply(n, self.constants(-part)))
+        square = self.multiply(r, r)
+        odd, even = (self._series(square, first, terms) for first in (1, 0))
+        integers = ir.VectorType(ir.IntType(8 * self.dtype.itemsize), self.lanes)
+        quarter = b.add(b.fptosi(n, integers), ir.Constant(integers, [ahead] * self.lanes))
+
+        odd_quarter, second_half = (
+            b.icmp_signed("!=", b.and_(quarter, ir.Constant(integers, [bit] * self.lanes)), ir.Constant(integers, None))
+            for bit in (1, 2)
+        )
+        value = b.select(odd_quarter, even, self.multiply(r, odd))
+        return b.select(second_half, self.subtract(self.zero(), value), value)
+
+    def _series(self, square: Value, first: int, terms: int) -> Value:
+        """Taylor series of cos x (``first`` = 0) or of sin x / x (``first`` = 1), of x²."""
+        total = self.constants((-1) ** terms / math.factorial(first + 2 * terms))
+        for k in range(terms - 1, -1, -1):
+            total = self.add(self.multiply(total, square), self.constants((-1) ** k / math.factorial(first + 2 * k)))
+        return total
+
+    def square_root(self, x: Value) -> Value:
+        return self._intrinsic("sqrt", x)
+
+    def where_at_least(self, x: Value, edge: float, then: Value, otherwise: Value) -> Value:
+        """``then`` where x is at least ``edge``, ``otherwise`` where it is less or no number."""
+        return self._builder.select(self._builder.fcmp_ordered(">=", x, self.constants(edge)), then, otherwise)
+
+    def constants(self, value: float) -> Value:
+        """A vector that holds ``value`` everywhere."""
         return ir.Constant(self.vector_type, [value] * self.lanes)
+
+    @staticmethod
+    def _lane(number: int) -> Value:
+        return ir.Constant(ir.IntType(32), number)
 
     def _intrinsic(self, name: str, vector: Value) -> Value:
         name = f"llvm.{name}.v{self.lanes}f{8 * self.dtype.itemsize}"
@@ -213,7 +280,7 @@ class Function:
     def splat(self, number: Value) -> Value:
         """A vector that holds ``number`` everywhere."""
         undefined = ir.Constant(self.vector_type, ir.Undefined)
-        first = self._builder.insert_element(undefined, number, ir.Constant(ir.IntType(32), 0))
+        first = self._builder.insert_element(undefined, number, self._lane(0))
         return self._builder.shuffle_vector(first, undefined, self._zeros)
 
     def total(self, vector: Value) -> Value:
