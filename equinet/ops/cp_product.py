@@ -97,6 +97,10 @@ class OfTerms(Product):
         kept = {ir for _, ir in kept_irreps(spec)}
         return DenseChain(spec, uniform, keep=kept.__contains__)
 
+    def tensors(self, spec: ManyBodySpec) -> DenseChain | None:
+        # The factors are an approximation of the exact tensor, which has few entries where they have all.
+        return None
+
     def commutes(self, spec: ManyBodySpec) -> bool:
         # Couplings with odd l1 + l2 + l3 are antisymmetric; between true tensors there are none.
         return all(is_true(ir) for _, ir in spec.irreps_in + spec.irreps_out)
@@ -201,6 +205,8 @@ class TermChain(ConstantModule, Chain):
 
 class StreamedTerms(TermChain):
     """The same with fixed factors; on GPUs each product is one kernel, which leaves no terms in memory."""
+
+    in_kernel = True
 
     def __init__(self, spec: ManyBodySpec, rank: int) -> None:
         super().__init__(spec, rank, trainable=False)

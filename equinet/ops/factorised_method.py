@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from e3nn import o3
 
@@ -13,11 +13,11 @@ from .clebsch_gordan import ClebschGordan
 from .convolution import NaiveConvolution
 from .coupling import MAX_TABULATED_DEGREE
 from .factorised import FactorisedConvolution, JoinedConvolution, RadialWeights
-from .kernels import can_run, unavailable
+from .kernels import can_run, power_terms, unavailable
 from .kernels.factorised import CompiledFactorised, worthwhile
 from .layout import one_of_each
 from .pairings import Pairing, first_unreached, output_scales, reached_outputs
-from .powers import Chain, JoinedManyBody, PowerManyBody
+from .powers import Chain, DenseChain, JoinedManyBody, PowerManyBody
 from .protocols import Convolution, ManyBody
 from .spec import ManyBodySpec, TensorProductSpec
 
@@ -46,6 +46,11 @@ class Product(ABC):
     @abstractmethod
     def naive_chain(self, spec: ManyBodySpec) -> Chain:
         """The same by coupling tensors, from the formula of the strengths."""
+
+    def tensors(self, spec: ManyBodySpec) -> DenseChain | None:
+        """Those of :meth:`naive_chain`; None if the other chains are not quite the same function."""
+        chain = self.naive_chain(spec)
+        return chain if isinstance(chain, DenseChain) else None
 
     def commutes(self, spec: ManyBodySpec) -> bool:
         """Whether x * y = y * x. If not, the factors of a power need weights of their own."""
@@ -138,18 +143,23 @@ class FactorisedMethod(ABC):
 
     def power(self, spec: ManyBodySpec) -> PowerManyBody | JoinedManyBody:
         """The executor for a many-body product, which also knows what it reaches."""
-        parts = [
-            PowerManyBody(
-                spec,
-                self._chain(product, spec),
-                modulations=1 if product.commutes(spec) else 2,
-                copies=self.copies,
-                linear=n == 0,
-                calibrate_on=product.calibration_chain(spec),
-            )
-            for n, product in enumerate(self.products())
-        ]
+        parts = [self._power(product, spec, linear=n == 0) for n, product in enumerate(self.products())]
         return parts[0] if len(parts) == 1 else JoinedManyBody(spec, parts)
+
+    def _power(self, product: Product, spec: ManyBodySpec, *, linear: bool) -> PowerManyBody:
+        """The part of one product."""
+        arguments: dict[str, Any] = {
+            "modulations": 1 if product.commutes(spec) else 2,
+            "copies": self.copies,
+            "linear": linear,
+            "calibrate_on": product.calibration_chain(spec),
+        }
+        chain = self._chain(product, spec)
+        by_terms = self.backend in ("auto", "compiled") and power_terms.worthwhile(spec)
+        dense = product.tensors(spec) if by_terms else None
+        if dense is None:
+            return PowerManyBody(spec, chain, **arguments)
+        return power_terms.CompiledPowers(spec, chain, dense=dense, **arguments)
 
     def _chain(self, product: Product, spec: ManyBodySpec) -> Chain:
         """The products of one kind, as ``backend`` says."""

@@ -30,7 +30,13 @@ VANISHES = 1e-16
 
 
 class Chain(nn.Module, ABC):
-    """Products :math:`u * v`, :math:`u * v * v`, ... of features, one after the other."""
+    """Products :math:`u * v`, :math:`u * v * v`, ... of features, one after the other.
+
+    Attributes:
+        in_kernel: Whether on GPUs there is a kernel for all of it.
+    """
+
+    in_kernel = False
 
     @abstractmethod
     def products(
@@ -103,6 +109,8 @@ class StreamedChain(AlgebraChain):
         out: Irreps of the result.
     """
 
+    in_kernel = True
+
     def __init__(self, algebra: Pointwise, points: Pointwise, factor: o3.Irreps, out: o3.Irreps) -> None:
         super().__init__(algebra)
         left, right, back = (points._originals[name] for name in ("to_left", "to_right", "to_out"))
@@ -139,7 +147,11 @@ class DenseChain(ConstantModule, Chain):
         factor, outputs = one_of_each(spec.irreps_in), one_of_each(spec.irreps_out)
         so_far = factor
         for nu in range(2, spec.correlation + 1):
-            reached = {out for _, ir1 in so_far for _, ir2 in factor for out in ir1 * ir2 if keep(out)}
+            # From higher degrees further factors do not lead down to the result.
+            highest = outputs.lmax + (spec.correlation - nu) * factor.lmax
+            reached = {
+                out for _, ir1 in so_far for _, ir2 in factor for out in ir1 * ir2 if keep(out) and out.l <= highest
+            }
             product = o3.Irreps([(1, ir) for ir in sorted(reached | {ir for _, ir in outputs})])
             pairing = first if nu == 2 else then or first
             self.register_constant(f"tensor_{nu}", dense_tensor(so_far, factor, product, pairing))
@@ -269,12 +281,10 @@ class PowerManyBody(ConstantModule):
         weight: Float[Tensor, "species weights channels"],
         groups: SpeciesGroups,
     ) -> Float[Tensor, "nodes out channels"]:
-        weight = (weight * self.column_scale.unsqueeze(1)).index_select(0, groups.species)
-        linear, rest = weight.split([len(self.linear), weight.shape[1] - len(self.linear)], dim=1)
+        linear, factors, columns = self._split(self._scaled(weight).index_select(0, groups.species))
         outputs = self._linear_term(features, linear)
         if self.terms:
-            factors, columns = rest.unflatten(1, (self._copies, -1)).split(self._per_copy, dim=2)
-            factors = factors.unflatten(2, (self._modulations, -1)).index_select(3, self.irrep_of_row)
+            factors = factors.index_select(3, self.irrep_of_row)
             inputs = [  # (nodes, dim, copies * channels)
                 (features.unsqueeze(1) * factor).transpose(1, 2).flatten(2) for factor in factors.unbind(2)
             ]
@@ -291,6 +301,16 @@ class PowerManyBody(ConstantModule):
             ],
             dim=1,
         )
+
+    def _scaled(self, weight: Tensor) -> Tensor:
+        """Weights that bring every product to unit size."""
+        return weight * self.column_scale.unsqueeze(1)
+
+    def _split(self, weight: Float[Tensor, "rows weights channels"]) -> tuple[Tensor, Tensor, Tensor]:
+        """Weights of the linear term, factors ``(rows, copies, modulations, irreps, channels)`` and weights of the products."""
+        linear, rest = weight.split([len(self.linear), weight.shape[1] - len(self.linear)], dim=1)
+        factors, columns = rest.unflatten(1, (self._copies, -1)).split(self._per_copy, dim=2)
+        return linear, factors.unflatten(2, (self._modulations, -1)), columns
 
     def _linear_term(self, features: Tensor, weight: Tensor) -> list[Tensor | None]:
         outputs: list[Tensor | None] = [None] * len(self._outputs)

@@ -90,6 +90,8 @@ class BracketChain(ConstantModule, Chain):
 class StreamedBracket(BracketChain):
     """The same; on GPUs each chain is one kernel, on the points of ``streamed``."""
 
+    in_kernel = True
+
     def __init__(self, irreps_in: o3.Irreps, irreps_out: o3.Irreps, rule: SphereRule, streamed: SphereRule) -> None:
         super().__init__(irreps_in, irreps_out, rule)
         tables = BracketChain(irreps_in, irreps_out, streamed)._originals

@@ -32,6 +32,7 @@ from ..factorised import FactorisedConvolution, JoinedConvolution
 from ..kernels import CompiledConvolution, CompiledManyBody
 from ..kernels.couplings import Couplings
 from ..kernels.factorised import CompiledFactorised
+from ..kernels.power_terms import CompiledPowers
 from ..powers import AlgebraChain, Chain, JoinedManyBody, PowerManyBody
 from ..so2 import PolarFrame, SO2Convolution
 from ..spec import ManyBodySpec, TensorProductSpec
@@ -242,8 +243,9 @@ def _(executor: HornerManyBody) -> Cost:
     return _of_nodes(spec, node.plus(Work(2 * sum(sizes) * columns * channels, last)))
 
 
-@cost.register
-def _(executor: CompiledManyBody) -> Cost:
+@cost.register(CompiledManyBody)
+@cost.register(CompiledPowers)
+def _(executor: CompiledManyBody | CompiledPowers) -> Cost:
     p = executor.polynomials
     groups = sum(count * (2 * length + 1) for length, _, count in p.groups)
     return _of_nodes(executor.spec, Work(0, (len(p.monomials) + groups) * p.channels))

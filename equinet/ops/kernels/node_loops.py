@@ -21,6 +21,7 @@ Source:
 
 from __future__ import annotations
 
+import hashlib
 from collections import defaultdict
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -34,6 +35,7 @@ from ..spec import ManyBodySpec
 from .llvm import Function, Value, lanes_for
 
 Monomial = tuple[int, ...]  # its variables, ascending
+Found = dict[tuple[int, Monomial], list[tuple[int, float]]]
 
 # Longer groups are cut. Their code is written out term by term.
 LONGEST_GROUP = 8
@@ -66,23 +68,13 @@ class Polynomials:
         terms: ``(terms, 3)`` int64: k, M and l of each K.
     """
 
-    def __init__(self, spec: ManyBodySpec) -> None:
-        self.channels = spec.channels
-        self.variables, self.outputs = (irreps.dim // spec.channels for irreps in (spec.irreps_in, spec.irreps_out))
-        found: dict[tuple[int, Monomial], list[tuple[int, float]]] = defaultdict(
-            list
-        )  # (k, monomial): weights, numbers
-        row, weights = 0, 0
-        for _, ir in spec.irreps_out:
-            for nu in range(1, spec.correlation + 1):
-                basis = covariants(spec.irreps_in, nu, spec.irreps_out.lmax).get(ir)
-                if basis is None:
-                    continue
-                factors = list(map(tuple, monomials(self.variables, nu).tolist()))
-                for p, component, m in np.argwhere(np.abs(basis.coefficients) > 1e-12).tolist():
-                    found[row + component, factors[m]].append((weights + p, basis.coefficients[p, component, m]))
-                weights += len(basis.contents)
-            row += ir.dim
+    def __init__(self, channels: int, variables: int, outputs: int, weights: int, found: Found) -> None:
+        """The polynomials of so many ``weights``.
+
+        Args:
+            found: What each weight contributes: for every output k and monomial the weights and their numbers.
+        """
+        self.channels, self.variables, self.outputs = channels, variables, outputs
         heads = _heads(list(found))
         numbers, products = self._numbered(set(heads.values()))
         terms = [(k, numbers[head], _quotient(monomial, head)) for (k, monomial), head in heads.items()]
@@ -93,7 +85,25 @@ class Polynomials:
         names = list(heads)
         for column, n in enumerate(order):
             for weight, number in found[names[n]]:
-                self.coefficients[weight, column] = number
+                self.coefficients[weight, column] += number
+
+    @classmethod
+    def of_paths(cls, spec: ManyBodySpec) -> Polynomials:
+        """Of all exact couplings."""
+        variables, outputs = (irreps.dim // spec.channels for irreps in (spec.irreps_in, spec.irreps_out))
+        found: Found = defaultdict(list)
+        row, weights = 0, 0
+        for _, ir in spec.irreps_out:
+            for nu in range(1, spec.correlation + 1):
+                basis = covariants(spec.irreps_in, nu, spec.irreps_out.lmax).get(ir)
+                if basis is None:
+                    continue
+                factors = list(map(tuple, monomials(variables, nu).tolist()))
+                for p, component, m in np.argwhere(np.abs(basis.coefficients) > 1e-12).tolist():
+                    found[row + component, factors[m]].append((weights + p, basis.coefficients[p, component, m]))
+                weights += len(basis.contents)
+            row += ir.dim
+        return cls(spec.channels, variables, outputs, weights, found)
 
     def _numbered(self, wanted: set[Monomial]) -> tuple[dict[Monomial, int], list[tuple[int, int]]]:
         """Numbers of the monomials that occur and of those they are made from, and these products."""
@@ -104,6 +114,13 @@ class Polynomials:
             numbers[head] = len(numbers)
             products.append((numbers[head[:-1]], 1 + head[-1]))
         return numbers, products
+
+    @property
+    def name(self) -> str:
+        """Of what the code does, whatever the coefficients are."""
+        lists = [each.tolist() for each in (self.monomials, self.table, self.terms)]
+        content = repr((self.channels, self.variables, self.outputs, lists))
+        return hashlib.sha256(content.encode()).hexdigest()
 
     @property
     def monomial_count(self) -> int:

@@ -36,15 +36,28 @@ weight_slope, bend = torch.ops.equinet.node_weight_slope.default, torch.ops.equi
 
 
 def name_of(spec: ManyBodySpec) -> str:
-    """A spec as the argument ``product`` of the operators."""
+    """The exact couplings of a spec as the argument ``product`` of the operators."""
     return f"{spec.irreps_in} ^ {spec.correlation} -> {spec.irreps_out}"
+
+
+_remembered: dict[str, Polynomials] = {}
+
+
+def remember(polynomials: Polynomials) -> str:
+    """Any polynomials as the argument ``product`` of the operators."""
+    name = polynomials.name
+    _remembered.setdefault(name, polynomials)
+    return name
 
 
 @cache
 def polynomials_of(product: str) -> Polynomials:
+    """What a name stands for."""
+    if product in _remembered:
+        return _remembered[product]
     irreps_in, rest = product.split(" ^ ")
     correlation, irreps_out = rest.split(" -> ")
-    return Polynomials(ManyBodySpec(irreps_in, irreps_out, int(correlation), 1))
+    return Polynomials.of_paths(ManyBodySpec(irreps_in, irreps_out, int(correlation), 1))
 
 
 @cache

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from .node_loops import Polynomials
 from .node_sums import Path, paths_of, sum_over_nodes
-from .tiles import Kernel, Tile, Writer, blocks, interpreting, parameters, tile_for
+from .tiles import Kernel, Memory, Tile, Writer, blocks, parameters, tile_for
 
 Tensors = tuple[Tensor, ...]
 
@@ -70,7 +70,7 @@ class NodeTiles:
     def __init__(self, polynomials: Polynomials, dtype: torch.dtype, tile: Tile) -> None:
         self.p, self.dtype, self.tile = polynomials, dtype, tile
         self._heads = heads_of(polynomials)
-        self._by_instruction = not interpreting() and torch.version.hip is None
+        self._memory = Memory(dtype)
 
     def value(self) -> Kernel:
         """``value``."""
@@ -188,35 +188,15 @@ class NodeTiles:
         return self.p.outputs if array in ("g", "dg", "out") else self.p.variables
 
     def _load(self, pointers: str, row: int) -> str:
-        """What lies some rows after where ``pointers`` point.
-
-        By an instruction and not by ``tl.load``: for every load and store Triton (3.7) looks at all that depends on anything that it
-        depends on, which here is everything, and would take ten times as long to compile.
-        """
-        offset, bits = row * self.p.channels, 8 * self.dtype.itemsize
-        if not self._by_instruction:
-            return f"tl.load({pointers} + {offset})"
-        code = f"'ld.global.f{bits} $0, [$1 + {offset * bits // 8}];', '={self._register},l'"
-        return f"tl.inline_asm_elementwise({code}, [{pointers}], dtype=tl.float{bits}, is_pure=True, pack=1)"
+        return self._memory.load(pointers, row * self.p.channels)
 
     def _store(self, w: Writer, array: str, begun: set[str]) -> None:
-        """Write an array's rows of every node, by instructions like :meth:`_load`."""
-        bits = 8 * self.dtype.itemsize
+        """Write an array's rows of every node."""
         w(f"of_{array} = {array} + node * {self._rows(array) * self.p.channels} + channel")
         zeros = f"tl.zeros([{self.tile.rows}, {self.tile.channels}], dtype=number)"
         for row in range(self._rows(array)):
-            value, offset = f"{array}{row}" if f"{array}{row}" in begun else zeros, row * self.p.channels
-            if not self._by_instruction:
-                w(f"tl.store(of_{array} + {offset}, {value})")
-                continue
-            # It must have a result. Pointers and numbers do not go together, unless pointers are numbers too.
-            code = f"'st.global.f{bits} [$1 + {offset * bits // 8}], $2; mov.b32 $0, 0;', '=r,l,{self._register}'"
-            inputs = f"[of_{array}.to(tl.int64), {value}]"
-            w(f"tl.inline_asm_elementwise({code}, {inputs}, dtype=tl.int32, is_pure=False, pack=1)")
-
-    @property
-    def _register(self) -> str:
-        return "f" if self.dtype == torch.float32 else "d"
+            value = f"{array}{row}" if f"{array}{row}" in begun else zeros
+            w(self._memory.store(f"of_{array}", row * self.p.channels, value))
 
     def _kernel(self, called: str, numbers: Sequence[str], w: Writer) -> Kernel:
         found = parameters(("order", "species"), numbers, "count")

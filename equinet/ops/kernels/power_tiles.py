@@ -22,7 +22,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .tiles import Kernel, Kind, Writer, interpreting
+from .tiles import Kernel, Kind, Memory, Writer, interpreting
 
 # What the slots read, which of them are multiplied and added up, and which multiplies that further.
 KINDS: dict[str, tuple[str, tuple[tuple[int, int], ...], int]] = {
@@ -135,6 +135,7 @@ class PowerTiles:
         self.form, self.dtype, self.points, self.channels, self.numbers = form, dtype, points, channels, numbers
         sources, self.terms, self.further = KINDS[form.kind]
         self.inputs = [name for name in "uv" if name in sources]
+        self._memory = Memory(dtype)
         self.factors = range(2, form.highest + 1)
         self.starts = [sum(form.columns[:n]) for n in range(len(form.columns))]
         needed = {s for term in self.terms for s in term} | ({self.further} if form.highest > 2 else set())
@@ -289,13 +290,14 @@ class PowerTiles:
         """What every kernel begins with: its numbers, their inputs, and sums of zero."""
         w = Writer()
         w(f"number_ = tl.program_id(0).to(tl.int64) * {self.numbers} + tl.arange(0, {self.numbers})")
-        w("inside = number_ < count")
+        # What is beyond the last does what the last does, and writes it again.
+        w("number_ = tl.minimum(number_, count - 1)")
         w(f"node = number_ // {self.channels}")
         w(f"channel = number_ - node * {self.channels}")
         for name in inputs:
             w(f"at = {name} + node * {len(self._rows(name)) * self.channels} + channel")
             for n, row in enumerate(self._rows(name)):
-                w(f"{row} = tl.load(at + {n * self.channels}, mask=inside, other=0.0)")
+                w(f"{row} = {self._memory.load('at', n * self.channels)}")
         for name in sums:
             for row in self._rows(name):
                 w(f"{row} = tl.zeros([{self.numbers}], dtype=number)")
@@ -313,7 +315,7 @@ class PowerTiles:
         for sums, result in results.items():
             w(f"at = {result} + node * {len(self._rows(sums)) * self.channels} + channel")
             for n, row in enumerate(self._rows(sums)):
-                w(f"tl.store(at + {n * self.channels}, {row}, mask=inside)")
+                w(self._memory.store("at", n * self.channels, row))
         parameters: dict[str, Kind] = dict.fromkeys((*inputs, "table", *results.values()), "numbers")
         return Kernel(name, parameters | {"count": "size"}, self.dtype, w.text, warps=1)
 

@@ -6,6 +6,7 @@ if they are wanted, in x of a times that.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any, NamedTuple
@@ -166,6 +167,8 @@ def in_kernel(sweep: Sweep, dtype: torch.dtype) -> Kernel:
             continue
         elif operation in "+-*":
             text = f"{of[0]} {operation} {of[1]}"
+        elif operation == "sigmoid" and dtype == torch.float32:
+            text = _sigmoid_in_float32(w, of[0])
         else:
             text = {
                 "reciprocal": "1.0 / {0}",
@@ -180,6 +183,17 @@ def in_kernel(sweep: Sweep, dtype: torch.dtype) -> Kernel:
         for column, number in enumerate(numbers):
             w(f"tl.store({array} + (row * {len(numbers)} + {column}), {name[number.place]}, mask=here)")
     return Kernel(sweep.name, parameters((), sweep.arrays, "count"), dtype, w.text, warps=WARPS)
+
+
+def _sigmoid_in_float32(w: Writer, x: str) -> str:
+    """As :meth:`Function.exponential` has it: Triton's own exponential loses three bits far from zero."""
+    w(f"e = tl.where({x} > 87.0, -87.0, tl.where({x} < -87.0, 87.0, -{x}))")
+    w(f"n = tl.floor(e * {1 / math.log(2)!r} + 0.5)")
+    w("r = (e - n * 0.693359375) + n * 2.12194440054690583e-4")
+    w(f"p = r * {1 / math.factorial(7)!r} + {1 / math.factorial(6)!r}")
+    for k in range(5, -1, -1):
+        w(f"p = p * r + {1 / math.factorial(k)!r}")
+    return "1.0 / (1.0 + p * tl.exp2(n))"
 
 
 def in_torch(function: RowFunction, x: Tensor) -> list[Tensor]:

@@ -140,6 +140,53 @@ class Writer:
         return "\n".join(self._lines)
 
 
+class Memory:
+    """Loads and stores of numbers, as text of a kernel.
+
+    By instructions and not by ``tl.load`` and ``tl.store``: for every one of those Triton (3.7) looks at all that depends on anything
+    that it depends on, which in straight-line code is everything, and would take three to ten times as long to compile.
+
+    Pointers have the full shape of the tile they are used in: of what has another, Triton loads copies for several shapes. They point
+    at something that is there, also beyond the last row or channel, so loads need no mask. Stores need one only where it would
+    be wrong that several threads write the same: where that is added to what is there.
+
+    A load stays where it is written; outside of a loop, all that it loads would have to be kept. Memory that a kernel has written
+    may be read by none but the thread that wrote it.
+
+    Args:
+        dtype: float32, float64 or int64.
+    """
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self.dtype = dtype
+        self._type, self._register = {
+            torch.float32: ("f32", "f"),
+            torch.float64: ("f64", "d"),
+            torch.int64: ("b64", "l"),
+        }[dtype]
+        self._by_instruction = not interpreting() and torch.version.hip is None
+
+    def load(self, pointers: str, offset: int = 0) -> str:
+        """What lies ``offset`` numbers after where ``pointers`` point."""
+        if not self._by_instruction:
+            return f"tl.load({pointers} + {offset})"
+        code = f"'ld.global.{self._type} $0, [$1 + {offset * self.dtype.itemsize}];', '={self._register},l'"
+        kind = f"dtype=tl.{str(self.dtype).removeprefix('torch.')}, is_pure=False, pack=1"
+        return f"tl.inline_asm_elementwise({code}, [{pointers}], {kind})"
+
+    def store(self, pointers: str, offset: int, value: str, mask: str | None = None) -> str:
+        """The line that puts a value there, where a mask is true; pointers have a tile's full shape."""
+        if not self._by_instruction:
+            return f"tl.store({pointers} + {offset}, {value}" + (f", mask={mask})" if mask else ")")
+        store = f"st.global.{self._type} [$1 + {offset * self.dtype.itemsize}], $2;"
+        if mask:
+            store = f"{{ .reg .pred there; setp.ne.s32 there, $3, 0; @there {store} }}"
+        # It must have a result. Pointers and numbers do not go together, unless pointers are numbers too.
+        code = f"'{store} mov.b32 $0, 0;', '=r,l,{self._register}{',r' if mask else ''}'"
+        inputs = f"[{pointers}.to(tl.int64), {value}{f', ({mask}).to(tl.int32)' if mask else ''}]"
+        return f"tl.inline_asm_elementwise({code}, {inputs}, dtype=tl.int32, is_pure=False, pack=1)"
+
+
 class Assembly(NamedTuple):
     """What a compiler made of a kernel.
 

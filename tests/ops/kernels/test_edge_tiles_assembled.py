@@ -2,44 +2,28 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-
 import pytest
+import torch
+from assembling import assemble, tiles_as_on_a_gpu
 
-pytest.importorskip("triton", reason="kernels for GPUs are written in Triton: pip install triton")
-
-# In a process of its own, as Triton either compiles or interprets.
-SCRIPT = """
-import json, sys, torch
 from equinet.ops import TensorProductSpec, natural_irreps
 from equinet.ops.kernels import edge_kernels
 from equinet.ops.kernels.couplings import name_of
 
-def show(function, degree, dtype, rows, capability):
-    spec = TensorProductSpec(natural_irreps(degree, 128), natural_irreps(3), natural_irreps(3))
-    kernels, _ = edge_kernels.kernels_for(function, name_of(spec), getattr(torch, dtype), True, rows)
-    worst = [0, 0, 0, 0]
-    for kernel in kernels:
-        made = kernel.assemble(capability)
-        loop = made.texts["ttgir"].split("scf.for", 1)[1].split("scf.yield")[0]
-        found = made.registers, made.spilled, made.shared, loop.count("ttg.convert_layout")
-        worst = list(map(max, worst, found))
-    return worst
-
-print(json.dumps([show(*case) for case in json.loads(sys.argv[1])]))
-"""
+pytest.importorskip("triton", reason="kernels for GPUs are written in Triton: pip install triton")
 
 
 def assembled(*cases: tuple[str, int, str, int, int]) -> list[tuple[int, int, int, int]]:
     """Registers, spilled bytes, shared bytes and conversions within the inner loop, of every case's worst kernel."""
-    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
-    command = [sys.executable, "-c", SCRIPT, json.dumps(cases)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    return [tuple(made) for made in json.loads(done.stdout)]
+    found = []
+    for function, degree, dtype, rows, capability in cases:
+        spec = TensorProductSpec(natural_irreps(degree, 128), natural_irreps(3), natural_irreps(3))
+        with tiles_as_on_a_gpu():
+            kernels, _ = edge_kernels.kernels_for(function, name_of(spec), getattr(torch, dtype), True, rows)
+        made = [assemble(kernel, capability) for kernel in kernels]
+        numbers = [(each.registers, each.spilled, each.shared, each.looped) for each in made]
+        found.append(tuple(map(max, *numbers, (0, 0, 0, 0))))
+    return found
 
 
 @pytest.mark.parametrize("capability", [80, 90])

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import math
-import os
-import re
-import subprocess
-import sys
 from functools import cache
-from typing import Any
 
-import numpy as np
 import pytest
 import torch
+from assembling import assemble, emulated, tiles_as_on_a_gpu
 from torch import Tensor, library
 
-from equinet.ops import ManyBodySpec, SpeciesGroups
+from equinet.ops import ManyBodySpec, SpeciesGroups, natural_irreps
 from equinet.ops.contraction import HornerManyBody
 from equinet.ops.kernels import CompiledManyBody, contraction, node_ops, node_sums, node_tiles
 
@@ -204,51 +197,27 @@ def test_products_of_too_many_terms_are_left_to_torch(gpu: torch.device, monkeyp
 # Registers, of what comes out of l <= 3 at nu = 3 in float32.
 LIMITS = {"value": 64, "slope": 96, "bend": 128, "weight_slope": 128, "bend_weights": 128}
 
-# In a process of its own, as Triton either compiles or interprets.
-SCRIPT = """
-import json, sys, torch
-from equinet.ops import ManyBodySpec, natural_irreps
-from equinet.ops.kernels import node_ops, node_sums, node_tiles
-
-def show(function, degree, correlation, dtype, capability):
-    spec = ManyBodySpec(natural_irreps(3, 128), natural_irreps(degree, 128), correlation, 10)
-    p, dtype = node_ops.polynomials_of(node_ops.name_of(spec)), getattr(torch, dtype)
-    if function in ("value", "slope", "bend"):
-        kernel, _ = node_tiles.kernel_for(function, p, dtype)
-    else:
-        kernel, _ = node_sums.sum_of_chunk(p, 10, dtype, function == "bend_weights")
-    made = kernel.assemble(capability)
-    return made.registers, made.spilled, made.texts["ttgir"].count("ttg.convert_layout"), made.texts["ptx"].count("ld.global.f")
-
-product, *cases = json.loads(sys.argv[1])
-kernels = {each: node_tiles.kernel_for(each, node_ops.polynomials_of(product), torch.float64)[0] for each in ("value", "slope", "bend")}
-print(json.dumps([{each: kernel.assemble(90).texts["ptx"] for each, kernel in kernels.items()}, *(show(*case) for case in cases)]))
-"""
-
-
 CASES = [(function, 1, 3, "float32", capability) for function in LIMITS for capability in (80, 90)]
 CASES += [(function, 0, 3, "float32", 90) for function in LIMITS]
 CASES += [("slope", 1, 3, "float64", 90), ("bend_weights", 1, 3, "float64", 90), ("slope", 0, 4, "float32", 90)]
 
 
 @cache
-def outputs() -> list[Any]:
-    """What the script prints."""
-    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
-    command = [sys.executable, "-c", SCRIPT, json.dumps([node_ops.name_of(WIDE), *CASES])]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
-
-
-def texts() -> dict[str, str]:
-    """The assembly of the kernels for ``WIDE``."""
-    return outputs()[0]
-
-
 def assembled() -> dict[tuple[str, int, int, str, int], tuple[int, int, int, int]]:
     """Registers, spilled bytes, conversions between layouts, and loads by instruction, of every case."""
-    return dict(zip(CASES, map(tuple, outputs()[1:]), strict=True))
+    found = {}
+    for function, degree, correlation, dtype, capability in CASES:
+        spec = ManyBodySpec(natural_irreps(3, 128), natural_irreps(degree, 128), correlation, 10)
+        p = node_ops.polynomials_of(node_ops.name_of(spec))
+        with tiles_as_on_a_gpu():
+            if function in ("value", "slope", "bend"):
+                kernel, _ = node_tiles.kernel_for(function, p, getattr(torch, dtype))
+            else:
+                kernel, _ = node_sums.sum_of_chunk(p, 10, getattr(torch, dtype), function == "bend_weights")
+        made = assemble(kernel, capability)
+        numbers = (made.registers, made.spilled, made.conversions, made.ptx.count("ld.global.f"))
+        found[function, degree, correlation, dtype, capability] = numbers
+    return found
 
 
 def test_nothing_spills_and_no_tile_is_shuffled() -> None:
@@ -267,78 +236,12 @@ def test_every_number_is_loaded_once() -> None:
     assert assembled()["slope", 0, 3, "float32", 90][3] == len(p.terms) + p.variables + p.outputs
 
 
-# For arrays of a number per thread; a bit field is cut out by the position of its first bit and its length.
-INSTRUCTIONS = {
-    "mov": lambda x: x,
-    "cvt": lambda x: x,
-    "add": lambda x, y: x + y,
-    "mul": lambda x, y: x * y,
-    "fma": lambda x, y, z: x * y + z,
-    "mad": lambda x, y, z: x * y + z,
-    "min": np.minimum,
-    "and": np.bitwise_and,
-    "or": np.bitwise_or,
-    "shl": np.left_shift,
-    "shr": np.right_shift,
-    "bfe": lambda x, first, length: (x >> first) & ((1 << length) - 1),
-}
-
-
-def run_assembly(
-    ptx: str, threads: int, grid: tuple[int, int], integers: list[Tensor], numbers: list[Tensor], size: int
-) -> None:
-    """Run straight-line assembly on the CPU, all threads side by side; the last of ``numbers`` are written."""
-    memory = {"integers": np.concatenate([each.numpy().ravel() for each in integers])}
-    memory["numbers"] = np.concatenate([each.numpy().ravel() for each in numbers])
-    places, parameters = {"integers": 0, "numbers": 1 << 40}, []  # bytes; numbers lie far behind the integers
-    for kind, arrays in (("integers", integers), ("numbers", numbers)):
-        for each in arrays:
-            parameters.append(places[kind])
-            places[kind] += each.numel() * each.element_size()
-    parameters += [size, 0, 0]
-    registers = dict(zip(("%tid.x", "%ctaid.x", "%ctaid.y"), np.indices((threads, *grid)).reshape(3, -1)))
-
-    def value(text: str) -> Any:
-        if text.startswith(("0f", "0d")):
-            return np.frombuffer(bytes.fromhex(text[2:]), ">f4" if text[1] == "f" else ">f8")[0]
-        return registers[text] if text.startswith("%") else int(text, 0)
-
-    def place(text: str) -> tuple[np.ndarray, Any]:
-        """Array and index of what ``[register + offset]`` means."""
-        register, _, offset = text.strip("[]").replace(" ", "").partition("+")
-        at = registers[register] + int(offset or 0)
-        array = memory["numbers" if at.min() >= 1 << 40 else "integers"]
-        return array, at % (1 << 40) // array.itemsize
-
-    code = re.sub(r"(?m)//.*|^\s*\.(loc|reg).*|^\S*:$|[{}]", "", ptx.split(".reqntid", 1)[1].split("\n", 1)[1])
-    for line in re.findall(r"\b[a-z][^;]*(?=;)", code):
-        name, *rest = line.split(maxsplit=1)
-        operands = [each.strip() for each in rest[0].split(",")] if rest else []
-        if name.startswith("ld.param"):
-            registers[operands[0]] = np.full(
-                threads * grid[0] * grid[1], parameters[int(re.findall(r"_(\d+)\]", operands[1])[0])]
-            )
-        elif name.startswith("ld.global"):
-            array, at = place(operands[1])
-            registers[operands[0]] = array[at]
-        elif name.startswith("st.global"):
-            array, at = place(operands[0])
-            array[at] = value(operands[1])
-        elif not name.startswith(("bar", "ret")):
-            registers[operands[0]] = INSTRUCTIONS[name.split(".")[0]](*map(value, operands[1:]))
-    ends = np.cumsum([each.numel() for each in numbers])
-    for each, end in zip(numbers, ends):
-        each.copy_(torch.from_numpy(memory["numbers"][end - each.numel() : end]).view(each.shape))
-
-
 @pytest.mark.parametrize("function", ["value", "slope", "bend"])
 def test_assembled_code_does_what_the_formula_says(function: str) -> None:
     """Loads and stores by instruction are not what the interpreter runs."""
     numbers, rest = arguments(WIDE, 9)
-    a, g, x, K = numbers
-    inputs = {"value": [x, K], "slope": [g, x, K], "bend": [a, g, x, K]}[function]
     expected = by_formula(numbers, *rest[1:])[function][:2]
-    results = [torch.full_like(each, math.nan) for each in expected]
-    run_assembly(texts()[function], 128, (3, 2), list(rest[:2]), [*inputs, *results], 9)
+    with emulated(90):
+        results = on_device(numbers, rest, torch.device("cpu"))[function][:2]
     for ours, theirs in zip(results, expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-11)

@@ -5,16 +5,12 @@ Where there is no GPU the kernels are run by Triton's interpreter, which compute
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
+from assembling import assemble, tiles_as_on_a_gpu
 from torch import Tensor, library, nn
 
 from equinet.ops import Bracket, CPDecomposed, GauntFourier, GauntGrid, ManyBodySpec, MatrixProduct, SpeciesGroups
@@ -409,20 +405,8 @@ def test_a_chain_is_one_graph_for_torchs_compiler(gpu: torch.device) -> None:
     assert_alike(compiled([x], 3), chain.products(x, x, 3), 1e-13)
 
 
-# What the compiler makes of the kernels, which needs no GPU, but a process in which they are not interpreted.
+# What the compiler makes of the kernels, which needs no GPU.
 
-ASSEMBLE = """
-import json, sys, torch
-from equinet.ops.kernels.power_tiles import form_of, kernel_for, numbers_for
-found = []
-for text, points, dtype, capability in json.loads(sys.stdin.read()):
-    for function in ("value", "slope", "bend"):
-        dtype_ = getattr(torch, dtype)
-        numbers = numbers_for(form_of(text), function, dtype_, 10**9)
-        made = kernel_for(function, text, dtype_, points, 128, numbers).assemble(capability)
-        found.append([text, function, dtype, capability, numbers, made.registers, made.spilled, made.conversions, made.shared])
-print(json.dumps(found))
-"""
 F = "eoooeeeeeooooooo"
 
 
@@ -438,18 +422,15 @@ def test_no_kernel_of_a_usual_size_spills() -> None:
         (f"power {F} ^ 3 -> eooo", 25, "float64", 90),
         ("power e ^ 2 -> e", 1, "float32", 90),
     ]
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    result = subprocess.run(
-        [sys.executable, "-c", ASSEMBLE],
-        input=json.dumps(cases),
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env=environment,
-        cwd=Path(__file__).resolve().parents[3],
-    )
-    assert result.returncode == 0, result.stderr
-    found = json.loads(result.stdout)
+    found = []
+    for text, points, name, capability in cases:
+        dtype = getattr(torch, name)
+        for function in ("value", "slope", "bend"):
+            with tiles_as_on_a_gpu():
+                numbers = power_tiles.numbers_for(form_of(text), function, dtype, 10**9)
+                made = assemble(power_tiles.kernel_for(function, text, dtype, points, 128, numbers), capability)
+            what = (text, function, name, capability, numbers)
+            found.append([*what, made.registers, made.spilled, made.conversions, made.shared])
     assert len(found) == 3 * len(cases)
     for *what, registers, spilled, conversions, shared in found:
         assert (spilled, conversions, shared) == (0, 0, 0), what
