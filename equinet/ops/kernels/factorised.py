@@ -47,8 +47,13 @@ class CompiledFactorised(FactorisedConvolution):
         super().__init__(spec, algebra, outputs, **arguments)
         # What a model's file may change: the factors of a CP decomposition.
         self._names = list(algebra.state_dict())
-        self.register_load_state_dict_post_hook(lambda module, _: module._look())
+        self.register_load_state_dict_post_hook(_look_again)
         self._look()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if self._product is not None:  # which another process has not heard of
+            remember(self.couplings)
 
     def _look(self) -> None:
         """Take the couplings from the algebra as it is now."""
@@ -109,6 +114,11 @@ class CompiledFactorised(FactorisedConvolution):
             return b.expand(-1, -1, len(self.spec.irreps_in2), -1)
         product = a[:, :, :, None, None] * b[:, :, None, :, None] * c[:, :, None, None, :]
         return product.flatten(2, 4)
+
+
+def _look_again(module: Any, _: Any) -> None:
+    """When a module's constants came from a file."""
+    module._look()
 
 
 def worthwhile(spec: TensorProductSpec, algebra: Algebra) -> bool:

@@ -70,6 +70,10 @@ class CompiledPowers(PowerManyBody):
             self.register_constant(f"columns_{nu}", torch.tensor([family.column for family in chosen]))
         self._kept_terms = Kept()
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        remember(self.polynomials)  # of which another process has not heard
+
     @property
     def _degrees(self) -> list[int]:
         """Numbers of factors of the products."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +19,7 @@ from equinet.ops import (
     ManyBodySpec,
     MatrixProduct,
     SpeciesGroups,
+    TensorProductSpec,
     explain,
 )
 from equinet.ops.kernels import node_ops, power_terms
@@ -101,6 +105,31 @@ def test_weights_that_are_frozen_are_multiplied_in_once(monkeypatch: pytest.Monk
     with torch.no_grad():
         weight *= 2
     assert not torch.allclose(executor(x, weight, groups), first)
+
+
+PICKLED = """
+import sys, torch
+convolution, product, of_convolution, of_product, expected = torch.load(sys.argv[1], weights_only=False)
+found = [convolution(*of_convolution), product(*of_product)]
+assert all(map(torch.equal, found, expected))
+"""
+
+
+def test_executors_can_be_sent_to_another_process(tmp_path: Path) -> None:
+    """Which has to learn what the operators' names of couplings and polynomials stand for."""
+    method, nodes = GauntGrid(), SpeciesGroups(torch.zeros(3, dtype=torch.int64))
+    convolution = method.convolution(TensorProductSpec("4x0e+4x1o", "0e+1o", "0e+1o"))
+    product = method.many_body(ManyBodySpec("4x0e+4x1o", "4x0e", 3, 1))
+    x, edges = torch.randn(3, 4, 4), torch.tensor([[0, 1], [1, 2]])
+    inputs = (
+        (x, torch.randn(2, 4), torch.randn(2, convolution.weight_numel, 4), edges),
+        (x, product.initial_weight(), nodes),
+    )
+    expected = [convolution(*inputs[0]), product(*inputs[1])]
+    torch.save((convolution, product, *inputs, expected), tmp_path / "executors.pt")
+    command = [sys.executable, "-c", PICKLED, str(tmp_path / "executors.pt")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(power_terms.__file__).parents[3])
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_model_file_does_not_know_of_it() -> None:
