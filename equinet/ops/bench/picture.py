@@ -48,7 +48,9 @@ def picture(record: Record, path: Path) -> None:
 
 
 def _colours(names: list[str], baselines: set[str | None]) -> dict[str, Any]:
-    palette = iter([colour for n, colour in enumerate(plt.get_cmap("tab10").colors) if n != 7])  # type: ignore[attr-defined]  # no grey
+    pairs: Any = plt.get_cmap("tab20").colors  # type: ignore[attr-defined]  # a full and a pale one of each
+    full, pale = ([colour for n, colour in enumerate(pairs[first::2]) if n != 7] for first in (0, 1))  # no grey
+    palette = iter([*full, *pale])
     return {name: "0.25" if name in baselines else next(palette, "0.6") for name in names}
 
 
