@@ -154,19 +154,24 @@ class EdgeTiles:
             w(f"of_dw = dw + row * {c.weights * c.channels} + channel")
             for block in blocks:
                 w(self._memory.store("of_dw", block.weight * c.channels, f"dw{block.weight}", inside))
-        # As many as there are threads for a row, one each, are written together.
-        for start in range(0, c.harmonics if harmonics else 0, t.channels):
+        if harmonics:
+            self._store_slopes_of_harmonics(w, of_blocks, more)
+        results = [name for name, there in (("dx", features), ("dy", harmonics), ("dw", True)) if there]
+        parameters: dict[str, Kind] = dict.fromkeys(("senders", "receivers"), "integers")
+        parameters |= dict.fromkeys(("g", "x", "y", "w", *changes, *results), "numbers") | {"count": "size"}
+        return self._kernel("edge_bend" if bend else "edge_backward", parameters, w)
+
+    def _store_slopes_of_harmonics(self, w: Writer, known: list[int], more: bool) -> None:
+        """Sum ``dy`` of the ``known`` ones over channels; as many as there are threads for a row, one each, are written together."""
+        c, t = self.couplings, self.tile
+        for start in range(0, c.harmonics, t.channels):
             w(f"total = tl.zeros([{t.rows}, {t.channels}], dtype=number)")
-            for j in of_blocks:
+            for j in known:
                 if start <= j < start + t.channels:
                     w(f"total = tl.where(lane == {j - start}, tl.sum(dy{j}, axis=1)[:, None], total)")
             place, mask = f"dy + row * {c.harmonics} + {start} + lane", f"here & (lane < {c.harmonics - start})"
             before = f" + tl.load({place}, mask={mask}, other=0.0)" if more else ""
             w(f"tl.store({place}, total{before}, mask={mask})")
-        results = [name for name, there in (("dx", features), ("dy", harmonics), ("dw", True)) if there]
-        parameters: dict[str, Kind] = dict.fromkeys(("senders", "receivers"), "integers")
-        parameters |= dict.fromkeys(("g", "x", "y", "w", *changes, *results), "numbers") | {"count": "size"}
-        return self._kernel("edge_bend" if bend else "edge_backward", parameters, w)
 
     def _slopes(
         self, w: Writer, block: Block, bend: bool, features: bool, harmonics: bool, inside: bool, begun: set[str]
