@@ -25,7 +25,7 @@ import sys
 import torch
 from e3nn import o3
 from mace.tools.cg import U_matrix_real
-torch.set_default_dtype(torch.float64)
+torch.set_default_dtype(torch.float64)  # of this process alone; mace-torch has no other way to be told
 torch.save(
     {{
         (irreps, ir, nu): U_matrix_real(o3.Irreps(irreps), o3.Irreps(ir), nu, dtype=torch.float64, use_cueq_cg=False)[-1]

@@ -217,7 +217,7 @@ import ase.io, numpy, torch
 from e3nn import o3
 from mace import data, modules, tools
 
-torch.set_default_dtype(torch.float64)
+torch.set_default_dtype(torch.float64)  # of this process alone; mace-torch has no other way to be told
 arguments, state = torch.load(sys.argv[1])
 for name in ("hidden_irreps", "MLP_irreps"):
     arguments[name] = o3.Irreps(arguments[name])

@@ -2,12 +2,6 @@
 
 A :class:`Program` is a list of steps, each made of earlier ones. Nothing is computed twice: the same step is one step. Its
 derivatives are steps too, so that a function written once gives the code of all of them.
-
->>> program = Program()
->>> x = program.input("x")
->>> (slope,) = gradient([sine(x) * x], [program.constant(1.0)], [x])
->>> program.listing([slope])
-['s0 = x', 's1 = sin(s0)', 's2 = cos(s0)', 's3 = s0 * s2', 's4 = s1 + s3']
 """
 
 from __future__ import annotations
@@ -58,22 +52,6 @@ class Program:
                 found.add(place)
                 waiting += self._earlier(place)
         return sorted(found)
-
-    def listing(self, results: Sequence[Number]) -> list[str]:
-        """The steps of some results as text, numbered anew."""
-        name: dict[int, str] = {}
-        lines = []
-        for place in self.needed(results):
-            operation, arguments = self.steps[place]
-            if operation in ("input", "constant"):
-                text = str(arguments[0])
-            elif operation in "+-*":
-                text = f" {operation} ".join(name[each] for each in arguments)
-            else:
-                text = f"{operation}({', '.join(name[each] for each in arguments)})"
-            name[place] = f"s{len(name)}"
-            lines.append(f"{name[place]} = {text}")
-        return lines
 
     def _number(self, operation: str, *arguments: Any) -> Number:
         step = Step(operation, arguments)
