@@ -9,10 +9,10 @@ from importlib.metadata import version as _version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .checkpoint import load_potential as load
-    from .checkpoint import save_potential as save
-    from .from_mace import load_mace
-    from .potential import Potential
+    from equinet.checkpoint import load_potential as load
+    from equinet.checkpoint import save_potential as save
+    from equinet.convert.mace import load_mace
+    from equinet.potential import Potential
 
 __version__ = _version("equinet")
 
@@ -22,7 +22,7 @@ __all__ = ["Potential", "__version__", "load", "load_mace", "save"]
 _HOMES = {
     "Potential": ("equinet.potential", "Potential"),
     "load": ("equinet.checkpoint", "load_potential"),
-    "load_mace": ("equinet.from_mace", "load_mace"),
+    "load_mace": ("equinet.convert.mace", "load_mace"),
     "save": ("equinet.checkpoint", "save_potential"),
 }
 

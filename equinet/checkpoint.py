@@ -16,10 +16,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from equinet.elements import SYMBOLS
+from equinet.graph.elements import SYMBOLS
 from equinet.models import MACE, MACEConfig
 from equinet.nn import EnergyScale
-from equinet.ops.cp_product import factors_to_be_loaded
+from equinet.ops.methods.cp import factors_to_be_loaded
 from equinet.potential import Potential
 
 FORMAT = 3

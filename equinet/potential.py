@@ -10,7 +10,7 @@ from e3nn import o3
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from equinet.elements import SYMBOLS
+from equinet.graph.elements import SYMBOLS
 from equinet.models import MACE
 from equinet.nn import EnergyScale
 from equinet.ops import SpeciesGroups, natural_irreps, to_mul_ir
@@ -20,7 +20,7 @@ from equinet.ops.precision import full_float32
 from equinet.ops.species import as_groups
 
 if TYPE_CHECKING:
-    from equinet.graph import AtomicGraph
+    from equinet.graph.atomic_graph import AtomicGraph
 
 
 class Frame(Protocol):
@@ -258,7 +258,7 @@ class Potential(nn.Module):
 
     def geometry(self, graph: AtomicGraph) -> tuple[Edges, Float[Tensor, "rows 3"]]:
         """Each pair of neighbours once, or both directions if the model asks for them, and vectors in its precision."""
-        from equinet.graph import displacements
+        from equinet.graph.atomic_graph import displacements
 
         if self.model.directed:
             edges = Edges.by_receiver(graph.edge_index, graph.num_nodes)

@@ -6,9 +6,9 @@ import ase.io
 import torch
 
 import equinet
+from equinet.convert.mace import to_mace_arguments, to_mace_state_dict
+from equinet.convert.mace.published import PUBLISHED
 from equinet.datasets import SAMPLE
-from equinet.from_mace import to_mace_arguments, to_mace_state_dict
-from equinet.from_mace.published import PUBLISHED
 from equinet.md import EquinetCalculator
 
 if len(sys.argv) < 2:

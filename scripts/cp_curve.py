@@ -15,8 +15,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from equinet.ops import CPDecomposed, TensorProductSpec
-from equinet.ops.cp import coupling_tensor, cp_factors
-from equinet.ops.expressivity import explain
+from equinet.ops.analysis import explain
+from equinet.ops.coupling.cp import coupling_tensor, cp_factors
 
 # name: irreps of both inputs and of the output, ranks
 TENSORS = {

@@ -35,7 +35,7 @@ from mace.tools.scripts_utils import get_optimizer, get_params_options
 from mace.tools.train import preserve_grad_state, take_step
 from torch_ema import ExponentialMovingAverage
 
-from equinet.bench.mace_peer import build_mace, mace_defaults
+from equinet.bench.models.mace_peer import build_mace, mace_defaults
 from equinet.models import MACEConfig
 from equinet.train import TrainConfig
 

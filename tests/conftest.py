@@ -27,7 +27,7 @@ from equinet.graph import AtomicGraph, collate, displacements, from_atoms
 from equinet.models import MACE, MACEConfig
 from equinet.nn import EnergyScale, GatedInteraction
 from equinet.nn.linear import EquivariantLinear
-from equinet.ops.kernels import tiles
+from equinet.ops.codegen import tiles
 from equinet.potential import Potential
 
 torch.set_num_threads(1)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from equinet.graph import AtomicGraph, collate, from_atoms
 from equinet.ops import ClebschGordan, GauntGrid
-from equinet.ops.kernels.tiles import Kernel
+from equinet.ops.codegen.tiles import Kernel
 from equinet.potential import Potential
 
 SMALL: dict[str, Any] = {"channels": 4, "max_l": 1, "sh_degree": 2, "cutoff": 3.0}
@@ -50,7 +50,7 @@ def test_a_potential_on_a_gpu_is_the_one_on_the_cpu(gpu, make_potential, graph, 
         ours = {key: value.cpu() for key, value in potential(graph.to(gpu), stress=True).items()}
         our_slopes = slopes_of_loss(potential, graph.to(gpu), force_loss)
     assert {"edge_forward", "edge_backward", "edge_tangent", "edge_bend"} <= set(launched)
-    monkeypatch.setattr("equinet.ops.kernels.tiles._interpreted", False)
+    monkeypatch.setattr("equinet.ops.codegen.tiles._interpreted", False)
     potential.to("cpu")
     theirs = potential(graph.to("cpu"), stress=True)
     for key, expected in theirs.items():

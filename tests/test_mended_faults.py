@@ -12,7 +12,7 @@ from ase import Atoms
 
 from equinet.graph import from_atoms
 from equinet.ops import ManyBodySpec, SpeciesGroups
-from equinet.ops.contraction import HornerManyBody, NaiveManyBody
+from equinet.ops.kernels.node.reference import HornerManyBody, NaiveManyBody
 
 SPEC = ManyBodySpec("2x0e+2x1o", "2x0e", 2, 1)
 

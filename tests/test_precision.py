@@ -19,7 +19,6 @@ from typer.testing import CliRunner
 from equinet.checkpoint import save_potential
 from equinet.cli import app
 from equinet.datasets import SAMPLE
-from equinet.gate import require_parity
 from equinet.graph import from_atoms
 from equinet.md import CoarseProducts, EquinetCalculator
 from equinet.ops import precision
@@ -35,6 +34,7 @@ from equinet.ops.precision import (
 )
 from equinet.potential import Potential
 from equinet.train import Loss, evaluate_file, train_step
+from equinet.verify.backends import require_parity
 
 MakePotential = Callable[..., Potential]
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")

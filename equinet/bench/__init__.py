@@ -1,1 +1,1 @@
-"""Whole models, measured: equinet alone or beside mace-torch with the same weights. See ``equinet bench model --help``."""
+"""Benchmarks: single tensor products, whole models, mace-torch parity, and products swapped inside a potential."""

@@ -16,7 +16,7 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder for everything the demonstration makes.")] = Path("equinet-demo"),
 ) -> None:
     """From real frames to molecular dynamics in one command: train, test, Langevin and NVE dynamics, with pictures."""
-    from equinet.demo import run_demo
+    from .demo import run_demo
 
     with plain_errors():
         run_demo(out, console)
@@ -25,7 +25,7 @@ def demo(
 @app.command()
 def doctor() -> None:
     """What is installed, on what this machine will run, and which optional accelerators are missing and why."""
-    from equinet.doctor import report
+    from equinet.verify.installation import report
 
     console.print(report())
 
@@ -51,7 +51,7 @@ def show(model: Annotated[Path, typer.Argument(help="Model file (*.eqn).")]) -> 
     import json
 
     from equinet.checkpoint import load_potential, read_header
-    from equinet.from_mace.origin import warning_of
+    from equinet.convert.mace.origin import warning_of
 
     with plain_errors():
         console.print(repr(load_potential(model)), markup=False, highlight=False, soft_wrap=True)

@@ -24,9 +24,9 @@ errors_to = Console(stderr=True)
 @contextmanager
 def plain_errors() -> Iterator[None]:
     """Show what a user can mend as one sentence; anything else is a bug of ours and keeps its traceback."""
-    from equinet.gate import ParityError
     from equinet.md import Interrupted as RunInterrupted
     from equinet.train import Interrupted as TrainingInterrupted
+    from equinet.verify.backends import ParityError
 
     try:
         yield

@@ -38,9 +38,9 @@ def swap(
         train = "train.xyz"
         test = "test.xyz"
     """
-    from equinet.swap import PAIRS
-    from equinet.swap import swap as run_swap
-    from equinet.swap_report import terminal_table, write_report
+    from equinet.bench.swap.report import terminal_table, write_report
+    from equinet.bench.swap.run import PAIRS
+    from equinet.bench.swap.run import swap as run_swap
     from equinet.train import read_config
 
     with plain_errors():

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from rich.console import Group
 
-    from equinet.bench.parity import Cell, Record, Settings
+    from equinet.bench.mace import Cell, Record, Settings
 
 
 @bench.command()
@@ -78,8 +78,8 @@ def mace(
     import torch
 
     with plain_errors():
-        from equinet.bench.mace_peer import require
-        from equinet.bench.parity import LEGEND, Record, Settings, about, terminal, write
+        from equinet.bench.mace import LEGEND, Record, Settings, about, terminal, write
+        from equinet.bench.models.mace_peer import require
 
         _refuse_what_does_not_go_together(model, atoms, all_, only)
         require()
@@ -119,7 +119,7 @@ def _refuse_what_does_not_go_together(
 
 def _jobs(all_: bool, only: Sequence[str], settings: Settings) -> list[Job]:
     """Random models, each compared when its turn comes."""
-    from equinet.bench.parity import Case, compare_case, every_case, extras, pairwise, select
+    from equinet.bench.mace import Case, compare_case, every_case, extras, pairwise, select
 
     def job(case: Case) -> Job:
         def compare() -> Cell:
@@ -133,7 +133,7 @@ def _jobs(all_: bool, only: Sequence[str], settings: Settings) -> list[Job]:
 
 def _jobs_of_file(path: Path, files: Sequence[Path], settings: Settings) -> list[Job]:
     """One model, on the structures of all files."""
-    from equinet.bench.parity import compare_file, read_structures
+    from equinet.bench.mace import compare_file, read_structures
 
     frames = read_structures(files)
     return [(path.name, lambda: compare_file(path, frames, settings))]

@@ -16,8 +16,8 @@ from .bench import bench
 if TYPE_CHECKING:
     from rich.console import Group
 
-    from equinet.bench.model import Plan, Row
-    from equinet.bench.report import Record
+    from equinet.bench.models.model import Plan, Row
+    from equinet.bench.models.report import Record
 
 Against = Annotated[
     list[str] | None,
@@ -81,9 +81,9 @@ def model(
     left out, with the reason.
     """
     with plain_errors():
-        from equinet.bench.model import Plan
-        from equinet.bench.problems import MODELS, PROBLEMS, find_architecture, find_problem
-        from equinet.bench.report import LEGEND, terminal, write
+        from equinet.bench.models.model import Plan
+        from equinet.bench.models.problems import MODELS, PROBLEMS, find_architecture, find_problem
+        from equinet.bench.models.report import LEGEND, terminal, write
 
         plan = Plan(
             [find_architecture(name) for name in model_ or MODELS],
@@ -125,10 +125,10 @@ def size(
     it would take.
     """
     with plain_errors():
-        from equinet.bench.contenders import FORCES
-        from equinet.bench.model import Plan
-        from equinet.bench.problems import find_architecture
-        from equinet.bench.size import LEGEND, problems, terminal, write
+        from equinet.bench.models.contenders import FORCES
+        from equinet.bench.models.model import Plan
+        from equinet.bench.models.problems import find_architecture
+        from equinet.bench.models.size import LEGEND, problems, terminal, write
 
         architectures = [find_architecture(model_)]
         plan = Plan(architectures, problems(largest), _peers(against), dtype, device, rounds, seconds, tasks=(FORCES,))
@@ -136,7 +136,7 @@ def size(
 
 
 def _peers(against: Sequence[str] | None) -> tuple[str, ...]:
-    from equinet.bench.mace_peer import PEERS, require
+    from equinet.bench.models.mace_peer import PEERS, require
 
     if unknown := [peer for peer in against or () if peer not in PEERS]:
         raise ValueError(f"`--against {unknown[0]}` is unknown; there are {', '.join(PEERS)}")
@@ -156,8 +156,8 @@ def _run(
     """Measure, show each architecture's table when it is there, and keep what is there so far."""
     import torch
 
-    from equinet.bench.model import measure
-    from equinet.bench.report import Record, about
+    from equinet.bench.models.model import measure
+    from equinet.bench.models.report import Record, about
 
     def say(text: str) -> None:
         """In a terminal a line that changes; in a log, lines."""

@@ -14,7 +14,7 @@ from .app import console, plain_errors
 from .bench import bench
 
 if TYPE_CHECKING:
-    from equinet.ops.bench.problems import Problem
+    from equinet.bench.products.problems import Problem
 
 Irreps1 = Annotated[
     str | None, typer.Argument(metavar="IRREPS1", help="Features with channels, e.g. 64x0e+64x1o.", show_default=False)
@@ -90,8 +90,9 @@ def tp(
     fewer couplings, or fewer weights; the columns tell. Who cannot take part is listed with the reason.
     """
     with plain_errors():
-        from equinet.ops.bench.problems import Problem, degrees_from_text, pair_problem
-        from equinet.ops.questions import spec_from_text
+        from equinet.bench.products.problems import Problem, degrees_from_text, pair_problem
+
+        from .questions import spec_from_text
 
         if irreps1 is not None:
             spec = spec_from_text(irreps1, irreps2, irreps_out)
@@ -139,8 +140,9 @@ def conv(
         equinet bench conv 32x0e+32x1o 0e+1o+2e --nodes 500 --neighbours 40 --dtype float64
     """
     with plain_errors():
-        from equinet.ops.bench.problems import Problem, named_problem
-        from equinet.ops.questions import spec_from_text
+        from equinet.bench.products.problems import Problem, named_problem
+
+        from .questions import spec_from_text
 
         if irreps1 is not None:
             problems = [Problem("conv", "conv", spec_from_text(irreps1, irreps2, irreps_out), nodes, neighbours)]
@@ -191,9 +193,10 @@ def product(
     with plain_errors():
         from dataclasses import replace
 
+        from equinet.bench.products.problems import Problem, named_problem
         from equinet.ops import ManyBodySpec
-        from equinet.ops.bench.problems import Problem, named_problem
-        from equinet.ops.questions import spec_from_text
+
+        from .questions import spec_from_text
 
         if irreps1 is not None:
             spec = spec_from_text(irreps1, irreps_out, None, correlation)
@@ -207,11 +210,11 @@ def product(
 def _on_graph_of(problem: Problem, structure: Path, cutoff: float) -> Problem:
     from dataclasses import replace
 
-    from equinet import checks
     from equinet.datasets import read_frames
-    from equinet.graph import from_atoms
+    from equinet.graph.atomic_graph import from_atoms
+    from equinet.verify import physics
 
-    frames = read_frames(structure, checks.NO_LABELS)
+    frames = read_frames(structure, physics.NO_LABELS)
     graph = from_atoms(frames[0], cutoff).edge_index
     if graph.shape[1] == 0:
         raise ValueError(f"the first structure of {structure} has no neighbours within --cutoff {cutoff:g} Å")
@@ -234,8 +237,9 @@ def _run(
 ) -> None:
     import torch
 
-    from equinet.ops.bench import Settings, measure, terminal, write
-    from equinet.ops.questions import method_from_text
+    from equinet.bench.products import Settings, measure, terminal, write
+
+    from .questions import method_from_text
 
     settings = Settings(getattr(torch, dtype), torch.device(device), threads, rounds, budget, naive, baseline, clock)
     methods = [method_from_text(text) for text in method] if method else None

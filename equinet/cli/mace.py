@@ -11,7 +11,7 @@ import typer
 from .app import app, console, plain_errors
 
 if TYPE_CHECKING:
-    from equinet.convert import Change
+    from equinet.convert.products import Change
 
 # meV per atom and meV/Å, of two readings of the same weights: rounding is far below, any other weight far above.
 SAME = 1e-6
@@ -40,11 +40,11 @@ def convert_mace(
     import torch
 
     from equinet.checkpoint import load_potential, save_potential
-    from equinet.convert import measure_change
-    from equinet.from_mace.architecture import architecture_of
-    from equinet.from_mace.load import choose_head, potential_of, read_mace
-    from equinet.from_mace.origin import origin_of, warning_of
-    from equinet.from_mace.report import describe
+    from equinet.convert.mace.architecture import architecture_of
+    from equinet.convert.mace.load import choose_head, potential_of, read_mace
+    from equinet.convert.mace.origin import origin_of, warning_of
+    from equinet.convert.mace.report import describe
+    from equinet.convert.products import measure_change
     from equinet.models import count_weights
 
     with plain_errors():

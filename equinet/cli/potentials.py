@@ -108,15 +108,15 @@ def check(
     Without DATA it takes random structures of the model's elements: clusters, a slab, a crystal, a pair, an isolated atom.
     Your own tell more about errors where you will use it. The exit code is 1 if anything fails.
     """
-    from equinet import checks
     from equinet.checkpoint import load_potential
     from equinet.datasets import read_frames
     from equinet.potential import choose_device
     from equinet.train.log import write_json
+    from equinet.verify import physics
 
     with plain_errors():
-        frames = None if data is None else read_frames(data, checks.NO_LABELS)
-        report = checks.check(
+        frames = None if data is None else read_frames(data, physics.NO_LABELS)
+        report = physics.check(
             load_potential(model, device=choose_device(device)),
             frames,
             tolerance_float32=tolerance_float32,

@@ -62,10 +62,11 @@ def explain(
     1o is an irrep: its degree, 1, a vector, and its parity, o for odd (it changes sign in a mirror through a point) or e for
     even. A path such as 1o x 1o -> 0e is a coupling of two inputs into an output, here the scalar product.
     """
-    from equinet.ops.expressivity import Comparison, compare
-    from equinet.ops.expressivity import explain as explain_method
-    from equinet.ops.questions import method_from_text, spec_from_text
+    from equinet.ops.analysis import Comparison, compare
+    from equinet.ops.analysis import explain as explain_method
     from equinet.train.log import write_json
+
+    from .questions import method_from_text, spec_from_text
 
     with plain_errors():
         spec = spec_from_text(irreps1, irreps2, irreps_out, correlation)
@@ -109,21 +110,22 @@ def convert(
     A convolution is converted exactly or not at all. Prints the couplings that change most and what becomes of energies
     and forces.
     """
-    from equinet import checks
-    from equinet import convert as conversion
     from equinet.checkpoint import load_potential, read_header, save_potential
+    from equinet.cli.questions import method_with
+    from equinet.convert import products as conversion
     from equinet.datasets import read_frames
     from equinet.train.log import write_json
+    from equinet.verify import physics
 
     with plain_errors():
         if out.exists():
             raise ValueError(f"{out} is there already and is not overwritten; give --out another name")
         old = load_potential(model)
-        frames = None if data is None else read_frames(data, checks.NO_LABELS)
+        frames = None if data is None else read_frames(data, physics.NO_LABELS)
         new, report = conversion.convert(
             old,
-            many_body=conversion.method_with(many_body, rank=rank, copies=copies),
-            convolution=conversion.method_with(convolution),
+            many_body=method_with(many_body, rank=rank, copies=copies),
+            convolution=method_with(convolution),
             seed=seed,
         )
         change = conversion.measure_change(old, new, frames)

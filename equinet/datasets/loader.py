@@ -10,7 +10,7 @@ from ase import Atoms
 from ase.data import chemical_symbols
 from torch_geometric.loader import DataLoader
 
-from equinet.graph import AtomicGraph, from_atoms
+from equinet.graph.atomic_graph import AtomicGraph, from_atoms
 
 from .frames import find_labels, has_volume, source
 

@@ -10,7 +10,7 @@ from ase import Atoms
 from ase.data import atomic_numbers, chemical_symbols
 from numpy.typing import NDArray
 
-from equinet.graph import AtomicGraph
+from equinet.graph.atomic_graph import AtomicGraph
 
 from .frames import find_labels, is_isolated_atom, source, with_labels
 

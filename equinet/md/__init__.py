@@ -3,12 +3,13 @@
 if __name__ != "equinet.md":
     raise ImportError("import this folder as `equinet.md`")
 
+from equinet.md.dynamics.plots import plot_run
+from equinet.md.dynamics.progress import run_with_progress
+from equinet.md.dynamics.record import Observation, Summary
+from equinet.md.dynamics.restart import read_run
+from equinet.md.dynamics.simulate import Exploded, Interrupted, simulate
+
 from .calculator import CoarseProducts, EquinetCalculator
-from .plots import plot_run
-from .progress import run_with_progress
-from .record import Observation, Summary
-from .restart import read_run
-from .simulate import Exploded, Interrupted, simulate
 
 __all__ = [
     "CoarseProducts",

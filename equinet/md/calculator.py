@@ -15,14 +15,14 @@ from ase.calculators.calculator import Calculator, PropertyNotImplementedError, 
 from ase.stress import full_3x3_to_voigt_6_stress
 from torch import Tensor
 
-from equinet.capture import StaticStep
+from equinet.accelerate.capture import StaticStep
 from equinet.checkpoint import load_potential
-from equinet.gate import Rounding, require_parity, rounding
-from equinet.graph import AtomicGraph
+from equinet.graph.atomic_graph import AtomicGraph
+from equinet.graph.verlet import VerletGraph
 from equinet.ops import SpeciesGroups
 from equinet.ops.precision import Precision, matmul_precision, require_available
 from equinet.potential import Potential, choose_device
-from equinet.verlet import VerletGraph
+from equinet.verify.backends import Rounding, require_parity, rounding
 
 WHAT_COUNTS = ("positions", "numbers", "cell", "pbc")
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
@@ -48,14 +48,14 @@ class EquinetCalculator(Calculator):
         dtype: Precision of weights and arithmetic, ``"float64"`` or ``"float32"``. Forces in float32 are good to about
             1e-5 eV/Å: enough for dynamics, too little for phonons and tight relaxations.
         skin: How much beyond the cutoff to look for neighbours, in Å, so that they need not be searched for in every step;
-            see :class:`equinet.verlet.VerletGraph`. Speed alone depends on it, and 0 searches for every structure.
+            see :class:`equinet.graph.verlet.VerletGraph`. Speed alone depends on it, and 0 searches for every structure.
         table_error: What tables that replace the radial networks may err (:meth:`equinet.Potential.tabulate`), 0 for no
             tables. By default 1e-6 in float32, far below its rounding, and 0 in float64 and for models whose radial networks
             are no functions of the distance alone (``model.not_tabulable`` says which).
         matmul: Arithmetic of the matrix products of the radial network, the mixing of channels and the readout: ``"ieee"``,
             float32 as it is; ``"tf32"`` or ``"bf16"``, coarser and on a GPU faster (:mod:`equinet.ops.precision`). What that errs on
             the first structure is in :attr:`rounding`, and a warning says it.
-        capture: Record a step as one CUDA graph and replay it (:class:`equinet.capture.StaticStep`): on a GPU several times faster for
+        capture: Record a step as one CUDA graph and replay it (:class:`equinet.accelerate.capture.StaticStep`): on a GPU several times faster for
             small systems, whose time goes into starting kernels.
 
     Attributes:
@@ -130,7 +130,7 @@ class EquinetCalculator(Calculator):
     ) -> None:
         """Fill ``results``: energies in eV, forces in eV/Å, stress in eV/Å³ (tension positive; xx yy zz yz xz xy).
 
-        The first time, the potential is compared with its formulas on a few of the atoms (:func:`equinet.gate.require_parity`).
+        The first time, the potential is compared with its formulas on a few of the atoms (:func:`equinet.verify.backends.require_parity`).
 
         Raises:
             ParityError: If it differs from them.

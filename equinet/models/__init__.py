@@ -1,6 +1,6 @@
-"""Models: from edge vectors to what every node says."""
+"""Models: per-node outputs from edge vectors."""
 
-from .config import MACEConfig
-from .mace import MACE, NodeOutput, count_weights
+from .mace.config import MACEConfig
+from .mace.model import MACE, NodeOutput, count_weights
 
 __all__ = ["MACE", "MACEConfig", "NodeOutput", "count_weights"]

@@ -7,16 +7,17 @@ import math
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from equinet.ops import kernels
+from equinet.ops.codegen import scalars
+from equinet.ops.codegen.scalars import Number
 from equinet.ops.harmonics import SphericalHarmonics
-from equinet.ops.kernels import scalars
-from equinet.ops.kernels.scalars import Number
+from equinet.ops.kernels.row import operator as row
+from equinet.ops.kernels.row.code import RowFunction
 
 from .radial import BesselBasis, PolynomialEnvelope
 
 
 class EdgeFunctions(nn.Module):
-    r"""Fixed functions of every edge vector, in one sweep where there is code for it (:mod:`equinet.ops.kernels.row_ops`).
+    r"""Fixed functions of every edge vector, in one sweep where there is code for it (:mod:`equinet.ops.kernels.row.operator`).
 
     Args:
         max_degree: Of the harmonics.
@@ -46,8 +47,8 @@ class EdgeFunctions(nn.Module):
         Args:
             vectors: In Å, none of length zero.
         """
-        if kernels.rows_run_on(vectors):
-            lengths, attrs, feats, envelope = kernels.row_value(vectors, self.name)
+        if row.rows_run_on(vectors):
+            lengths, attrs, feats, envelope = row.row_value(vectors, self.name)
         else:
             lengths, attrs, feats, envelope = self.formula(vectors)
         return lengths, attrs, feats, envelope
@@ -66,8 +67,8 @@ class EdgeFunctions(nn.Module):
         return self.basis(lengths) * envelope if self.enveloped else self.basis(lengths)
 
 
-@kernels.family("edge")
-def _function_of(name: str) -> kernels.RowFunction:
+@row.family("edge")
+def _function_of(name: str) -> RowFunction:
     degree, bessel, cutoff, power, enveloped = (
         kind(word) for kind, word in zip((int, int, float, int, int), name.split())
     )
@@ -83,7 +84,7 @@ def _function_of(name: str) -> kernels.RowFunction:
             basis = [each * envelope for each in basis]
         return [length, *_harmonics([c * inverse for c in vector], couplings, degree), *basis, envelope]
 
-    return kernels.RowFunction(3, (1, (degree + 1) ** 2, bessel, 1), define)
+    return RowFunction(3, (1, (degree + 1) ** 2, bessel, 1), define)
 
 
 def _couplings(max_degree: int) -> list[list[list[float]]]:

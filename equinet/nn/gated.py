@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from equinet.ops import SpeciesGroups
 from equinet.ops.edges import Edges
-from equinet.ops.kernels import silu
+from equinet.ops.kernels.row.operator import silu
 from equinet.ops.precision import affine, matmul
 
 from .interaction import Convolving, EdgeFeatures

@@ -11,8 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from equinet.ops import SpeciesGroups
-
-from .blocks import Block, Frozen, Plan, mix
+from equinet.ops.kernels.linear.maps import Block, Frozen, Plan, mix
 
 
 class EquivariantLinear(nn.Module):

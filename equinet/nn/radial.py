@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from equinet.ops.constants import ConstantModule
-from equinet.ops.kernels import silu
+from equinet.ops.kernels.row.operator import silu
 from equinet.ops.precision import matmul
 
 # sqrt of 1 / E[silu(z)^2] for z ~ N(0, 1), by Gauss-Hermite quadrature (180 points), so that activations keep unit size.

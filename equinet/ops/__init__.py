@@ -3,16 +3,17 @@
 if __name__ != "equinet.ops":
     raise ImportError("import this folder as `equinet.ops`")
 
-from .clebsch_gordan import ClebschGordan
-from .cp_product import CPDecomposed
-from .expressivity import explain
-from .gaunt import Bracket, GauntFourier, GauntGrid
+from equinet.ops.methods.clebsch_gordan import ClebschGordan
+from equinet.ops.methods.cp import CPDecomposed
+from equinet.ops.methods.gaunt import Bracket, GauntFourier, GauntGrid
+from equinet.ops.methods.matrix import MatrixProduct
+from equinet.ops.methods.registry import METHODS, method_from_config, method_to_config, tensor_product
+from equinet.ops.methods.so2 import SO2
+
+from .analysis import explain
 from .harmonics import SphericalHarmonics
 from .layout import from_mul_ir, natural_irreps, to_mul_ir
-from .matrix import MatrixProduct
-from .methods import METHODS, method_from_config, method_to_config, tensor_product
 from .protocols import Convolution, ManyBody, Method
-from .so2 import SO2
 from .spec import ManyBodySpec, TensorProductSpec
 from .species import SpeciesGroups
 

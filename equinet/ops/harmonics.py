@@ -8,8 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from equinet.ops.coupling.clebsch_gordan import clebsch_gordan
+
 from .constants import ConstantModule
-from .coupling import clebsch_gordan
 
 
 class SphericalHarmonics(ConstantModule):

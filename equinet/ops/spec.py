@@ -1,4 +1,4 @@
-"""What is computed: plain, checked, printable descriptions of products. How is in :mod:`equinet.ops.methods`."""
+"""What is computed: plain, checked, printable descriptions of products. How is in :mod:`equinet.ops.methods.registry`."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ class ManyBodySpec:
     .. math:: B_{k c} = \sum_{\nu=1}^{\text{correlation}} \sum_{\eta} w^{z}_{\nu \eta c} \, P^{\nu\eta}_k(A_{\cdot c})
 
     where the :math:`P^{\nu\eta}` span every equivariant homogeneous polynomial of degree :math:`\nu`
-    (:mod:`equinet.ops.polynomials`).
+    (:mod:`equinet.ops.coupling.polynomials`).
 
     Args:
         irreps_in: Features, equal multiplicities, at most one entry per irrep.

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from .kernels.mix import Nodes
+from equinet.ops.kernels.linear.cpu import Nodes
 
 
 class SpeciesGroups:

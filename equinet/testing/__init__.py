@@ -1,5 +1,5 @@
 """What a new tensor product has to pass, for those who write one."""
 
-from .contract import TensorProductContract
+from .tensor_product import TensorProductContract
 
 __all__ = ["TensorProductContract"]

@@ -11,8 +11,8 @@ from e3nn import o3
 from torch import Tensor
 
 from equinet.ops import ManyBodySpec, SpeciesGroups, TensorProductSpec
+from equinet.ops.coupling.polynomials import covariants, monomials
 from equinet.ops.layout import is_true, one_of_each
-from equinet.ops.polynomials import covariants, monomials
 
 
 def coupled(ir1: o3.Irrep, ir2: o3.Irrep, out: o3.Irrep, x: Tensor, y: Tensor) -> Tensor:

@@ -10,9 +10,9 @@ from rich.progress import Progress
 
 from equinet.checkpoint import load_potential
 from equinet.datasets import GraphLoader, LabelKeys, read_frames, to_graphs
-from equinet.gate import require_parity, rounding
 from equinet.ops.precision import Precision, matmul_precision, require_available
 from equinet.potential import choose_device
+from equinet.verify.backends import require_parity, rounding
 
 from .metrics import Errors, Predictions, errors, predict
 
@@ -30,7 +30,7 @@ def evaluate_file(
 ) -> tuple[Predictions, Errors]:
     """Predict all frames of a file, isolated atoms included, and compare with their labels.
 
-    First the potential is compared with its formulas on a few atoms (:func:`equinet.gate.require_parity`).
+    First the potential is compared with its formulas on a few atoms (:func:`equinet.verify.backends.require_parity`).
 
     Args:
         model: Model file.

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from equinet.datasets import GraphLoader
-from equinet.graph import AtomicGraph
+from equinet.graph.atomic_graph import AtomicGraph
 from equinet.ops.passes import only
 from equinet.ops.precision import full_float32
 from equinet.potential import Potential
@@ -85,7 +85,7 @@ def fit(
             time, after an interruption too.
         reporter: Is told about every step and epoch.
         predict: What computes the predictions to train on, by default the potential itself; for example
-            :class:`equinet.compilation.CompiledTraining` of it.
+            :class:`equinet.accelerate.compilation.CompiledTraining` of it.
         clock: Seconds by which time is measured and ``max_minutes`` kept; ``time.process_time`` on a machine that others use.
 
     Returns:

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from equinet.graph import AtomicGraph
+from equinet.graph.atomic_graph import AtomicGraph
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from equinet.graph import AtomicGraph
+from equinet.graph.atomic_graph import AtomicGraph
 from equinet.potential import Potential
 
 # quantity -> (attribute of the graph, name in JSON, unit, factor from eV and Å)

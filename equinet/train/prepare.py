@@ -21,14 +21,14 @@ from equinet.datasets import (
     split_isolated,
     to_graphs,
 )
-from equinet.graph import AtomicGraph, collate
+from equinet.graph.atomic_graph import AtomicGraph, collate
 from equinet.models import MACE
 from equinet.nn import EnergyScale
 from equinet.potential import Potential, choose_device
 
 from .config import RunConfig
+from .finetune import refit_references
 from .loss import Loss
-from .start import refit_references
 
 if TYPE_CHECKING:
     from ase import Atoms

@@ -12,24 +12,24 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from equinet.accelerate.compilation import CompiledTraining
 from equinet.checkpoint import save_potential
-from equinet.compilation import CompiledTraining
 from equinet.datasets import GraphLoader
-from equinet.elements import SYMBOLS
-from equinet.gate import require_parity
-from equinet.graph import AtomicGraph
+from equinet.graph.atomic_graph import AtomicGraph
+from equinet.graph.elements import SYMBOLS
+from equinet.graph.neighbors import available_memory
 from equinet.models import count_weights
-from equinet.neighbors import available_memory
 from equinet.potential import Potential
+from equinet.verify.backends import require_parity
 
 from .config import RunConfig, to_toml
+from .finetune import FAR, mean_gap, with_model_of_start
 from .interrupt import StopRequested
 from .log import TerminalReporter, error_table, write_json
 from .loop import Data, fit, make_optimizer
 from .metrics import Errors, Predictions, errors, predict
 from .plots import plot_history, plot_parity
 from .prepare import Prepared, make_loss, make_potential, prepare
-from .start import FAR, mean_gap, with_model_of_start
 from .state import TrainingState
 
 EVALUATION_BATCH = 32

@@ -13,12 +13,12 @@ import torch
 from ase.build import bulk, molecule
 from typer.testing import CliRunner
 
-from equinet.bench import mace_peer, memory, model
-from equinet.bench.contenders import EQUINET, TASKS, Prediction
-from equinet.bench.lineup import line_up
-from equinet.bench.mace_peer import COMPILED, CUEQUIVARIANCE, EAGER, PEERS
-from equinet.bench.memory import Need
-from equinet.bench.problems import MODELS, Architecture, Problem
+from equinet.bench.models import mace_peer, memory, model
+from equinet.bench.models.contenders import EQUINET, TASKS, Prediction
+from equinet.bench.models.lineup import line_up
+from equinet.bench.models.mace_peer import COMPILED, CUEQUIVARIANCE, EAGER, PEERS
+from equinet.bench.models.memory import Need
+from equinet.bench.models.problems import MODELS, Architecture, Problem
 from equinet.cli import app
 from equinet.models import MACEConfig
 

@@ -12,16 +12,16 @@ from ase import units
 from ase.build import molecule
 from rich.console import Console
 
-from equinet.bench import memory, model, report, size
-from equinet.bench.contenders import DYNAMICS, EQUINET, FORCES, TASKS, TRAINING, Equinet, Prediction
-from equinet.bench.dynamics import Block, steps_in_block
-from equinet.bench.lineup import line_up, require_same
-from equinet.bench.memory import Need
-from equinet.bench.pair import naive_twin, random_potential
-from equinet.bench.problems import Architecture, Problem, molecules
+from equinet.bench.models import memory, model, report, size
+from equinet.bench.models.contenders import DYNAMICS, EQUINET, FORCES, TASKS, TRAINING, Equinet, Prediction
+from equinet.bench.models.dynamics import Block, steps_in_block
+from equinet.bench.models.lineup import line_up, require_same
+from equinet.bench.models.memory import Need
+from equinet.bench.models.pair import naive_twin, random_potential
+from equinet.bench.models.problems import Architecture, Problem, molecules
+from equinet.bench.products.timing import Timing
 from equinet.md import EquinetCalculator
 from equinet.models import MACEConfig
-from equinet.ops.bench.timing import Timing
 
 TINY = Architecture("tiny", MACEConfig(channels=4, max_l=1, sh_degree=2, correlation=2, cutoff=4.0))
 WATER = Problem("water", (molecule("H2O"), molecule("H2O2")))

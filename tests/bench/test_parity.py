@@ -16,16 +16,16 @@ from ase.build import bulk
 from ase.io import write
 from typer.testing import CliRunner
 
-from equinet.bench import parity
-from equinet.bench.mace_peer import differs
-from equinet.bench.parity import run as running
-from equinet.bench.parity.cases import FAMILIES, pairs_of
-from equinet.bench.parity.errors import Errors, Outcome, allowed, errors_of
-from equinet.bench.parity.run import Cell, Settings, compare_case, compare_file, outcome_of, outcomes_of_mace
-from equinet.bench.parity.structures import structures, structures_of
-from equinet.bench.random_mace import lively_mace
+from equinet.bench import mace
+from equinet.bench.mace import run as running
+from equinet.bench.mace.cases import FAMILIES, pairs_of
+from equinet.bench.mace.errors import Errors, Outcome, allowed, errors_of
+from equinet.bench.mace.run import Cell, Settings, compare_case, compare_file, outcome_of, outcomes_of_mace
+from equinet.bench.mace.structures import structures, structures_of
+from equinet.bench.models.mace_peer import differs
+from equinet.bench.models.random_mace import lively_mace
 from equinet.cli import app
-from equinet.from_mace.load import load_mace
+from equinet.convert.mace.load import load_mace
 from equinet.graph import from_atoms
 
 beside_mace = pytest.mark.skipif(
@@ -33,8 +33,8 @@ beside_mace = pytest.mark.skipif(
 )
 
 SMALL = {"channels": 4, "sh_degree": 2, "radial_hidden": (8,)}
-RICH = parity.Case("gated", 1, 3, "full", "agnesi", True, 2, "small", SMALL)
-TINY = parity.Case("plain+residual", 1, 2, "full", "soft", True, 2, "small", SMALL)
+RICH = mace.Case("gated", 1, 3, "full", "agnesi", True, 2, "small", SMALL)
+TINY = mace.Case("plain+residual", 1, 2, "full", "soft", True, 2, "small", SMALL)
 QUICK = Settings(rounds=3, seconds=0.1)
 
 
@@ -44,32 +44,32 @@ def quick(monkeypatch):
 
 
 def test_every_pair_of_values_occurs_in_the_small_set():
-    cases = parity.pairwise()
+    cases = mace.pairwise()
     found = set().union(*(pairs_of(case) for case in cases))
-    for (a, of_a), (b, of_b) in combinations(parity.AXES.items(), 2):
+    for (a, of_a), (b, of_b) in combinations(mace.AXES.items(), 2):
         for one, other in product(of_a, of_b):
             assert ((a, one), (b, other)) in found
     assert len(cases) <= 20
-    assert len(parity.every_case()) == len(set(map(str, parity.every_case()))) == 1080
+    assert len(mace.every_case()) == len(set(map(str, mace.every_case()))) == 1080
 
 
 def test_every_kind_of_interaction_occurs_and_mace_torch_has_all_forms():
     assert {kind for first, others, _ in FAMILIES.values() for kind in (first, others)} == {
         "plain", "residual", "density", "density_residual", "gated",
     }  # fmt: skip
-    cases = [*parity.pairwise(), *parity.extras()]
+    cases = [*mace.pairwise(), *mace.extras()]
     assert all(differs(case.config) is None for case in cases)
     names = [str(case) for case in cases]
     assert len(set(names)) == len(names), "two cells of one name"
 
 
 def test_cases_are_chosen_by_what_their_text_contains():
-    chosen = parity.select(parity.every_case(), ["gated", "L=2", "zbl"])
+    chosen = mace.select(mace.every_case(), ["gated", "L=2", "zbl"])
     assert len(chosen) == 1080 / 5 / 3 / 2
     with pytest.raises(
         ValueError, match=r"none of the 1080 cases contains 'gated' and 'L=7'; a case reads 'plain\+res"
     ):
-        parity.select(parity.every_case(), ["gated", "L=7"])
+        mace.select(mace.every_case(), ["gated", "L=7"])
 
 
 def test_structures_are_a_molecule_a_small_bulk_and_a_slab():
@@ -90,7 +90,7 @@ def an_outcome(**changes):
 
 def test_errors_are_relative_to_the_largest_of_the_truth():
     truth = an_outcome()
-    assert errors_of(truth, truth) == dict.fromkeys(parity.QUANTITIES, 0.0)
+    assert errors_of(truth, truth) == dict.fromkeys(mace.QUANTITIES, 0.0)
     found = an_outcome(energy=-3.3, forces=truth.forces + 1e-3, virial=truth.virial * 1.3)
     expected = {"energy": 0.1, "forces": 2e-3, "virial": 0.1, "atomic energies": 0}
     assert errors_of(found, truth) == pytest.approx(expected), "a virial of 1 eV is held against energies of 3 eV"
@@ -255,8 +255,8 @@ def test_a_failed_cell_is_shown_with_its_reason_and_the_command_fails(tmp_path, 
     def compare(case, folder, settings):
         return Cell(str(case), case, failures=["it does not agree"] if case.family == "gated" else [])
 
-    monkeypatch.setattr(parity, "compare_case", compare)
-    monkeypatch.setattr("equinet.bench.mace_peer.require", lambda: None)
+    monkeypatch.setattr(mace, "compare_case", compare)
+    monkeypatch.setattr("equinet.bench.models.mace_peer.require", lambda: None)
     result = CliRunner().invoke(app, ["bench", "mace", "--only", "edge_irreps", "--out", str(tmp_path)])
     assert result.exit_code == 1
     assert "FAILED gated L=1 nu=2 full 1 head; edge_irreps: it does not agree" in " ".join(result.output.split())
@@ -280,7 +280,7 @@ def test_a_failed_cell_is_shown_with_its_reason_and_the_command_fails(tmp_path, 
 )
 def test_what_does_not_go_together_is_refused(arguments, reason, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("equinet.bench.mace_peer.require", lambda: None)
+    monkeypatch.setattr("equinet.bench.models.mace_peer.require", lambda: None)
     (tmp_path / "here.xyz").write_text("")
     result = CliRunner().invoke(app, ["bench", "mace", *arguments])
     assert result.exit_code == 1

@@ -7,8 +7,8 @@ import pytest
 from ase.build import bulk, molecule
 from ase.io import write
 
-from equinet.bench.pair import mean_neighbors, sample_of
-from equinet.bench.problems import (
+from equinet.bench.models.pair import mean_neighbors, sample_of
+from equinet.bench.models.problems import (
     MODELS,
     SILICON,
     find_architecture,

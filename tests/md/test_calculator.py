@@ -7,7 +7,7 @@ from ase import Atoms
 from ase.calculators.calculator import PropertyNotImplementedError
 from ase.calculators.fd import calculate_numerical_forces, calculate_numerical_stress
 
-from equinet.capture import StaticStep
+from equinet.accelerate.capture import StaticStep
 from equinet.checkpoint import save_potential
 from equinet.graph import from_atoms
 from equinet.md import EquinetCalculator

@@ -13,9 +13,10 @@ from ase.constraints import FixAtoms, FixBondLength
 from ase.io.trajectory import Trajectory
 
 from equinet.checkpoint import save_tensors
-from equinet.md import EquinetCalculator, Exploded, Interrupted, plot_run, read_run, simulate
-from equinet.md.ensembles import degrees_of_freedom, draw_momenta
-from equinet.md.restart import RunFiles
+from equinet.md import EquinetCalculator, Exploded, Interrupted, plot_run, read_run
+from equinet.md.dynamics import simulate
+from equinet.md.dynamics.ensembles import degrees_of_freedom, draw_momenta
+from equinet.md.dynamics.restart import RunFiles
 
 NVT = {"ensemble": "nvt", "temperature": 300, "timestep": 1.0}
 
@@ -114,7 +115,7 @@ def test_a_crash_while_saving_loses_and_doubles_nothing(lost, suffix, crystal, s
             original(self, *args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(import_module("equinet.md.simulate"), "SECONDS_BETWEEN_WRITES", 0.0)
+        patch.setattr(import_module("equinet.md.dynamics.simulate"), "SECONDS_BETWEEN_WRITES", 0.0)
         patch.setattr(RunFiles, lost, crash)
         with pytest.raises(OSError, match="disk full"):
             simulate(crystal, springs, steps=100, out=parts, **NVT)
@@ -132,7 +133,7 @@ def test_a_fast_run_writes_its_restart_file_when_it_ends_whatever_ends_it(
     failure, raised, crystal, springs, tmp_path, monkeypatch
 ):
     simulate(crystal, springs, steps=100, out=tmp_path / "whole.traj", **NVT)
-    monkeypatch.setattr(import_module("equinet.md.simulate"), "SECONDS_BETWEEN_WRITES", 1e9)
+    monkeypatch.setattr(import_module("equinet.md.dynamics.simulate"), "SECONDS_BETWEEN_WRITES", 1e9)
     original, written = RunFiles.save_state, []
     monkeypatch.setattr(RunFiles, "save_state", lambda self, state: written.append(state.step) or original(self, state))
     parts = tmp_path / "parts.traj"
@@ -150,7 +151,7 @@ def test_a_fast_run_writes_its_restart_file_when_it_ends_whatever_ends_it(
 
 def test_a_slow_run_can_be_resumed_from_between_two_frames(crystal, springs, tmp_path, monkeypatch):
     simulate(crystal, springs, steps=100, out=tmp_path / "whole.traj", save_every=50, **NVT)
-    monkeypatch.setattr(import_module("equinet.md.simulate"), "SECONDS_BETWEEN_RESTARTS", 0.0)
+    monkeypatch.setattr(import_module("equinet.md.dynamics.simulate"), "SECONDS_BETWEEN_RESTARTS", 0.0)
     springs.fail_at, springs.failure = springs.evaluations + 38, KeyboardInterrupt
     with pytest.raises(Interrupted, match="step 36 is in"):
         simulate(crystal, springs, steps=100, out=tmp_path / "parts.traj", save_every=50, **NVT)

@@ -11,7 +11,7 @@ import torch
 from ase.units import Bohr, Hartree
 from torch import Tensor
 
-from equinet.elements import COVALENT_RADII
+from equinet.graph.elements import COVALENT_RADII
 from equinet.nn import ZBL
 from equinet.ops.edges import Edges
 

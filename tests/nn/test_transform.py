@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from equinet.elements import COVALENT_RADII
+from equinet.graph.elements import COVALENT_RADII
 from equinet.nn import TRANSFORMS
 from equinet.nn.transform import AgnesiTransform, DistanceTransform, SoftTransform
 

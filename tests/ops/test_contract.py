@@ -26,10 +26,10 @@ from equinet.ops import (
     SpeciesGroups,
     TensorProductSpec,
 )
-from equinet.ops.cp import coupling_tensor, cp_factors
-from equinet.ops.cp_product import factors_to_be_loaded
-from equinet.ops.factorised_method import FactorisedMethod
-from equinet.testing import TensorProductContract, contract
+from equinet.ops.coupling.cp import coupling_tensor, cp_factors
+from equinet.ops.methods.cp import factors_to_be_loaded
+from equinet.ops.methods.factorised import FactorisedMethod
+from equinet.testing import TensorProductContract, tensor_product
 
 EXACT: dict[str, Method] = {
     "cg": ClebschGordan("compiled"),
@@ -191,9 +191,9 @@ def by_cuequivariance(ir1: o3.Irrep, ir2: o3.Irrep, out: o3.Irrep, x: Tensor, y:
 def test_couplings_of_other_libraries_give_the_same(method: str, library: Callable[..., Tensor]) -> None:
     for spec in map(convolution_of, CONVOLUTIONS):
         if EXACT[method].supports(spec) is None:
-            contract = TensorProductContract(EXACT[method], spec)
-            contract.role.product_of = library
-            contract.check_values()
+            tensor_product = TensorProductContract(EXACT[method], spec)
+            tensor_product.role.product_of = library
+            tensor_product.check_values()
 
 
 # Specs of which a decomposition is exact from this rank on.
@@ -222,11 +222,11 @@ def test_factors_that_are_trained_start_from_the_exact_ones(name: str) -> None:
     spec, rank = DECOMPOSED[name]
     method = CPDecomposed(rank=rank, factors="trainable")
     # Parameters start in float32, as those of any new model.
-    contract = TensorProductContract(method, spec, error=1e-6, float32_factor=3.0)
-    contract.check()
-    plain, index = contract.role.inputs(1, *contract.role.sizes)
-    result = contract.role.run(contract.executor, contract.role.plain(plain), index)
-    slopes = torch.autograd.grad(result.square().sum(), list(contract.executor.parameters()))
+    tensor_product = TensorProductContract(method, spec, error=1e-6, float32_factor=3.0)
+    tensor_product.check()
+    plain, index = tensor_product.role.inputs(1, *tensor_product.role.sizes)
+    result = tensor_product.role.run(tensor_product.executor, tensor_product.role.plain(plain), index)
+    slopes = torch.autograd.grad(result.square().sum(), list(tensor_product.executor.parameters()))
     assert len(slopes) == 3
     assert all(slope.norm() > 1e-2 for slope in slopes)
 
@@ -245,13 +245,15 @@ def test_a_decomposition_of_lower_rank_errs_by_what_it_states(rank: int) -> None
 @pytest.mark.parametrize("name", ["vectors", "triples"])
 def test_saved_factors_need_not_be_found_again(name: str) -> None:
     spec, rank = DECOMPOSED[name]
-    contract = TensorProductContract(CPDecomposed(rank=rank), spec)
-    plain, index = contract._inputs(0)
+    tensor_product = TensorProductContract(CPDecomposed(rank=rank), spec)
+    plain, index = tensor_product._inputs(0)
     with factors_to_be_loaded():
-        empty = contract._build(contract.method)
-    assert contract.role.run(empty, plain, index).isnan().any()
-    empty.load_state_dict(contract.executor.state_dict())
-    assert torch.equal(contract.role.run(empty, plain, index), contract.role.run(contract.executor, plain, index))
+        empty = tensor_product._build(tensor_product.method)
+    assert tensor_product.role.run(empty, plain, index).isnan().any()
+    empty.load_state_dict(tensor_product.executor.state_dict())
+    assert torch.equal(
+        tensor_product.role.run(empty, plain, index), tensor_product.role.run(tensor_product.executor, plain, index)
+    )
 
 
 def on_a_fine_grid() -> tuple[Tensor, Tensor]:
@@ -369,27 +371,27 @@ FAULTS: dict[str, tuple[str, Callable[..., Tensor]]] = {
 @pytest.mark.parametrize("check", FAULTS)
 def test_the_contract_notices(check: str) -> None:
     words, change = FAULTS[check]
-    contract = TensorProductContract(GauntGrid(backend="torch"), convolution_of("MACE"))
-    getattr(contract, check)()
-    contract.executor = contract.role.executor = Wrong(contract.executor, change)
+    tensor_product = TensorProductContract(GauntGrid(backend="torch"), convolution_of("MACE"))
+    getattr(tensor_product, check)()
+    tensor_product.executor = tensor_product.role.executor = Wrong(tensor_product.executor, change)
     if check == "check_moves":
-        contract.executor.right.algebra._originals.pop("to_out")
-        contract._build = lambda _: contract.executor
+        tensor_product.executor.right.algebra._originals.pop("to_out")
+        tensor_product._build = lambda _: tensor_product.executor
     with pytest.raises(AssertionError, match=words):
-        getattr(contract, check)()
+        getattr(tensor_product, check)()
 
 
 def test_the_contract_notices_a_product_that_is_no_polynomial_of_the_degree() -> None:
-    contract = TensorProductContract(GauntGrid(), many_body_of("pairs"))
-    right, wrong = contract.executor, ManyBodySpec("3x0e+3x1o+3x2e", "3x0e+3x1o+3x2e", 3, 3)
-    assert contract.role.predicted()[0].shape == (20, 9, 3)
-    contract.executor = contract.role.executor = contract.role.twin = contract.twin = (
+    tensor_product = TensorProductContract(GauntGrid(), many_body_of("pairs"))
+    right, wrong = tensor_product.executor, ManyBodySpec("3x0e+3x1o+3x2e", "3x0e+3x1o+3x2e", 3, 3)
+    assert tensor_product.role.predicted()[0].shape == (20, 9, 3)
+    tensor_product.executor = tensor_product.role.executor = tensor_product.role.twin = tensor_product.twin = (
         GauntGrid().many_body(wrong).double()
     )
-    assert contract.executor.weight_numel > right.weight_numel
+    assert tensor_product.executor.weight_numel > right.weight_numel
     with pytest.raises(AssertionError, match="polynomial: off by"):
-        contract.check_values()
+        tensor_product.check_values()
 
 
 def test_the_example_of_the_contract_works() -> None:
-    assert doctest.testmod(contract) == (0, 3)
+    assert doctest.testmod(tensor_product) == (0, 3)

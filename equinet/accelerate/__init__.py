@@ -1,0 +1,1 @@
+"""Faster execution of a finished potential: torch.compile and CUDA graphs."""

@@ -1,0 +1,129 @@
+"""Who takes part with one architecture: equinet and its peers, all with the same weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ase import Atoms
+
+from equinet.graph.atomic_graph import from_atoms
+
+from . import mace_peer
+from .contenders import EQUINET, Contender, Equinet, EquinetRecipe, Prediction, Recipe, relative_error
+from .pair import mean_neighbors, naive_twin, potential_like, potential_of, sample_of, save
+from .problems import Architecture, Problem, require_elements
+from .random_mace import sized_mace
+
+SAMPLES = 3  # structures of each problem that weights are sized on and everything is checked on first
+EXACT = 1e-8  # relative error between two float64 computations of the same function
+
+
+@dataclass
+class LineUp:
+    """Contenders, and what they are checked against.
+
+    Attributes:
+        architecture: Of all.
+        samples: Small structures or pieces of large ones.
+        truth: equinet in float64 on the processor, itself checked on the samples against another implementation.
+        recipes: By name, for other processes; the weights do not matter there.
+        contenders: By name, in the precision to measure; equinet first.
+        refused: Why a name is not among the contenders.
+    """
+
+    architecture: Architecture
+    samples: list[Atoms]
+    truth: Equinet
+    recipes: dict[str, Recipe]
+    contenders: dict[str, Contender] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def names(self) -> list[str]:
+        """Everybody's, also of those that could not be built."""
+        return list(self.recipes)
+
+    def edges(self, frames: Sequence[Atoms]) -> int:
+        """Directed edges of structures."""
+        cutoff = self.architecture.config.cutoff
+        return sum(int(from_atoms(frame, cutoff).edge_index.shape[1]) for frame in frames)
+
+
+def line_up(
+    architecture: Architecture,
+    problems: Sequence[Problem],
+    peers: Sequence[str],
+    dtype: str,
+    device: str,
+    folder: Path,
+) -> LineUp:
+    """Build all contenders, with the weights of mace-torch's model if it takes part.
+
+    Args:
+        architecture: What to build.
+        problems: Structures; the model knows their elements.
+        peers: Names of :mod:`equinet.bench.models.mace_peer`.
+        dtype: Name of the precision.
+        device: Name of the device.
+        folder: For the model file of equinet.
+
+    Raises:
+        ValueError: If mace-torch has no such model, or a trained model does not know an element.
+        ArithmeticError: If equinet in float64 is not the same function as its oracle.
+    """
+    samples = [sample_of(frame) for problem in problems for frame in problem.frames[:SAMPLES]]
+    elements = tuple(sorted({z for problem in problems for z in problem.elements}))
+    config, mace = architecture.config, None
+    neighbors = mean_neighbors(samples, config.cutoff)
+    if peers:
+        mace_peer.require()
+        # The one field in which equinet's default is not MACE's.
+        config = config.model_copy(update={"exact_isolated_atoms": False})
+        mace = sized_mace(config, elements, neighbors, samples)
+        potential = potential_like(mace, config)
+        oracle: Contender = mace_peer.MaceRecipe(mace_peer.EAGER, config, elements, neighbors, "float64", "cpu").build(
+            mace
+        )
+    else:
+        if architecture.path is not None:
+            require_elements(architecture.path, problems)
+        potential = potential_of(architecture, elements, samples, neighbors)
+        oracle = Equinet(naive_twin(potential), "float64")
+    truth = Equinet(potential, "float64")
+    require_same(truth, oracle, samples)
+    recipes: dict[str, Recipe] = {EQUINET: EquinetRecipe(save(potential, folder), dtype, device)}
+    for name in peers:
+        recipes[name] = mace_peer.MaceRecipe(name, config, elements, neighbors, dtype, device)
+    lineup = LineUp(architecture, samples, truth, recipes)
+    for name, recipe in recipes.items():
+        try:
+            lineup.contenders[name] = recipe.build(mace)
+        except ValueError as error:
+            lineup.refused[name] = str(error)
+    return lineup
+
+
+def require_same(truth: Contender, oracle: Contender, samples: Sequence[Atoms]) -> None:
+    """Refuse to measure what is not the same function, to float64: energies, forces, gradient of the loss.
+
+    Raises:
+        ArithmeticError: With the errors.
+    """
+    gradients = []
+    for contender in (truth, oracle):
+        contender.load(samples)
+    expected = oracle.predict()
+    error = truth.predict().error(expected)
+    labels = Prediction(expected.energy + 1.0, 0 * expected.forces)
+    for contender in (truth, oracle):
+        contender.load(samples, labels)
+        gradients.append(contender.gradient()[1])
+    ours, theirs = gradients
+    slope = relative_error(ours, theirs)
+    if max(error, slope) > EXACT:
+        raise ArithmeticError(
+            f"WRONG: equinet in float64 is not the same function as {oracle.name} on small structures: relative error {error:.1e} "
+            f"of energies and forces, {slope:.1e} of the gradient of the loss. There is nothing to measure until that is mended"
+        )

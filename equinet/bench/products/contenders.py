@@ -1,0 +1,310 @@
+"""Who takes part: every method of ours with every backend it has; other libraries are in :mod:`equinet.bench.products.peers`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol, cast, get_args, get_type_hints
+
+import torch
+from torch import Tensor
+
+from equinet.ops.analysis import explain, label, usual_methods
+from equinet.ops.analysis.cost import cost
+from equinet.ops.coupling.polynomials import covariants
+from equinet.ops.edges import Edges
+from equinet.ops.harmonics import SphericalHarmonics
+from equinet.ops.layout import one_of_each
+from equinet.ops.methods.clebsch_gordan import ClebschGordan
+from equinet.ops.methods.factorised import FactorisedMethod, is_path_by_path
+from equinet.ops.methods.gaunt import GauntGrid
+from equinet.ops.methods.so2 import SO2
+from equinet.ops.protocols import Method
+from equinet.ops.spec import ManyBodySpec, TensorProductSpec
+from equinet.ops.species import SpeciesGroups
+
+from . import reference
+from .problems import Problem
+
+ANY = "auto"  # the backend that is one of the others
+
+
+@dataclass(frozen=True)
+class Expressivity:
+    """What a contender can express, so that unequal things are not compared in silence.
+
+    Attributes:
+        reached: Couplings it reaches (of a many-body product: dimension of the polynomials).
+        full: Couplings there are.
+        odd: Those reached whose degrees add up to an odd number; 0 in a many-body product, where it is not told.
+        weights: Weights per pair (species) and channel.
+        approximation: Relative error of the coupling tensor, of a CP decomposition; else None.
+    """
+
+    reached: int
+    full: int
+    odd: int
+    weights: int
+    approximation: float | None = None
+
+
+@dataclass
+class Bound:
+    """A contender with inputs of a problem in its own layout.
+
+    Attributes:
+        leaves: Features, second input (not in a many-body product) and weights: what is differentiated.
+        call: The computation.
+        expected: The same by the formulas, for leaves in float64.
+        vectors: Vectors ``(edges, 3)`` whose harmonics are the second input; None where that may be any numbers.
+        weights_stay: Whether weights are parameters, the same in every call of an inference.
+    """
+
+    leaves: tuple[Tensor, ...]
+    call: Callable[..., Tensor]
+    expected: Callable[..., Tensor]
+    vectors: Tensor | None = None
+    weights_stay: bool = False
+
+    @torch.no_grad()
+    def draw(self) -> None:
+        """New random numbers in the leaves, in place."""
+        for n, leaf in enumerate(self.leaves):
+            if n == 1 and self.vectors is not None:
+                self.vectors.normal_()
+                leaf.copy_(harmonics_of(self.vectors, leaf.shape[1]))
+            elif not (self.weights_stay and n == len(self.leaves) - 1):
+                leaf.normal_()
+
+
+class Built(Protocol):
+    """A contender made ready for one spec, dtype and device."""
+
+    @property
+    def expressivity(self) -> Expressivity: ...
+
+    @property
+    def same_function(self) -> bool:
+        """Whether it computes what exact couplings compute."""
+
+    def flops(self, problem: Problem) -> float | None:
+        """Operations by a rule of its own, where it is another function; None if nobody counted them."""
+
+    def bind(self, problem: Problem) -> Bound:
+        """Random inputs of a problem with the same spec."""
+
+
+class Contender(Protocol):
+    """Attributes: ``name`` in tables; ``absent`` why it cannot take part, or None."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def absent(self) -> str | None: ...
+
+    def build(self, spec: TensorProductSpec | ManyBodySpec, dtype: torch.dtype, device: torch.device) -> Built:
+        """Raises ValueError, ImportError or RuntimeError, with the reason, if it cannot."""
+
+
+def harmonics_of(vectors: Tensor, width: int) -> Tensor:
+    """All harmonics with so many components, of vectors that need not have length one."""
+    harmonics = SphericalHarmonics(round(width**0.5) - 1).to(vectors)
+    result: Tensor = harmonics(torch.nn.functional.normalize(vectors))
+    return result
+
+
+@dataclass(frozen=True)
+class Ours:
+    """A method of equinet with one of its backends."""
+
+    method: Method
+    absent: str | None = None
+
+    @property
+    def name(self) -> str:
+        return f"ours: {label(self.method)}, {self.method.backend}"  # type: ignore[attr-defined]
+
+    def build(self, spec: TensorProductSpec | ManyBodySpec, dtype: torch.dtype, device: torch.device) -> OursBuilt:
+        return OursBuilt(self.method, spec, dtype, device)
+
+
+@dataclass(frozen=True)
+class Missing:
+    """A method of equinet with a backend that is not there, or that has nothing of its own for the problem."""
+
+    name: str
+    absent: str | None
+
+    def build(self, spec: TensorProductSpec | ManyBodySpec, dtype: torch.dtype, device: torch.device) -> OursBuilt:
+        raise ValueError(self.absent)
+
+
+class OursBuilt:
+    """An executor and its naive twin."""
+
+    def __init__(
+        self, method: Method, spec: TensorProductSpec | ManyBodySpec, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        self.spec, self.dtype, self.device = spec, dtype, device
+        self.same_function = isinstance(method, ClebschGordan)
+        executor = _executor(method, spec)
+        if not getattr(executor, "copies", True):
+            raise ValueError(f"it reaches none of the outputs: {method.supports(spec)}")
+        self.executor = executor.to(dtype).to(device)
+        self._method, self._twin = method, cast(Any, None)
+
+    @cached_property
+    def expressivity(self) -> Expressivity:
+        """Found when first asked for, not while it is timed how long building takes."""
+        return expressivity_of(self._method, self.spec)
+
+    @property
+    def twin(self) -> Any:
+        """The formulas in float64, made when first asked for."""
+        if self._twin is None:
+            naive: Any = dataclasses.replace(self._method, backend="naive")  # type: ignore[type-var]
+            self._twin = _executor(naive, self.spec).double()
+            self._twin.to(self.device)
+        return self._twin
+
+    def flops(self, problem: Problem) -> float | None:
+        counted = cost(self.executor)
+        if counted is None:
+            return None
+        return problem.edges * counted.flops_per_edge + problem.nodes * counted.flops_per_node
+
+    def bind(self, problem: Problem) -> Bound:
+        spec, executor = self.spec, self.executor
+        to: Any = {"dtype": self.dtype, "device": self.device}
+        if isinstance(spec, ManyBodySpec):
+            groups = SpeciesGroups(problem.species().to(self.device))
+            x = torch.randn(problem.nodes, one_of_each(spec.irreps_in).dim, spec.channels, **to)
+            weight = torch.randn(spec.species, executor.weight_numel, spec.channels, **to)
+            return Bound(
+                (x, weight),
+                lambda x, w: executor(x, w, groups),
+                lambda x, w: self.twin(x, w, groups),
+                weights_stay=True,
+            )
+        index = problem.edge_index().to(self.device)
+        edges = Edges(index, problem.nodes)  # once, as a model does for all its layers
+        x, y, vectors = pair_inputs(problem, self.dtype, self.device)
+        weight = torch.randn(problem.edges, executor.weight_numel, spec.channels, **to)
+
+        def expected(x: Tensor, y: Tensor, w: Tensor) -> Tensor:
+            if self.same_function:
+                return reference.convolution(spec, x, y, w, index)
+            result: Tensor = self.twin(x, y, w, edges)
+            return result
+
+        return Bound((x, y, weight), lambda x, y, w: executor(x, y, w, edges), expected, vectors)
+
+
+def pair_inputs(problem: Problem, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Features ``(nodes, dim, channels)``, second input ``(edges, dim2)`` and, where it is harmonics, its vectors."""
+    spec = problem.spec
+    assert isinstance(spec, TensorProductSpec)
+    x = torch.randn(problem.nodes, one_of_each(spec.irreps_in1).dim, spec.channels, dtype=dtype, device=device)
+    if problem.harmonics:
+        vectors = torch.randn(problem.edges, 3, dtype=dtype, device=device)
+        return x, harmonics_of(vectors, spec.irreps_in2.dim), vectors
+    return x, torch.randn(problem.edges, spec.irreps_in2.dim, dtype=dtype, device=device), None
+
+
+def expressivity_of(method: Method, spec: TensorProductSpec | ManyBodySpec) -> Expressivity:
+    """By :func:`equinet.ops.explain`, for one channel; of exact couplings there is nothing to find out."""
+    if isinstance(method, ClebschGordan):
+        return all_couplings(spec)
+    if isinstance(spec, ManyBodySpec):
+        body = ManyBodySpec(one_of_each(spec.irreps_in), one_of_each(spec.irreps_out), spec.correlation, 1)
+        found = explain(body, method)
+        return Expressivity(found.expressivity, found.full, 0, found.weights, found.tensor_error)
+    pair = TensorProductSpec(one_of_each(spec.irreps_in1), spec.irreps_in2, spec.outputs)
+    found = explain(pair, method)
+    odd = sum(is_odd(pair, n) for n, part in enumerate(found.parts) if part.reached)
+    return Expressivity(found.reached, found.full, odd, found.weights, found.tensor_error)
+
+
+def all_couplings(spec: TensorProductSpec | ManyBodySpec) -> Expressivity:
+    """Every coupling, or polynomial, with a weight of its own."""
+    if isinstance(spec, ManyBodySpec):
+        orders = range(1, spec.correlation + 1)
+        bases = [covariants(spec.irreps_in, nu, spec.irreps_out.lmax) for nu in orders]
+        count = sum(len(basis[ir].contents) for basis in bases for _, ir in spec.irreps_out if ir in basis)
+        return Expressivity(count, count, 0, count)
+    count = len(spec.paths)
+    return Expressivity(count, count, sum(is_odd(spec, n) for n in range(count)), count)
+
+
+def is_odd(spec: TensorProductSpec, n: int) -> bool:
+    """Whether the degrees of a path add up to an odd number."""
+    path = spec.paths[n]
+    return bool((spec.irreps_in1[path.i1].ir.l + spec.irreps_in2[path.i2].ir.l + path.out.l) % 2)
+
+
+def backends_of(method: Method, naive: bool) -> list[str]:
+    """The backends a method offers, read from the type of its field ``backend``; ``"auto"`` is one of them already."""
+    offered = get_args(get_type_hints(type(method))["backend"])
+    return [name for name in offered if name != ANY and (naive or name != "naive")]
+
+
+def ours(problem: Problem, methods: Sequence[Method] | None, naive: bool) -> list[Ours | Missing]:
+    """Every method with every backend, those that cannot take part with the reason.
+
+    Args:
+        problem: What will be measured.
+        methods: Which methods; by default all that :func:`equinet.ops.analysis.usual_methods` has for the spec.
+        naive: Whether the naive twins take part too.
+    """
+    found: list[Ours | Missing] = []
+    for method in methods or usual_methods(problem.spec):
+        absent = _why_absent(method, problem)
+        for backend in backends_of(method, naive):
+            name = f"ours: {label(method)}, {backend}"
+            try:
+                chosen: Any = dataclasses.replace(method, backend=backend)  # type: ignore[type-var]
+            except ValueError as error:
+                found.append(Missing(name, str(error)))
+                continue
+            if backend == "openequivariance" and isinstance(problem.spec, ManyBodySpec):
+                found.append(Missing(name, "it has no many-body product of its own, and takes that of auto"))
+                continue
+            if absent is None and backend == "compiled" and _has_no_code(chosen, problem.spec):
+                found.append(Missing(name, "it has no code of its own for this, and is what torch is"))
+                continue
+            found.append(Ours(chosen, absent))
+    return found
+
+
+def _has_no_code(method: Any, spec: TensorProductSpec | ManyBodySpec) -> bool:
+    if not isinstance(method, FactorisedMethod):
+        return False
+    executors = (_executor(each, spec) for each in (method, dataclasses.replace(method, backend="torch")))
+    ours, theirs = ([type(part) for part in executor.modules()] for executor in executors)
+    return ours == theirs
+
+
+def _why_absent(method: Method, problem: Problem) -> str | None:
+    spec = problem.spec
+    if isinstance(spec, ManyBodySpec):
+        absent = method.supports(spec)
+    elif isinstance(method, SO2) and not problem.harmonics:
+        absent = "its second input must be harmonics of directions, of degree 0 to L; here it is any numbers"
+    elif isinstance(method, FactorisedMethod) and is_path_by_path(spec, method.weights):
+        absent = "features are scalars of one kind, where it is cg"
+    else:
+        absent = None
+    if absent is None and method == GauntGrid(bracket=True) and _weights(method, spec) == _weights(GauntGrid(), spec):
+        return "no coupling here is odd, so that it is gaunt_grid"
+    return absent
+
+
+def _weights(method: Method, spec: TensorProductSpec | ManyBodySpec) -> int:
+    return int(_executor(method, spec).weight_numel)
+
+
+def _executor(method: Method, spec: TensorProductSpec | ManyBodySpec) -> Any:
+    return method.many_body(spec) if isinstance(spec, ManyBodySpec) else method.convolution(spec)

@@ -1,0 +1,1 @@
+"""Training the same potential with every tensor product for the same processor time."""

@@ -1,0 +1,1 @@
+"""Conversion of models: files of mace-torch, and one tensor product expressed in another."""

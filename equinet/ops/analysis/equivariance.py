@@ -1,0 +1,111 @@
+"""How far an executor is from what it stands for: measured on random rotations and inputs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from e3nn import o3
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from equinet.ops.coupling.quadrature import smallest_rule
+from equinet.ops.factorised.algebra import harmonics_at
+from equinet.ops.methods.cp import CPTerms
+from equinet.ops.methods.factorised import highest_degree
+from equinet.ops.methods.so2 import supports as why_no_direction
+from equinet.ops.spec import ManyBodySpec, TensorProductSpec
+from equinet.ops.species import SpeciesGroups
+
+# Rotations and inputs over which the error is averaged.
+SAMPLES = 32
+
+
+def equivariance_error(executor: Any, spec: TensorProductSpec | ManyBodySpec, dtype: torch.dtype) -> float:
+    r"""Mean of :math:`\|T(D x, D y) - D\,T(x, y)\| / \|D\,T(x, y)\|` over random D, x, y and weights; always the same ones.
+
+    Every second D is a rotation, every other a rotation with an inversion. Where the second input may be the harmonics of one
+    direction, it is that. Only the executor computes in ``dtype``; rotations and differences are float64.
+
+    Args:
+        executor: A convolution or a many-body product in ``dtype``.
+        spec: What it computes.
+        dtype: Its precision.
+    """
+    draw = np.random.RandomState(0)
+
+    def random(*shape: int) -> Tensor:
+        return torch.from_numpy(draw.standard_normal(shape))
+
+    turn = RandomTurns(random(SAMPLES, 3, 3), highest_degree(spec))
+    each = torch.arange(SAMPLES)
+    weights = random(SAMPLES, executor.weight_numel, spec.channels).to(dtype)
+    if isinstance(spec, ManyBodySpec):
+        irreps, out = spec.irreps_in, [(1, ir) for _, ir in spec.irreps_out]
+        filters, weights = o3.Irreps([]), weights[: spec.species]
+        groups = SpeciesGroups(each % len(weights))
+    else:
+        irreps, out = spec.irreps_in1, [(count, ir) for ir, count in executor.copies.items()]
+        filters = spec.irreps_in2
+    x, y = random(SAMPLES, irreps.dim // spec.channels, spec.channels), random(SAMPLES, filters.dim)
+    if isinstance(spec, TensorProductSpec) and why_no_direction(spec) is None:
+        direction = torch.nn.functional.normalize(random(SAMPLES, 3), dim=1).numpy()
+        values = harmonics_at(direction, filters.lmax)
+        y = torch.cat([values[:, ir.l**2 : (ir.l + 1) ** 2] for _, ir in filters], dim=1)
+
+    def product(x: Tensor, y: Tensor) -> Tensor:
+        if isinstance(spec, ManyBodySpec):
+            return executor(x.to(dtype), weights, groups).double()
+        return executor(x.to(dtype), y.to(dtype), weights, torch.stack([each, each])).double()
+
+    with torch.no_grad():
+        expected = turn(product(x, y), out)
+        turned = turn(x, [(1, ir) for _, ir in irreps]), turn(y.unsqueeze(2), [(1, ir) for _, ir in filters]).squeeze(2)
+        error = product(*turned) - expected
+    return float((error.flatten(1).norm(dim=1) / expected.flatten(1).norm(dim=1)).mean())
+
+
+class RandomTurns:
+    r"""Orthogonal matrices, one per sample, every other with an inversion, and how they act on irreps.
+
+    Wigner matrices come from what defines them, :math:`Y(R r) = D(R)\, Y(r)`, by exact quadrature: e3nn's are as precise as
+    the default dtype, and go through angles.
+    """
+
+    def __init__(self, matrices: Float[Tensor, "samples 3 3"], max_degree: int) -> None:
+        rotations = torch.linalg.qr(matrices)[0]
+        rotations = rotations * rotations.det().sign()[:, None, None]
+        rule = smallest_rule(2 * max_degree)
+        points = torch.tensor(rule.points)
+        before = harmonics_at(rule.points, max_degree) * torch.tensor(rule.weights / (4 * math.pi)).unsqueeze(1)
+        after = harmonics_at((points @ rotations.transpose(1, 2)).flatten(0, 1).numpy(), max_degree)
+        self.wigner = torch.einsum("sgi,gj->sij", after.unflatten(0, (len(rotations), -1)), before)
+        self.inverted = torch.arange(len(rotations)) % 2 == 1
+
+    def __call__(
+        self, x: Float[Tensor, "samples rows channels"], copies: Iterable[tuple[int, o3.Irrep]]
+    ) -> Float[Tensor, "samples rows channels"]:
+        """Rows are grouped by irrep, the component slow and the copy fast."""
+        rows, start = [x[:, :0]], 0
+        for count, ir in copies:
+            block = x[:, start : start + ir.dim * count].unflatten(1, (ir.dim, count))
+            part = slice(ir.l**2, (ir.l + 1) ** 2)
+            turned = torch.einsum("sij,sjuc->siuc", self.wigner[:, part, part], block).flatten(1, 2)
+            rows.append(torch.where(self.inverted[:, None, None], ir.p * turned, turned))
+            start += ir.dim * count
+        return torch.cat(rows, dim=1)
+
+
+def tensor_error(executor: nn.Module) -> float | None:
+    r"""Largest :math:`\|\hat T - T\| / \|T\|` (Frobenius) of the CP decompositions in ``executor``; None without any."""
+    found = []
+    for terms in executor.modules():
+        if isinstance(terms, CPTerms):
+            exact = torch.from_numpy(terms.exact())
+            scale: Tensor = terms.row_scale  # type: ignore[assignment]
+            with torch.no_grad():
+                found.append(float((terms.dense() / scale - exact).norm() / exact.norm()))
+    return max(found) if found else None

@@ -1,0 +1,230 @@
+"""What :func:`equinet.ops.explain` found, as an object that prints itself."""
+
+from __future__ import annotations
+
+import io
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from .cost import Cost
+
+if TYPE_CHECKING:
+    from rich.console import Group
+    from rich.table import Table
+
+WIDTH = 100  # of what `str` gives
+
+
+class Printable(ABC):
+    """What rich can print is its own text, too."""
+
+    @abstractmethod
+    def __rich__(self) -> Group:
+        """What rich prints."""
+
+    def __str__(self) -> str:
+        from rich.console import Console
+
+        page = Console(file=io.StringIO(), width=WIDTH, color_system=None, force_terminal=False)
+        page.print(self)
+        return "\n".join(line.rstrip() for line in page.file.getvalue().splitlines())  # type: ignore[attr-defined]
+
+
+@dataclass(frozen=True)
+class Part:
+    """One path of a product, or the products of so many factors into one output."""
+
+    name: str
+    """``1o x 1o -> 0e``, or the number of factors."""
+    out: str
+    """The output irrep it ends in."""
+    reached: int
+    """How many dimensions the method reaches; of a path 0 or 1."""
+    full: int
+    """How many there are; of a path 1."""
+    strength: float | None = None
+    """Of a path: its coefficient in the executor, for weights of one. Into one output the squares add to 1 where paths
+    are summed. None in many-body products."""
+
+
+@dataclass(frozen=True, repr=False)
+class Explanation(Printable):
+    """What a method can express of a spec, what it costs, and how equivariant it is; made by :func:`equinet.ops.explain`."""
+
+    method: str
+    """As a configuration or ``equinet explain --method`` names it."""
+    spec: str
+    """What was asked for."""
+    many_body: bool
+    """Whether it is a product of one node's features with themselves, and not of two inputs."""
+    refusal: str | None
+    """Why a model would not get this method for this spec, in words; None if it would."""
+    executor: str | None
+    """The class that computes it; None if there is none."""
+    parts: tuple[Part, ...]
+    """Paths, or outputs and numbers of factors."""
+    expressivity: int
+    """Dimension of the family of maps it reaches; see :func:`equinet.ops.explain`."""
+    weights: int
+    """Weights per edge and channel, or per species and channel."""
+    weights_dimension: int
+    """How many of these are independent: the dimension of what they reach with no linear maps around."""
+    cost: Cost | None
+    """Operations and bytes; None if there is no executor or nobody counted it."""
+    equivariance_error: Mapping[str, float]
+    """By dtype; empty if there is nothing to measure."""
+    tensor_error: float | None
+    """Of a CP decomposition its relative error; None for the others."""
+
+    @property
+    def full(self) -> int:
+        """Paths, or independent polynomials, there are."""
+        return sum(part.full for part in self.parts)
+
+    @property
+    def reached(self) -> int:
+        """Paths it reaches. Of a many-body product: outputs' polynomials, counted for each output and number of factors alone."""
+        return sum(part.reached for part in self.parts)
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain numbers and words."""
+        found = asdict(self)
+        found["cost"] = None if self.cost is None else self.cost.as_json()
+        found["equivariance_error"] = dict(self.equivariance_error)
+        return {**found, "reached": self.reached, "full": self.full}
+
+    def __rich__(self) -> Group:
+        from rich.console import Group
+        from rich.table import Table
+        from rich.text import Text
+
+        facts = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+        for name, value in self._facts():
+            facts.add_row(Text(name, style="bold"), Text(value))
+        if not self.parts:
+            return Group(facts)
+        title = "polynomials reached, by number of factors" if self.many_body else "paths, with the strength of each"
+        return Group(facts, Text(f"\n{title}", style="bold"), self._table_of_outputs())
+
+    def _facts(self) -> list[tuple[str, str]]:
+        per = "species" if self.many_body else "edge"
+        facts = [("method", self.method), ("computed by", self.executor or "nothing"), ("of", self.spec)]
+        if self.refusal:
+            facts.append(("refused", self.refusal))
+        if self.many_body:
+            told = f"{self.expressivity} of {self.full}, dimension of what the weights reach of all polynomials"
+            facts.append(("expressivity", told))
+        else:
+            facts.append(("paths", f"{self.reached} of {self.full}" + ("" if self.reached else ": it reaches nothing")))
+            told = f"{self.expressivity}, with equivariant linear maps before and after (Clebsch-Gordan: {self.full})"
+            facts.append(("expressivity", told))
+        facts.append(("weights", f"{self.weights} per {per} and channel, {self.weights_dimension} of them independent"))
+        if self.cost is not None:
+            told = f"{kilo(self.cost.flops_per_node)} kFLOP and {kilo(self.cost.bytes_per_node)} kB per node"
+            if not self.many_body:
+                told = (
+                    f"{kilo(self.cost.flops_per_edge)} kFLOP and {kilo(self.cost.bytes_per_edge)} kB per edge, " + told
+                )
+            facts.append(("cost", told + "; all channels"))
+        elif self.executor:
+            facts.append(("cost", "not counted for naive forms"))
+        if self.tensor_error is not None:
+            facts.append(("tensor error", f"{self.tensor_error:.1e}, of the decomposition, relative (Frobenius norm)"))
+        if self.equivariance_error:
+            told = ", ".join(f"{error:.1e} in {dtype}" for dtype, error in self.equivariance_error.items())
+            facts.append(("equivariance", f"error {told}; measured, relative"))
+        return facts
+
+    def _table_of_outputs(self) -> Table:
+        from rich.box import SIMPLE_HEAD
+        from rich.table import Table
+
+        outs = list(dict.fromkeys(part.out for part in self.parts))
+        of = {out: [part for part in self.parts if part.out == out] for out in outs}
+        if self.many_body:
+            table = Table(box=SIMPLE_HEAD)
+            numbers = sorted({part.name for part in self.parts})
+            for title in ("output", *numbers):
+                table.add_column(title)
+            for out, parts in of.items():
+                cells = {part.name: f"{part.reached} of {part.full}" for part in parts}
+                table.add_row(out, *(cells.get(name, "-") for name in numbers))
+            return table
+        table = Table(box=SIMPLE_HEAD)
+        for title in ("into", "reached", "not reached"):
+            table.add_column(title)
+        for out, parts in of.items():
+            there = [f"{name(part)} ({part.strength:.2f})" for part in parts if part.reached]
+            table.add_row(out, ", ".join(there) or "-", ", ".join(name(part) for part in parts if not part.reached))
+        return table
+
+
+def name(part: Part) -> str:
+    """A path without its output."""
+    return part.name.partition(" -> ")[0]
+
+
+def kilo(number: float) -> str:
+    """In thousands: ``1.2``, ``34``, ``5,600``."""
+    return f"{number / 1000:,.1f}" if number < 9950 else f"{number / 1000:,.0f}"
+
+
+@dataclass(frozen=True, repr=False)
+class Comparison(Printable):
+    """Several methods for one spec, side by side; made by :func:`equinet.ops.analysis.compare`."""
+
+    explanations: Sequence[Explanation]
+    notes: Sequence[str] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain numbers and words."""
+        return {"methods": [found.as_json() for found in self.explanations], "notes": list(self.notes)}
+
+    def __rich__(self) -> Group:
+        from rich.box import SIMPLE_HEAD
+        from rich.console import Group
+        from rich.table import Table
+        from rich.text import Text
+
+        many_body = self.explanations[0].many_body
+        titles = ["expr.", "weights", "kFLOP\n/ node", "kB\n/ node", "error"]
+        if not many_body:
+            titles = ["paths", *titles[:2], "kFLOP\n/ edge", "kFLOP\n/ node", "kB\n/ edge", "error"]
+        table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+        table.add_column("method", overflow="fold")
+        for title in titles:
+            table.add_column(title, justify="right", no_wrap=True)
+        table.add_column("ok", no_wrap=True)
+        refusals: dict[str, list[str]] = {}
+        for found in self.explanations:
+            table.add_row(Text(found.method), *self._cells(found), "no" if found.refusal else "yes")
+            if found.refusal:
+                refusals.setdefault(found.refusal, []).append(found.method)
+        lines = [LEGEND_MANY_BODY if many_body else LEGEND, *self.notes]
+        lines += [f"refused, {' and '.join(methods)}: {why}" for why, methods in refusals.items()]
+        return Group(Text(self.explanations[0].spec, style="bold"), table, *(Text(line) for line in lines))
+
+    @staticmethod
+    def _cells(found: Explanation) -> list[str]:
+        cost, errors = found.cost, found.equivariance_error
+        told = [f"{errors['float64']:.0e}" if errors else "-"]
+        if found.many_body:
+            numbers = [f"{found.expressivity}/{found.full}", str(found.weights)]
+            return numbers + ([kilo(cost.flops_per_node), kilo(cost.bytes_per_node)] if cost else ["-"] * 2) + told
+        numbers = [f"{found.reached}/{found.full}", str(found.expressivity), str(found.weights)]
+        flops = [kilo(cost.flops_per_edge), kilo(cost.flops_per_node), kilo(cost.bytes_per_edge)] if cost else ["-"] * 3
+        return numbers + flops + told
+
+
+LEGEND = (
+    "paths: couplings reached, of all there are. expr., expressivity: independent numbers that training can choose, with "
+    "equivariant linear maps before and after. weights: per edge and channel. FLOPs and bytes: of all channels, by the rule "
+    "of equinet.ops.analysis.cost. error: of equivariance, measured in float64, relative; 1e-15 is rounding."
+)
+LEGEND_MANY_BODY = (
+    "expr., expressivity: dimension of what the weights of one species and channel reach, of all equivariant polynomials. weights: "
+    "per species and channel. FLOPs and bytes: of all channels, by the rule of equinet.ops.analysis.cost. error: of equivariance, "
+    "measured in float64, relative; 1e-15 is rounding."
+)

@@ -1,0 +1,95 @@
+"""What executors by other libraries have in common: the contract of a convolution, and what is said where a library is missing."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any, ClassVar
+
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from equinet.ops.edges import Edges, as_edges, sum_on_nodes
+from equinet.ops.kernels.edge.reference import paths_apart
+from equinet.ops.spec import TensorProductSpec
+
+
+def missing(module: str, extra: str) -> str | None:
+    """Why ``module`` is not there and how to get it, or None; it is looked for and not imported."""
+    return None if find_spec(module) else f"{module} is not installed: pip install 'equinet[{extra}]'"
+
+
+def load(module: str, extra: str) -> Any:
+    """The module.
+
+    Raises:
+        ValueError: If it is not there or cannot be imported; with the reason.
+    """
+    if reason := missing(module, extra):
+        raise ValueError(reason)
+    try:
+        return import_module(module)
+    except Exception as error:  # a broken library may raise anything, and the reason is what the user needs
+        raise ValueError(f"{module} cannot be imported: {type(error).__name__}: {error}") from error
+
+
+def require_device(tensor: Tensor, library: str, devices: tuple[str, ...]) -> None:
+    """Refuse a tensor that ``library`` has no form for.
+
+    Raises:
+        ValueError: If the tensor is on none of ``devices``; says what runs there.
+    """
+    if tensor.device.type not in devices:
+        raise ValueError(
+            f"{library} runs on {' and '.join(devices)}, but the features are on {tensor.device}; "
+            'there take ClebschGordan(), whose backend "auto" runs anywhere'
+        )
+
+
+class LibraryConvolution(nn.Module, ABC):
+    """A convolution path by path (:class:`~equinet.ops.protocols.Convolution`) whose sum over edges is another library's.
+
+    Attributes:
+        package: Its name in messages.
+        devices: Types of the devices it runs on.
+    """
+
+    package: ClassVar[str]
+    devices: ClassVar[tuple[str, ...]]
+
+    def __init__(self, spec: TensorProductSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.copies = spec.paths_per_output
+        self.weight_numel = len(spec.paths)
+
+    def forward(
+        self,
+        node_feats: Float[Tensor, "nodes dim channels"],
+        edge_attrs: Float[Tensor, "rows harmonics"],
+        weight: Float[Tensor, "rows paths channels"],
+        edges: Edges | Int[Tensor, "2 rows"],
+    ) -> Float[Tensor, "nodes rows channels"]:
+        require_device(node_feats, self.package, self.devices)
+        edges = as_edges(edges, node_feats.shape[0])
+        if len(edge_attrs) == 0:  # what the kernels of others make of nothing is not known; zeros with derivatives are
+            nothing = node_feats[edges.index[0], :1] * weight[:, :1] * edge_attrs[:, :1, None]
+            return sum_on_nodes(nothing.expand(-1, self.spec.rows, -1), edges.index[1], edges.num_nodes)
+        return self.convolve(node_feats, edge_attrs, weight, edges)
+
+    @abstractmethod
+    def convolve(
+        self,
+        node_feats: Float[Tensor, "nodes dim channels"],
+        edge_attrs: Float[Tensor, "rows harmonics"],
+        weight: Float[Tensor, "rows paths channels"],
+        edges: Edges,
+    ) -> Float[Tensor, "nodes rows channels"]:
+        """The result for one edge or more, on whatever device the tensors are."""
+
+    def path_weights(self, weight: Tensor) -> Tensor:
+        return paths_apart(weight)
+
+    def extra_repr(self) -> str:
+        return str(self.spec)

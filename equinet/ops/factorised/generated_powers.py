@@ -1,0 +1,159 @@
+"""Many-body products of factorised methods by their coupling tensor, in the code of exact couplings."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from itertools import accumulate
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from equinet.ops.codegen import llvm, tiles
+from equinet.ops.coupling.clebsch_gordan import MAX_TABULATED_DEGREE
+from equinet.ops.kernels.edge.executor import can_run
+from equinet.ops.kernels.node.cpu import Found, Polynomials
+from equinet.ops.kernels.node.gpu import MOST_TERMS
+from equinet.ops.kernels.node.operator import remember, value
+from equinet.ops.kernels.node.reference import Kept
+from equinet.ops.spec import ManyBodySpec
+from equinet.ops.species import SpeciesGroups
+
+from .powers import DenseChain, PowerManyBody
+
+# Entries of the tensor of all factors. To look at more takes seconds.
+MOST_ENTRIES = 2_000_000
+
+
+class Family(NamedTuple):
+    """Monomials whose coefficients have one and the same weight.
+
+    Attributes:
+        factors: How many.
+        column: Which product: its place in :attr:`PowerManyBody.terms`.
+        irreps: Of the factors: of the first, then of the others in ascending order; all in ascending order if the first is no
+            other than they are.
+    """
+
+    factors: int
+    column: int
+    irreps: tuple[int, ...]
+
+
+class CompiledPowers(PowerManyBody):
+    r"""The same product as polynomials of the features, without the way to the algebra and back.
+
+    The weighted product of :math:`\nu` factors has the coefficient :math:`\sum_r w^r_{\nu k} \, a^r_{l_1} b^r_{l_2} \cdots b^r_{l_\nu} \, t`
+    before a monomial with an entry t of the coupling tensor. All copies are in one coefficient, so further copies cost nothing per node;
+    and coefficients are made once per species, by families that have the same weight.
+
+    Where there is neither machine code nor a kernel, and on GPUs where the chain itself is one (:mod:`.power_tiles`), it is the
+    :class:`PowerManyBody` it descends from.
+
+    Args:
+        dense: The same product by coupling tensors.
+        others: Of :class:`PowerManyBody`.
+    """
+
+    coefficients: Tensor
+
+    def __init__(self, spec: ManyBodySpec, *arguments: Any, dense: DenseChain, **others: Any) -> None:
+        super().__init__(spec, *arguments, **others)
+        self.families: list[Family] = []
+        self.polynomials = self._polynomials_of(dense.double())
+        self._product = remember(self.polynomials)
+        self.register_constant("coefficients", self.polynomials.coefficients.T.contiguous())
+        for nu in self._degrees:
+            chosen = [family for family in self.families if family.factors == nu]
+            self.register_constant(f"irreps_{nu}", torch.tensor([family.irreps for family in chosen]).T)
+            self.register_constant(f"columns_{nu}", torch.tensor([family.column for family in chosen]))
+        self._kept_terms = Kept()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        remember(self.polynomials)  # of which another process has not heard
+
+    @property
+    def _degrees(self) -> list[int]:
+        """Numbers of factors of the products."""
+        return sorted({nu for nu, _ in self.terms})
+
+    def _polynomials_of(self, dense: DenseChain) -> Polynomials:
+        """All that are in the tensors; notes the families they are of. Those of the linear term come first."""
+        spec, irrep_of = self.spec, self.irrep_of_row.tolist()
+        starts = [0, *accumulate(out.dim for out in self._outputs)]
+        found: Found = defaultdict(list)
+        rows = iter(self.linear_rows.tolist())
+        for weight, k in enumerate(self.linear):
+            for component in range(self._outputs[k].dim):
+                found[starts[k] + component, (next(rows),)].append((weight, 1.0))
+        numbers: dict[Family, int] = {}
+        for nu, tensor in zip(range(2, spec.correlation + 1), tensors_of(dense, spec)):
+            for column in [n for n, (factors, _) in enumerate(self.terms) if factors == nu]:
+                k = self.terms[column][1]
+                block = tensor[..., starts[k] : starts[k + 1]]
+                for *variables, component, entry in _entries(block):
+                    first, *others = (irrep_of[v] for v in variables)
+                    in_order = (first, *sorted(others)) if self._modulations == 2 else tuple(sorted((first, *others)))
+                    weight = numbers.setdefault(Family(nu, column, in_order), len(numbers)) + len(self.linear)
+                    found[starts[k] + component, tuple(sorted(variables))].append((weight, entry))
+        self.families = list(numbers)
+        return Polynomials(spec.channels, len(irrep_of), starts[-1], len(self.linear) + len(numbers), found)
+
+    def forward(
+        self,
+        features: Float[Tensor, "nodes dim channels"],
+        weight: Float[Tensor, "species weights channels"],
+        groups: SpeciesGroups,
+    ) -> Float[Tensor, "nodes out channels"]:
+        if not self._runs_on(features):
+            return super().forward(features, weight, groups)
+        groups.require_weights_for(weight.shape[0])
+        terms = self._kept_terms.of(weight, lambda weight: self.coefficients @ self._by_family(weight))
+        return value(features, terms, groups.order, groups.species, self._product)
+
+    def _runs_on(self, features: Tensor) -> bool:
+        """Whether polynomials are the way to go: on GPUs not where the chain itself is a kernel."""
+        if tiles.runs_on(features):
+            return not self.chain.in_kernel and len(self.polynomials.terms) <= MOST_TERMS
+        return llvm.runs_on(features)
+
+    def _by_family(
+        self, weight: Float[Tensor, "species weights channels"]
+    ) -> Float[Tensor, "species families channels"]:
+        """What multiplies the entries of every family."""
+        linear, factors, columns = self._split(self._scaled(weight))
+        found = [linear]
+        for nu in self._degrees:
+            product = columns.index_select(2, getattr(self, f"columns_{nu}"))
+            for n, irreps in enumerate(getattr(self, f"irreps_{nu}")):
+                product = product * factors[:, :, min(n, self._modulations - 1)].index_select(2, irreps)
+            found.append(product.sum(1))
+        return torch.cat(found, dim=1)
+
+
+def tensors_of(dense: DenseChain, spec: ManyBodySpec) -> Iterator[Float[Tensor, "*factors out"]]:
+    """Coefficients of the products of 2, 3, ... factors, for every factor's row and every row of the result."""
+    so_far = None
+    for nu in range(2, spec.correlation + 1):
+        step = getattr(dense, f"tensor_{nu}")
+        so_far = step if so_far is None else torch.tensordot(so_far, step, dims=1)
+        yield so_far[..., getattr(dense, f"rows_{nu}")]
+
+
+def _entries(tensor: Tensor) -> Iterator[tuple[Any, ...]]:
+    """Indices and value of every entry that is not zero."""
+    where = torch.nonzero(tensor.abs() > 1e-12 * tensor.abs().max())
+    values = tensor[tuple(where.T)].tolist()
+    for index, entry in zip(where.tolist(), values):
+        yield *index, entry
+
+
+def worthwhile(spec: ManyBodySpec) -> bool:
+    """Whether the polynomials of a product can be found in reasonable time."""
+    rows, outputs = (irreps.dim // spec.channels for irreps in (spec.irreps_in, spec.irreps_out))
+    lmax, left = spec.irreps_in.lmax, range(spec.correlation - 1)
+    degree = max((min((spec.correlation - n) * lmax, spec.irreps_out.lmax + n * lmax) for n in left), default=0)
+    return can_run() and degree <= MAX_TABULATED_DEGREE and rows**spec.correlation * outputs <= MOST_ENTRIES

@@ -1,0 +1,365 @@
+"""The many-body product of factorised methods: powers of one node's features in an algebra."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from e3nn import o3
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from equinet.ops.codegen import tiles
+from equinet.ops.constants import ConstantModule
+from equinet.ops.coupling.pairings import Pairing, dense_tensor
+from equinet.ops.kernels.power import gpu, operator
+from equinet.ops.layout import one_of_each
+from equinet.ops.spec import ManyBodySpec
+from equinet.ops.species import SpeciesGroups
+
+from .algebra import Algebra, Pointwise, parity_letters
+
+# Draws by which products are brought to unit size. numpy keeps this generator's stream the same for ever, as saved weights
+# rely on it. Relative to the mean square of a cubic product the error is a few per cent.
+CALIBRATION_DRAWS = 4096
+# Spread of the factors by which each irrep is multiplied before it enters a product; their mean is 1.
+MODULATION_SPREAD = 0.5
+# Mean square below which a product counts as zero by symmetry: rounding leaves 1e-25, a coupling 1e-4 and more.
+VANISHES = 1e-16
+
+
+class Chain(nn.Module, ABC):
+    """Products :math:`u * v`, :math:`u * v * v`, ... of features, one after the other.
+
+    Attributes:
+        in_kernel: Whether on GPUs there is a kernel for all of it.
+    """
+
+    in_kernel = False
+
+    @abstractmethod
+    def products(
+        self, u: Float[Tensor, "nodes dim channels"], v: Float[Tensor, "nodes dim channels"], highest: int
+    ) -> list[Float[Tensor, "nodes out channels"]]:
+        """The products of 2, 3, ... ``highest`` factors."""
+
+
+class AlgebraChain(Chain):
+    """Products in one algebra, taken back after every factor; the running product itself stays there."""
+
+    def __init__(self, algebra: Algebra) -> None:
+        super().__init__()
+        self.algebra = algebra
+
+    def products(self, u: Tensor, v: Tensor, highest: int) -> list[Tensor]:
+        factor = self.algebra.right(v)
+        product, results = self.algebra.left(u), []
+        for _ in range(2, highest + 1):
+            product = self.algebra.multiply(product, factor)
+            results.append(self.algebra.back(product))
+        return results
+
+
+class StreamedPowers(ConstantModule):
+    """Products at points in one kernel, which leaves no values there in memory, for GPUs (:mod:`.kernels.power_tiles`).
+
+    Args:
+        kind: Which products, see :data:`.kernels.power_tiles.KINDS`.
+        tables: To the points, for every slot of that kind, and, transposed, back.
+        letters: For every column of the tables whether it is even or odd under inversion: opposite points are then worked out
+            together, if every point has its opposite.
+    """
+
+    table: Tensor
+
+    def __init__(self, kind: str, tables: Sequence[Float[Tensor, "points dim"]], letters: Sequence[str]) -> None:
+        super().__init__()
+        table, letters = gpu.fold(tables, letters)
+        self._kind, self._slots, self._out = kind, tuple(letters[:-1]), letters[-1]
+        self.register_constant("table", table)
+
+    def form(self, highest: int) -> gpu.Form:
+        """What the kernel computes, of up to ``highest`` factors."""
+        return gpu.Form(self._kind, self._slots, highest, self._out)
+
+    def forward(
+        self, fields: Sequence[Float[Tensor, "nodes dim channels"]], highest: int
+    ) -> list[Float[Tensor, "nodes out channels"]]:
+        return list(operator.value(fields, self.table, self.form(highest)).unbind(1))
+
+    def extra_repr(self) -> str:
+        sides = len(self.form(2).sides)
+        return f"{sides * len(self.table)} points{', in pairs' if sides == 2 else ''}; {where_streamed()}"
+
+
+def where_streamed() -> str:
+    """Where products are computed by kernels, in words."""
+    reason = tiles.unavailable()
+    return "on GPUs by kernels" if reason is None else f"on GPUs by torch too: {reason}"
+
+
+class StreamedChain(AlgebraChain):
+    """Products in a pointwise algebra of one kind of input; on GPUs each chain is one kernel.
+
+    Args:
+        algebra: For other devices.
+        points: The same product for the kernels, by values at points that best are in pairs of opposite ones.
+        factor: Irreps of the inputs, one of each.
+        out: Irreps of the result.
+    """
+
+    in_kernel = True
+
+    def __init__(self, algebra: Pointwise, points: Pointwise, factor: o3.Irreps, out: o3.Irreps) -> None:
+        super().__init__(algebra)
+        left, right, back = (points._originals[name] for name in ("to_left", "to_right", "to_out"))
+        if not torch.equal(left, right):
+            raise ValueError("`points` must take both of its inputs to values in the same way")
+        rows, out_rows = parity_letters(factor), parity_letters(out)
+        self.of_one = StreamedPowers("power", [left, back.T], [rows, out_rows])
+        self.of_two = StreamedPowers("product", [left, left, back.T], [rows, rows, out_rows])
+
+    def products(self, u: Tensor, v: Tensor, highest: int) -> list[Tensor]:
+        if not tiles.runs_on(u, v):
+            return super().products(u, v, highest)
+        return self.of_one([u], highest) if u is v else self.of_two([u, v], highest)
+
+
+class DenseChain(ConstantModule, Chain):
+    """The naive twin of every chain: coupling tensors between irreps, one for each further factor.
+
+    Args:
+        spec: Irreps and number of factors.
+        first: Strengths of the couplings of the first two factors.
+        then: Strengths of the couplings of a product with a further factor; by default ``first``.
+        keep: Which irreps of products are multiplied further; by default all.
+    """
+
+    def __init__(
+        self,
+        spec: ManyBodySpec,
+        first: Pairing,
+        then: Pairing | None = None,
+        keep: Callable[[o3.Irrep], bool] = lambda _: True,
+    ) -> None:
+        super().__init__()
+        factor, outputs = one_of_each(spec.irreps_in), one_of_each(spec.irreps_out)
+        so_far = factor
+        for nu in range(2, spec.correlation + 1):
+            # From higher degrees further factors do not lead down to the result.
+            highest = outputs.lmax + (spec.correlation - nu) * factor.lmax
+            reached = {
+                out for _, ir1 in so_far for _, ir2 in factor for out in ir1 * ir2 if keep(out) and out.l <= highest
+            }
+            product = o3.Irreps([(1, ir) for ir in sorted(reached | {ir for _, ir in outputs})])
+            pairing = first if nu == 2 else then or first
+            self.register_constant(f"tensor_{nu}", dense_tensor(so_far, factor, product, pairing))
+            self.register_constant(f"rows_{nu}", torch.tensor(rows_of(outputs, product)))
+            so_far = product
+
+    def products(self, u: Tensor, v: Tensor, highest: int) -> list[Tensor]:
+        product, results = u, []
+        for nu in range(2, highest + 1):
+            product = torch.einsum("ijk,nic,njc->nkc", getattr(self, f"tensor_{nu}"), product, v)
+            results.append(product.index_select(1, getattr(self, f"rows_{nu}")))
+        return results
+
+
+def rows_of(some: o3.Irreps, among: o3.Irreps) -> list[int]:
+    """Rows that hold ``some`` irreps, in their order, among others; one channel each."""
+    where = {ir: part for (_, ir), part in zip(among, among.slices())}
+    return [row for _, ir in some for row in range(where[ir].start, where[ir].stop)]
+
+
+class PowerManyBody(ConstantModule):
+    r"""Weighted sum of the products of a chain, with a factor of its own on every irrep, per species and channel.
+
+    .. math:: B_k = w_{1k} A_k + \sum_{r=1}^{R} \sum_{\nu=2}^{\text{correlation}} w^{r}_{\nu k} \, s_{\nu k} \,
+              \big( (a^r A) * (b^r A) * \cdots * (b^r A) \big)_k
+
+    a and b hold one number per irrep; they are the same where the product commutes. The constants s bring every product to
+    unit size for features of unit variance; means are not zero and variances differ, so s is found by drawing features.
+    Products that vanish by symmetry have no weight.
+
+    Args:
+        spec: What to compute. Not all its polynomials are reached; :func:`equinet.ops.explain` counts them.
+        chain: The products.
+        modulations: 1 if a and b are the same, 2 if not.
+        copies: R.
+        linear: Whether the linear term is there.
+        calibrate_on: Products by which to find s, if not by ``chain`` itself.
+
+    Source:
+        Powers of one signal: Luo et al. 2024, arXiv 2401.10216, section 3.4; the sum over copies with factors on every
+        degree is a symmetric CP decomposition over degrees.
+    """
+
+    column_scale: Tensor
+    irrep_of_row: Tensor
+    linear_rows: Tensor
+
+    def __init__(
+        self,
+        spec: ManyBodySpec,
+        chain: Chain,
+        *,
+        modulations: int,
+        copies: int,
+        linear: bool = True,
+        calibrate_on: Chain | None = None,
+    ) -> None:
+        super().__init__()
+        self.spec, self.chain, self._modulations, self._copies = spec, chain, modulations, copies
+        irreps_in = [ir for _, ir in spec.irreps_in]
+        self._outputs = [ir for _, ir in spec.irreps_out]
+        starts = [part.start // spec.channels for part in spec.irreps_in.slices()]
+        self.register_constant(
+            "irrep_of_row", torch.tensor([n for n, ir in enumerate(irreps_in) for _ in range(ir.dim)])
+        )
+        self.linear = [k for k, out in enumerate(self._outputs) if linear and out in irreps_in]
+        rows = [starts[irreps_in.index(self._outputs[k])] + m for k in self.linear for m in range(self._outputs[k].dim)]
+        self.register_constant("linear_rows", torch.tensor(rows, dtype=torch.int64))
+        sizes = self._sizes(calibrate_on or chain)
+        # The products there are: factors nu and output k, in the order of the weights of a copy.
+        self.terms = [
+            (nu, k)
+            for nu, row in zip(range(2, spec.correlation + 1), sizes)
+            for k, size in enumerate(row)
+            if size > VANISHES
+        ]
+        scale = [1 / math.sqrt(sizes[nu - 2][k]) for nu, k in self.terms]
+        self._per_copy = (modulations * len(irreps_in) if self.terms else 0, len(self.terms))
+        columns = [1.0] * len(self.linear) + ([1.0] * self._per_copy[0] + scale) * copies
+        self.register_constant("column_scale", torch.tensor(columns, dtype=torch.float64))
+        self.weight_numel = len(self.linear) + copies * sum(self._per_copy)
+
+    @property
+    def reached(self) -> set[o3.Irrep]:
+        """The outputs that are not zero for every input."""
+        return {self._outputs[k] for k in self.linear} | {self._outputs[k] for _, k in self.terms}
+
+    @property
+    def terms_per_output(self) -> list[int]:
+        """Number of weighted terms into each output, the linear one included."""
+        return [
+            (k in self.linear) + self._copies * sum(1 for _, other in self.terms if other == k)
+            for k in range(len(self._outputs))
+        ]
+
+    @torch.no_grad()
+    def _sizes(self, chain: Chain) -> list[list[float]]:
+        """Mean square of each product into each output, for random features and factors."""
+        draw = np.random.RandomState(0)
+        rows = len(self.irrep_of_row)
+        features = torch.from_numpy(draw.standard_normal((1, rows, CALIBRATION_DRAWS)))
+        factors = 1 + MODULATION_SPREAD * draw.standard_normal((2, self.irrep_of_row.max() + 1, CALIBRATION_DRAWS))
+        u, v = features * torch.from_numpy(factors).index_select(1, self.irrep_of_row).unsqueeze(1)
+        products = chain.double().products(u, v if self._modulations == 2 else u, self.spec.correlation)
+        chain.to(torch.get_default_dtype())
+        dims = [out.dim for out in self._outputs]
+        return [[block.square().mean().item() for block in product.split(dims, dim=1)] for product in products]
+
+    def initial_weight(self, others: Sequence[int] | None = None) -> Float[Tensor, "species weights channels"]:
+        """Unit normals over the square root of the number of terms into an output; factors on irreps scatter around 1.
+
+        Args:
+            others: Terms that other executors add to each output.
+        """
+        counts = [own + more for own, more in zip(self.terms_per_output, others or [0] * len(self._outputs))]
+        spread = [1 / math.sqrt(counts[k]) for k in self.linear]
+        spread += self._copies * (
+            [MODULATION_SPREAD] * self._per_copy[0] + [1 / math.sqrt(counts[k]) for _, k in self.terms]
+        )
+        mean = [0.0] * len(self.linear) + self._copies * ([1.0] * self._per_copy[0] + [0.0] * self._per_copy[1])
+        noise = torch.randn(self.spec.species, self.weight_numel, self.spec.channels)
+        return torch.tensor(mean).unsqueeze(1) + torch.tensor(spread).unsqueeze(1) * noise
+
+    def forward(
+        self,
+        features: Float[Tensor, "nodes dim channels"],
+        weight: Float[Tensor, "species weights channels"],
+        groups: SpeciesGroups,
+    ) -> Float[Tensor, "nodes out channels"]:
+        linear, factors, columns = self._split(self._scaled(weight).index_select(0, groups.species))
+        outputs = self._linear_term(features, linear)
+        if self.terms:
+            factors = factors.index_select(3, self.irrep_of_row)
+            inputs = [  # (nodes, dim, copies * channels)
+                (features.unsqueeze(1) * factor).transpose(1, 2).flatten(2) for factor in factors.unbind(2)
+            ]
+            products = self.chain.products(inputs[0], inputs[-1], self.terms[-1][0])
+            blocks = [p.unflatten(2, (self._copies, -1)).split([o.dim for o in self._outputs], dim=1) for p in products]
+            for n, (nu, k) in enumerate(self.terms):
+                term = (blocks[nu - 2][k] * columns[:, :, n].unsqueeze(1)).sum(2)
+                outputs[k] = term if outputs[k] is None else outputs[k] + term
+        shape = (features.shape[0], 1, self.spec.channels)
+        return torch.cat(
+            [
+                features.new_zeros(shape).expand(-1, out.dim, -1) if value is None else value
+                for out, value in zip(self._outputs, outputs)
+            ],
+            dim=1,
+        )
+
+    def _scaled(self, weight: Tensor) -> Tensor:
+        """Weights that bring every product to unit size."""
+        return weight * self.column_scale.unsqueeze(1)
+
+    def _split(self, weight: Float[Tensor, "rows weights channels"]) -> tuple[Tensor, Tensor, Tensor]:
+        """Weights of the linear term, factors ``(rows, copies, modulations, irreps, channels)`` and weights of the products."""
+        linear, rest = weight.split([len(self.linear), weight.shape[1] - len(self.linear)], dim=1)
+        factors, columns = rest.unflatten(1, (self._copies, -1)).split(self._per_copy, dim=2)
+        return linear, factors.unflatten(2, (self._modulations, -1)), columns
+
+    def _linear_term(self, features: Tensor, weight: Tensor) -> list[Tensor | None]:
+        outputs: list[Tensor | None] = [None] * len(self._outputs)
+        blocks = features.index_select(1, self.linear_rows).split([self._outputs[k].dim for k in self.linear], dim=1)
+        for k, block, w in zip(self.linear, blocks, weight.unbind(1)):
+            outputs[k] = block * w.unsqueeze(1)
+        return outputs
+
+    def extra_repr(self) -> str:
+        return f"{self.spec}" + (f"; {self._copies} copies" if self._copies > 1 else "")
+
+
+class JoinedManyBody(nn.Module):
+    """The sum of several executors, their weights one after the other."""
+
+    def __init__(self, spec: ManyBodySpec, parts: Sequence[PowerManyBody]) -> None:
+        super().__init__()
+        self.spec = spec
+        self.parts = nn.ModuleList(parts)
+        self._numels = [part.weight_numel for part in parts]
+        self.weight_numel = sum(self._numels)
+        self.linear = parts[0].linear
+
+    @property
+    def reached(self) -> set[o3.Irrep]:
+        """The outputs that are not zero for every input."""
+        return set().union(*(part.reached for part in self._executors))
+
+    @property
+    def _executors(self) -> list[PowerManyBody]:
+        return list(self.parts)  # type: ignore[arg-type]
+
+    def initial_weight(self) -> Tensor:
+        counts = [part.terms_per_output for part in self._executors]
+        everything = [sum(column) for column in zip(*counts)]
+        return torch.cat(
+            [
+                part.initial_weight([total - own for total, own in zip(everything, count)])
+                for part, count in zip(self._executors, counts)
+            ],
+            dim=1,
+        )
+
+    def forward(self, features: Tensor, weight: Tensor, groups: SpeciesGroups) -> Tensor:
+        weights = weight.split(self._numels, dim=1)
+        results = [part(features, w, groups) for part, w in zip(self.parts, weights)]
+        total = results[0]
+        for result in results[1:]:
+            total = total + result
+        return total

@@ -1,0 +1,1 @@
+"""Edge convolution: gather, tensor product with harmonics, sum on receivers."""

@@ -1,0 +1,1 @@
+"""Linear maps of blocks of rows."""

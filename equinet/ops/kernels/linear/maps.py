@@ -1,0 +1,193 @@
+r"""One linear map for every block of rows, as a single differentiable operation.
+
+.. math:: y^{l} = s_l \, x^{l} \, W^{l}
+
+Rows of x that belong together are read as a matrix, multiplied, and written to their rows of y. Written with torch's slices and
+concatenations this is one operation too, but each derivative of a slice is a tensor of zeros as large as the whole.
+
+The map is linear in x and in the weights, so its derivatives are three operations of one kind, which are each other's derivatives:
+forth (x to y), back (slopes of y to slopes of x) and outer (slopes of the weights).
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.autograd import Function
+
+from equinet.ops.codegen import llvm
+from equinet.ops.passes import wanted
+from equinet.ops.precision import chosen, matmul_precision
+from equinet.ops.species import SpeciesGroups
+from equinet.ops.tracing import recorded
+
+from . import cpu
+from .operator import recorded_mix
+from .plan import Block, Plan, maps_of, nodes_of, product_in_torch, slopes_in_torch
+
+__all__ = ["Block", "Frozen", "Plan", "mix", "product", "product_in_torch", "slopes", "slopes_in_torch"]
+
+
+class Matrices(NamedTuple):
+    """Weights of a plan as machine code reads them: one after the other, what they multiply, and what every node has then."""
+
+    flat: Tensor
+    maps: cpu.Maps
+    shape: tuple[int, int]
+
+
+class Frozen:
+    """Matrices of weights that need no slopes, there and back, for as long as they do not change (except through ``.data``)."""
+
+    def __init__(self) -> None:
+        self._weights: list[Tensor] = []  # held, so that no other tensor can come to lie at their addresses
+        self._key: list[tuple[int, int, torch.dtype]] = []
+        self._pair: tuple[Matrices, Matrices] | None = None
+
+    def of(self, weights: list[Tensor], plan: Plan, channels: int) -> tuple[Matrices, Matrices]:
+        """From features of ``channels`` and back to them."""
+        key = [(weight.data_ptr(), weight._version, weight.dtype) for weight in weights]
+        if self._pair is None or key != self._key:
+            turned = [weight.transpose(-1, -2) for weight in weights]
+            columns = weights[0].shape[-1]
+            self._pair = (
+                _matrices(weights, plan, channels, columns),
+                _matrices(turned, plan.reversed, columns, channels),
+            )
+            self._weights, self._key = [weight.detach() for weight in weights], key
+        return self._pair
+
+
+def mix(
+    x: Float[Tensor, "nodes rows in"],
+    weights: list[Tensor],
+    plan: Plan,
+    groups: SpeciesGroups | None = None,
+    frozen: Frozen | None = None,
+) -> Float[Tensor, "nodes to_rows out"]:
+    """The linear map.
+
+    Args:
+        x: Features; a block of R rows that becomes r rows is read as r vectors of R / r times ``in`` numbers.
+        weights: For each block its matrix, or with ``groups`` one for each species, ``(species, depth, out)``.
+        plan: The blocks.
+        groups: The species of the nodes.
+        frozen: Where to keep what is made of the weights while they need no slopes.
+
+    Raises:
+        IndexError: If a node has a species without weights.
+        ValueError: If shapes or precisions do not fit together.
+    """
+    if recorded(x):
+        return recorded_mix(x, weights, plan, groups)
+    if groups is not None:
+        groups.require_weights_for(weights[0].shape[0])
+    moving = any(weight.requires_grad for weight in weights) or torch.is_inference_mode_enabled()
+    if frozen is not None and not moving and _runs_on(x):
+        return _Fixed.apply(x, *frozen.of(weights, plan, x.shape[2]), groups)
+    return _Forth.apply(plan, groups, x, *weights)
+
+
+class _Fixed(Function):
+    """The map with weights that need no slopes; its derivative is the map back."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, there: Matrices, back: Matrices, groups: SpeciesGroups | None) -> Tensor:
+        ctx.known = there, back, groups
+        return cpu.mix(x, there.flat, nodes_of(x, groups), there.maps, there.shape)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        there, back, groups = ctx.known
+        return _Fixed.apply(grads[0], back, there, groups), None, None, None
+
+
+class _Forth(Function):
+    @staticmethod
+    def forward(ctx: Any, plan: Plan, groups: SpeciesGroups | None, x: Tensor, *weights: Tensor) -> Tensor:
+        ctx.plan, ctx.groups, ctx.precision = plan, groups, chosen()
+        ctx.save_for_backward(x, *weights)
+        return product(x, list(weights), plan, groups, weights[0].shape[-1])
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        (g,), (x, *weights) = grads, ctx.saved_tensors
+        with matmul_precision(ctx.precision):  # a GPU differentiates in another thread than that of the choice
+            dx = _Back.apply(ctx.plan, ctx.groups, x.shape[2], g, *weights) if ctx.needs_input_grad[2] else None
+            return None, None, dx, *_slopes_of_weights(ctx, ctx.needs_input_grad[3:], x, g, weights)
+
+
+class _Back(Function):
+    @staticmethod
+    def forward(
+        ctx: Any, plan: Plan, groups: SpeciesGroups | None, channels: int, g: Tensor, *weights: Tensor
+    ) -> Tensor:
+        ctx.plan, ctx.groups, ctx.precision = plan, groups, chosen()
+        ctx.save_for_backward(g, *weights)
+        return product(g, [weight.transpose(-1, -2) for weight in weights], plan.reversed, groups, channels)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        (a,), (g, *weights) = grads, ctx.saved_tensors
+        with matmul_precision(ctx.precision):
+            dg = _Forth.apply(ctx.plan, ctx.groups, a, *weights) if ctx.needs_input_grad[3] else None
+            return None, None, None, dg, *_slopes_of_weights(ctx, ctx.needs_input_grad[4:], a, g, weights)
+
+
+class _Outer(Function):
+    @staticmethod
+    def forward(
+        ctx: Any, plan: Plan, groups: SpeciesGroups | None, shapes: list[torch.Size], x: Tensor, g: Tensor
+    ) -> tuple[Tensor, ...]:
+        ctx.plan, ctx.groups, ctx.channels, ctx.precision = plan, groups, x.shape[2], chosen()
+        ctx.save_for_backward(x, g)
+        return slopes(x, g, shapes, plan, groups)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        x, g = ctx.saved_tensors
+        with matmul_precision(ctx.precision):
+            dx = _Back.apply(ctx.plan, ctx.groups, ctx.channels, g, *grads) if ctx.needs_input_grad[3] else None
+            dg = _Forth.apply(ctx.plan, ctx.groups, x, *grads) if ctx.needs_input_grad[4] else None
+            return None, None, None, dx, dg
+
+
+def _slopes_of_weights(
+    ctx: Any, needed: tuple[bool, ...], x: Tensor, g: Tensor, weights: list[Tensor]
+) -> tuple[Tensor | None, ...]:
+    if not any(needed) or not wanted("weights"):
+        return (None,) * len(weights)
+    return _Outer.apply(ctx.plan, ctx.groups, [weight.shape for weight in weights], x, g)
+
+
+def _runs_on(x: Tensor) -> bool:
+    """Whether machine code can be called on ``x``, which must have numbers and not shapes alone; it knows float32 as it is."""
+    return llvm.runs_on(x) and type(x) in (Tensor, torch.nn.Parameter) and chosen() == "ieee"
+
+
+def product(x: Tensor, weights: list[Tensor], plan: Plan, groups: SpeciesGroups | None, channels: int) -> Tensor:
+    """:func:`mix` to rows of ``channels`` without derivatives: in machine code where that can be, else in torch."""
+    if not _runs_on(x):
+        return product_in_torch(x, weights, plan, groups, channels)
+    matrices = _matrices(weights, plan, x.shape[2], channels)
+    return cpu.mix(x, matrices.flat, nodes_of(x, groups), matrices.maps, matrices.shape)
+
+
+def _matrices(weights: list[Tensor], plan: Plan, channels: int, to_channels: int) -> Matrices:
+    maps = maps_of(plan, tuple(weight.shape for weight in weights), channels, to_channels)
+    return Matrices(torch.cat([weight.reshape(-1) for weight in weights]), maps, (plan.to_rows, to_channels))
+
+
+def slopes(
+    x: Tensor, g: Tensor, shapes: list[torch.Size], plan: Plan, groups: SpeciesGroups | None
+) -> tuple[Tensor, ...]:
+    """Slopes of all weights for the slopes ``g`` of the result, likewise."""
+    if not _runs_on(x):
+        return slopes_in_torch(x, g, shapes, plan, groups)
+    sizes = [shape.numel() for shape in shapes]
+    maps = maps_of(plan, tuple(shapes), x.shape[2], g.shape[2])
+    flat = cpu.mix_slopes(x, g, nodes_of(x, groups), maps, sum(sizes))
+    return tuple(part.view(shape) for part, shape in zip(flat.split(sizes), shapes))

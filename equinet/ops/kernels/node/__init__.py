@@ -1,0 +1,1 @@
+"""Many-body product of node features, weighted by species."""

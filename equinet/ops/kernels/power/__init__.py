@@ -1,0 +1,1 @@
+"""Powers in a pointwise algebra (grid points, CP terms) for GPUs."""

@@ -1,0 +1,1 @@
+"""Functions of the few numbers of a row (edge vectors, SiLU) in one sweep."""

@@ -1,0 +1,211 @@
+r"""Functions of the few numbers of a row as torch operators, for the processor and for GPUs: one sweep where torch makes dozens.
+
+Rows are those of an array ``(rows, width)``; of a function of one number each number is a row, whatever the shape of the array. A
+function goes by a name that operators of torch can hold: its family and, after a blank, what the family needs to know.
+
+There are three operators: the slopes of ``row_value`` are ``row_slope``, and those of ``row_slope`` are ``row_bend``. ``row_bend`` is
+differentiated, which no training needs, through the same steps in torch. They are defined for every number of results that
+occurs, as lists of tensors, which would do for all, take torch twice as long.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, library
+
+from equinet.ops.codegen import llvm, scalars, tiles
+from equinet.ops.codegen.threads import require
+from equinet.ops.passes import wanted
+from equinet.ops.tracing import recorded
+
+from . import code
+from .code import RowFunction
+
+Tensors = tuple[Tensor, ...]
+
+# Below so many numbers torch's own SiLU on a processor, three times differentiated, takes less time than calling operators of ours.
+WORTHWHILE = 100_000
+
+_families: dict[str, Callable[[str], RowFunction]] = {}
+
+
+def family(name: str) -> Callable[[Callable[[str], RowFunction]], Callable[[str], RowFunction]]:
+    """Make known what makes the functions whose names begin with ``name``, of what comes after it."""
+
+    def remember(make: Callable[[str], RowFunction]) -> Callable[[str], RowFunction]:
+        _families[name] = make
+        return make
+
+    return remember
+
+
+@cache
+def function_of(name: str) -> RowFunction:
+    """What a name stands for."""
+    first, _, rest = name.partition(" ")
+    return _families[first](rest)
+
+
+def rows_run_on(x: Tensor) -> bool:
+    """Whether there is code for numbers like these: not for a compiler of torch's, which makes one sweep of a formula itself."""
+    return not recorded(x) and (llvm.runs_on(x) or tiles.runs_on(x))
+
+
+def row_value(x: Tensor, name: str) -> Tensors:
+    """The results of a function, differentiable any number of times.
+
+    Args:
+        x: ``(rows, width)``.
+        name: Of the function.
+    """
+    found = operators(len(function_of(name).widths)).value(x, name)
+    return (found,) if isinstance(found, Tensor) else found
+
+
+@family("silu")
+def _silu(_: str) -> RowFunction:
+    return RowFunction(1, (1,), lambda x: [x[0] * scalars.sigmoid(x[0])])
+
+
+def silu(z: Tensor) -> Tensor:
+    """SiLU of every number, z / (1 + exp(-z)); torch's own where this has nothing to offer."""
+    if not rows_run_on(z) or (z.device.type == "cpu" and z.numel() < WORTHWHILE):
+        return torch.nn.functional.silu(z)
+    return row_value(z, "silu")[0]
+
+
+class Operators(NamedTuple):
+    """Of functions with so many results; see the module."""
+
+    value: Any
+    slope: Any
+    bend: Any
+
+
+@cache
+def operators(results: int) -> Operators:
+    """Those of functions with ``results`` results.
+
+    * ``value(x, function)``: the results.
+    * ``slope(*g, x, function)``: the slope in x of the sum of results times g.
+    * ``bend(a, *g, x, function, inputs)``: the slopes in every g of a times that and, if ``inputs``, in x; else the last is empty.
+    """
+    g, several = ", ".join(f"Tensor g{n}" for n in range(results)), ", ".join(["Tensor"] * results)
+    schemas = {
+        "value": f"(Tensor x, str function) -> {several if results == 1 else f'({several})'}",
+        "slope": f"({g}, Tensor x, str function) -> Tensor",
+        "bend": f"(Tensor a, {g}, Tensor x, str function, bool inputs) -> ({several}, Tensor)",
+    }
+    for what, schema in schemas.items():
+        name = f"equinet::row_{what}_{results}"
+        library.define(name, schema)
+        library.impl(name, ("CPU", "CUDA"), _KERNELS[what])
+        library.register_fake(name, _FAKES[what])
+        library.register_autograd(name, _DERIVATIVES[what], setup_context=_save)
+    return Operators(*(getattr(torch.ops.equinet, f"row_{what}_{results}").default for what in schemas))
+
+
+def _shapes(x: Tensor, name: str) -> list[torch.Size]:
+    """Of the results."""
+    f = function_of(name)
+    return [x.shape] if f.of_one else [torch.Size((x.shape[0], width)) for width in f.widths]
+
+
+def _like_results(x: Tensor, name: str) -> Tensors:
+    return tuple(x.new_empty(shape) for shape in _shapes(x, name))
+
+
+def _one_or_all(results: Tensors) -> Any:
+    """As torch has the results of an operator."""
+    return results[0] if len(results) == 1 else results
+
+
+def _run(what: str, name: str, x: Tensor, changes: Tensors, g: Tensors, results: Tensors) -> None:
+    f = function_of(name)
+    fits = all(each.shape == x.shape for each in changes) and (f.of_one or x.shape[1:] == (f.width,))
+    fits = fits and (not g or [each.shape for each in g] == _shapes(x, name))
+    require(fits, *changes, *g, x)
+    inputs = [each.contiguous() for each in (*changes, *g, x)]
+    code.run(f, what, x.numel() // f.width, inputs, results, on_tiles=tiles.runs_on(x))
+
+
+def _value(x: Tensor, function: str) -> Any:
+    results = _like_results(x, function)
+    _run("value", function, x, (), (), results)
+    return _one_or_all(results)
+
+
+def _slope(*arguments: Any) -> Tensor:
+    *g, x, function = arguments
+    dx = x.new_empty(x.shape)
+    _run("slope", function, x, (), tuple(g), (dx,))
+    return dx
+
+
+def _bend(*arguments: Any) -> Tensors:
+    a, *g, x, function, inputs = arguments
+    dg, dx = _like_results(x, function), x.new_empty(x.shape if inputs else 0)
+    _run("bend" if inputs else "bend_outputs", function, x, (a,), tuple(g), (*dg, dx) if inputs else dg)
+    return *dg, dx
+
+
+_KERNELS: dict[str, Callable[..., Any]] = {"value": _value, "slope": _slope, "bend": _bend}
+
+
+def _like_bend(*arguments: Any) -> Tensors:
+    *_, x, function, inputs = arguments
+    return *_like_results(x, function), x.new_empty(x.shape if inputs else 0)
+
+
+_FAKES: dict[str, Callable[..., Any]] = {
+    "value": lambda x, function: _one_or_all(_like_results(x, function)),
+    "slope": lambda *arguments: arguments[-2].new_empty(arguments[-2].shape),
+    "bend": _like_bend,
+}
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    numbers = [each for each in inputs if isinstance(each, Tensor)]
+    ctx.save_for_backward(*numbers)
+    ctx.function, *ctx.inputs = inputs[len(numbers) :]
+
+
+def _differentiate_value(ctx: Any, *g: Tensor) -> tuple[Any, ...]:
+    return operators(len(g)).slope(*g, *ctx.saved_tensors, ctx.function), None
+
+
+def _differentiate_slope(ctx: Any, a: Tensor) -> tuple[Any, ...]:
+    *g, x = ctx.saved_tensors
+    inputs = wanted("positions") and ctx.needs_input_grad[len(g)]
+    *dg, dx = operators(len(g)).bend(a, *g, x, ctx.function, inputs)
+    return *dg, dx if inputs else None, None
+
+
+def _differentiate_bend(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
+    again, (inputs,) = torch.is_grad_enabled(), ctx.inputs
+    with torch.enable_grad():
+        a, *g, x = numbers = [
+            each.view_as(each) if again and each.requires_grad else each.detach().requires_grad_()
+            for each in ctx.saved_tensors
+        ]
+        values = code.in_torch(function_of(ctx.function), x)
+        (first,) = torch.autograd.grad(_dot(values, g), x, create_graph=True)
+        second = torch.autograd.grad((first * a).sum(), (*g, x), create_graph=True, materialize_grads=True)
+        total = _dot(second if inputs else second[:-1], cotangents)
+        slopes = torch.autograd.grad(total, numbers, create_graph=again, materialize_grads=True)
+    return *slopes, None, None
+
+
+def _dot(first: Any, second: Any) -> Tensor:
+    return torch.stack([(a * b).sum() for a, b in zip(first, second)]).sum()
+
+
+_DERIVATIVES: dict[str, Callable[..., Any]] = {
+    "value": _differentiate_value,
+    "slope": _differentiate_slope,
+    "bend": _differentiate_bend,
+}

@@ -1,0 +1,1 @@
+"""Tensor product methods, one file each, and the registry that names them."""

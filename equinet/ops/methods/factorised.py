@@ -1,0 +1,199 @@
+"""What the factorised methods share: their arguments, their refusals, and how their executors are put together."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+from e3nn import o3
+
+from equinet.ops.codegen.llvm import unavailable
+from equinet.ops.coupling.clebsch_gordan import MAX_TABULATED_DEGREE
+from equinet.ops.coupling.pairings import Pairing, first_unreached, output_scales, reached_outputs
+from equinet.ops.factorised import generated_powers
+from equinet.ops.factorised.algebra import Algebra
+from equinet.ops.factorised.convolution import FactorisedConvolution, JoinedConvolution, RadialWeights
+from equinet.ops.factorised.generated_convolution import CompiledFactorised, worthwhile
+from equinet.ops.factorised.powers import Chain, DenseChain, JoinedManyBody, PowerManyBody
+from equinet.ops.kernels.edge.executor import can_run
+from equinet.ops.kernels.edge.reference import NaiveConvolution
+from equinet.ops.layout import one_of_each
+from equinet.ops.protocols import Convolution, ManyBody
+from equinet.ops.spec import ManyBodySpec, TensorProductSpec
+
+from .clebsch_gordan import ClebschGordan
+
+Backend = Literal["auto", "compiled", "torch", "naive"]
+
+
+class Product(ABC):
+    """One product of a method: which couplings it has, and the constants by which it is computed."""
+
+    @abstractmethod
+    def pairing(self, highest: int) -> Pairing:
+        """Strengths of the couplings; ``highest`` is the highest degree of inputs and output."""
+
+    @abstractmethod
+    def algebra(self, irreps1: o3.Irreps, irreps2: o3.Irreps, irreps_out: o3.Irreps) -> Algebra:
+        """The product of two inputs, one copy of each irrep."""
+
+    @abstractmethod
+    def chain(self, spec: ManyBodySpec) -> Chain:
+        """Products of several factors."""
+
+    def streamed_chain(self, spec: ManyBodySpec) -> Chain:
+        """The same, on GPUs by kernels that leave nothing between in memory, where there are such."""
+        return self.chain(spec)
+
+    @abstractmethod
+    def naive_chain(self, spec: ManyBodySpec) -> Chain:
+        """The same by coupling tensors, from the formula of the strengths."""
+
+    def tensors(self, spec: ManyBodySpec) -> DenseChain | None:
+        """Those of :meth:`naive_chain`; None if the other chains are not quite the same function."""
+        chain = self.naive_chain(spec)
+        return chain if isinstance(chain, DenseChain) else None
+
+    def commutes(self, spec: ManyBodySpec) -> bool:
+        """Whether x * y = y * x. If not, the factors of a power need weights of their own."""
+        return True
+
+    def calibration_chain(self, spec: ManyBodySpec) -> Chain | None:
+        """Products by which to measure sizes, if not those of the chain itself."""
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class FactorisedMethod(ABC):
+    """Base of the methods that multiply in an algebra.
+
+    Args:
+        copies: R, the number of products with weights of their own (the rank of the family of path weights).
+        weights: Radial weights of a copy in the convolution: ``"filter"`` one per degree of the harmonics, ``"degrees"`` one per
+            irrep of both inputs and the output, ``"shared"`` one for all paths.
+        backend: ``"compiled"``: convolutions by the entries of their tensor, in machine code for this processor and in kernels on
+            CUDA; many-body products as polynomials of the features, likewise, but on CUDA those that multiply value by value (points
+            of the sphere, terms with fixed factors) at their values, in one kernel. What has no such form (CP on a processor, very
+            many terms) is as ``"torch"``: matrix products, any device. ``"naive"``: the formulas term by term, the oracle of
+            tests. ``"auto"``: ``"compiled"``, but for convolutions whose code takes long to make (from degree 5 or so) or whose
+            factors are trained; with 2,000 terms and one copy ``"torch"`` may train up to 1.5 times faster on the grid
+            (docs/products.md). Not saved with a model.
+
+    Raises:
+        ValueError: If an argument is none of these, or ``backend`` "compiled" cannot run here; says why.
+    """
+
+    copies: int = 1
+    weights: RadialWeights = "filter"
+    backend: Backend = field(default="auto", metadata={"saved": False})
+
+    def __post_init__(self) -> None:
+        require_whole("copies", self.copies)
+        require_one_of("weights", self.weights, get_args(RadialWeights))
+        require_one_of("backend", self.backend, get_args(Backend))
+        if self.backend == "compiled" and not can_run():
+            raise ValueError(f'`backend` "compiled" cannot run here: {unavailable()}, or take "auto"')
+
+    @abstractmethod
+    def products(self) -> tuple[Product, ...]:
+        """The products it computes side by side, each with weights and copies of its own."""
+
+    @abstractmethod
+    def why_not(self, path: str) -> str:
+        """Why a path is not there, and what has it."""
+
+    def supports(self, spec: TensorProductSpec | ManyBodySpec) -> str | None:
+        """None if this method can compute ``spec``, else the reason why not, in words."""
+        highest = highest_degree(spec)
+        if highest > MAX_TABULATED_DEGREE:
+            return f"degrees above {MAX_TABULATED_DEGREE} are not tabulated, and it has {highest}"
+        if isinstance(spec, TensorProductSpec):
+            path = first_unreached(spec, *(product.pairing(highest) for product in self.products()))
+            return None if path is None else self.why_not(path)
+        executor = self.power(spec)
+        if spec.correlation > 1 and executor.weight_numel == len(executor.linear):
+            return f"all its products of {spec.irreps_in} with themselves vanish, or none is one of {spec.irreps_out}"
+        reached = executor.reached
+        missing = " or ".join(str(ir) for _, ir in spec.irreps_out if ir not in reached)
+        if missing:
+            return f"none of its products of up to {spec.correlation} factors of {spec.irreps_in} is {missing}"
+        return None
+
+    def reached(self, spec: ManyBodySpec) -> set[o3.Irrep]:
+        """Those outputs of ``spec`` that are not zero whatever the features are."""
+        return self.power(spec).reached
+
+    def convolution(self, spec: TensorProductSpec) -> Convolution:
+        """The executor for an edge convolution."""
+        if is_path_by_path(spec, self.weights):
+            return ClebschGordan(self.backend).convolution(spec)
+        inputs = one_of_each(spec.irreps_in1), one_of_each(spec.irreps_in2)
+        parts = []
+        for product in self.products():
+            pairing = product.pairing(highest_degree(spec))
+            outputs = reached_outputs(spec, pairing)
+            if len(outputs):
+                algebra = product.algebra(*inputs, outputs)
+                algebra.scale_out(output_scales(spec, pairing))
+                compiled = self.backend == "compiled" or (self.backend == "auto" and worthwhile(spec, algebra))
+                kind = CompiledFactorised if compiled else FactorisedConvolution
+                parts.append(kind(spec, algebra, outputs, weights=self.weights, copies=self.copies))
+        executor = parts[0] if len(parts) == 1 else JoinedConvolution(spec, parts)
+        return NaiveConvolution(spec, like=executor) if self.backend == "naive" else executor
+
+    def many_body(self, spec: ManyBodySpec) -> ManyBody:
+        """The executor for a many-body product."""
+        return self.power(spec)
+
+    def power(self, spec: ManyBodySpec) -> PowerManyBody | JoinedManyBody:
+        """The executor for a many-body product, which also knows what it reaches."""
+        parts = [self._power(product, spec, linear=n == 0) for n, product in enumerate(self.products())]
+        return parts[0] if len(parts) == 1 else JoinedManyBody(spec, parts)
+
+    def _power(self, product: Product, spec: ManyBodySpec, *, linear: bool) -> PowerManyBody:
+        """The part of one product."""
+        arguments: dict[str, Any] = {
+            "modulations": 1 if product.commutes(spec) else 2,
+            "copies": self.copies,
+            "linear": linear,
+            "calibrate_on": product.calibration_chain(spec),
+        }
+        chain = self._chain(product, spec)
+        by_terms = self.backend in ("auto", "compiled") and generated_powers.worthwhile(spec)
+        dense = product.tensors(spec) if by_terms else None
+        if dense is None:
+            return PowerManyBody(spec, chain, **arguments)
+        return generated_powers.CompiledPowers(spec, chain, dense=dense, **arguments)
+
+    def _chain(self, product: Product, spec: ManyBodySpec) -> Chain:
+        """The products of one kind, as ``backend`` says."""
+        ways = {"torch": product.chain, "naive": product.naive_chain}
+        return ways.get(self.backend, product.streamed_chain)(spec)
+
+
+def is_path_by_path(spec: TensorProductSpec, weights: RadialWeights) -> bool:
+    """Whether features are one kind of scalar only, so that each output has one path, with a weight of its own.
+
+    Then all methods compute the same, and the exact couplings do it with the fewest operations.
+    """
+    return len(spec.irreps_in1) == 1 and spec.irreps_in1.lmax == 0 and weights != "shared"
+
+
+def highest_degree(spec: TensorProductSpec | ManyBodySpec) -> int:
+    """Highest degree of inputs and output."""
+    if isinstance(spec, ManyBodySpec):
+        return max(spec.irreps_in.lmax, spec.irreps_out.lmax)
+    return max(spec.irreps_in1.lmax, spec.irreps_in2.lmax, *(out.l for out in spec.paths_per_output))
+
+
+def require_whole(name: str, value: object) -> None:
+    """Refuse what is not a whole number of 1 or more."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"`{name}` must be a whole number, 1 or more, got {value!r}")
+
+
+def require_one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
+    """Refuse a word that means nothing."""
+    if value not in allowed:
+        raise ValueError(f"`{name}` must be one of {', '.join(allowed)}, got {value!r}")

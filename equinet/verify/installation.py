@@ -1,0 +1,203 @@
+"""What is installed, what will run, and what is missing and why."""
+
+from __future__ import annotations
+
+import itertools
+import platform
+from contextlib import suppress
+from dataclasses import replace
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, NamedTuple, get_args, get_type_hints
+
+import torch
+from e3nn import o3
+from rich.console import Group
+from rich.markup import escape
+from rich.table import Table
+
+from equinet.ops import (
+    METHODS,
+    ClebschGordan,
+    ManyBodySpec,
+    SpeciesGroups,
+    SphericalHarmonics,
+    TensorProductSpec,
+    method_from_config,
+    natural_irreps,
+)
+from equinet.ops.codegen import tiles
+from equinet.ops.codegen.llvm import processor, unavailable
+
+REQUIRED = ("equinet", "torch", "e3nn", "torch-geometric", "ase", "vesin", "numpy", "scipy", "safetensors", "pydantic")
+
+# package -> (module to import, what it is for, how to get it)
+OPTIONAL = {
+    "cuequivariance-torch": (
+        "cuequivariance_torch",
+        'ClebschGordan("cuequivariance"), second oracle of the tests',
+        "pip install 'equinet[cuequivariance]'",
+    ),
+    "cuequivariance-ops-torch-cu13": (
+        "cuequivariance_ops_torch",
+        "NVIDIA's CUDA kernels for it",
+        "pip install 'equinet[cuda]'",
+    ),
+    "openequivariance": (
+        "openequivariance",
+        'ClebschGordan("openequivariance"): CUDA and HIP kernels',
+        "pip install 'equinet[openequivariance]'",
+    ),
+    "mace-torch": ("mace", "comparison with the reference", "see CONTRIBUTING.md, 'Comparing with mace-torch'"),
+    "tblite": ("tblite", "remakes the sample data", "pip install 'equinet[sample]'"),
+}
+
+
+def report() -> Group:
+    """Tables for the terminal: machine, packages, optional packages, and a self-test of every executor."""
+    machine = Table(title="machine", show_header=False)
+    for name, value in _machine().items():
+        machine.add_row(name, value)
+    packages = Table(title="packages")
+    for title in ("package", "version", "for", "state"):
+        packages.add_column(title)
+    for name in REQUIRED:
+        packages.add_row(name, version(name), "equinet itself", "[green]ok[/]")
+    for name, (module, purpose, remedy) in OPTIONAL.items():
+        packages.add_row(name, *_optional(name, module, purpose, remedy))
+    tests = Table(title="self-test: executors against the formulas in float64")
+    for title in ("product", "backend", "executor", "on", "error", "state"):
+        tests.add_column(title)
+    for row in self_test():
+        good = row.error < (1e-5 if row.dtype == "float32" else 1e-12)
+        where = f"{row.device} {row.dtype}"
+        state = "[green]ok[/]" if good else "[bold red]WRONG[/]"
+        tests.add_row(row.product, row.backend, row.executor, where, f"{row.error:.1e}", state)
+    return Group(machine, packages, tests)
+
+
+def _machine() -> dict[str, str]:
+    found = {
+        "python": f"{platform.python_version()} on {platform.system()} {platform.machine()}",
+        "CPU threads": str(torch.get_num_threads()),
+        "CPU kernels": unavailable() or f"machine code for {processor()}",
+        "GPU kernels": tiles.unavailable() or f"Triton {version('triton')}",
+    }
+    if torch.cuda.is_available():
+        for index in range(torch.cuda.device_count()):
+            properties = torch.cuda.get_device_properties(index)
+            found[f"cuda:{index}"] = f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"
+        found['device="auto"'] = "cuda"
+    else:
+        built = (
+            f"torch is built for CUDA {torch.version.cuda}" if torch.version.cuda else "torch is a build without CUDA"
+        )
+        found["CUDA"] = f"none: {built}" + (", but no device answers" if torch.version.cuda else "")
+        found['device="auto"'] = "cpu"
+    return found
+
+
+def _optional(name: str, module: str, purpose: str, remedy: str) -> tuple[str, str, str]:
+    try:
+        installed = version(name)
+    except PackageNotFoundError:
+        return "-", purpose, f"[yellow]not installed[/]: {escape(remedy)}"
+    try:
+        imported = import_module(module)
+    except Exception as error:  # a broken optional package may raise anything, and the reason is what the user needs
+        return installed, purpose, f"[red]cannot be imported[/]: {escape(f'{type(error).__name__}: {error}')}"
+    # openequivariance can be imported without the part in machine code that it could not make, and keeps the reason.
+    if not getattr(imported, "BUILT_EXTENSION", True):
+        return installed, purpose, f"[red]cannot run[/]: {escape(str(imported.BUILT_EXTENSION_ERROR))}"
+    return installed, purpose, "[green]ok[/]"
+
+
+class Tested(NamedTuple):
+    """A line of the self-test; the error is the largest one relative to the largest number."""
+
+    product: str
+    backend: str
+    executor: str
+    device: str
+    dtype: str
+    error: float
+
+
+def self_test() -> list[Tested]:
+    """Every method as it comes, and exact couplings with every backend that runs here, on the CPU and on a GPU if there is one."""
+    results = []
+    for name, method in _methods():
+        naive = replace(method, backend="naive")
+        for role, spec in (("convolution", _convolution_spec(name)), ("many_body", _many_body_spec(name))):
+            if method.supports(spec):
+                continue  # the bracket and the frame of an edge have one role each here
+            expected = _run(_build(naive, spec), spec, torch.float64)
+            for device, dtype in itertools.product(_devices(), (torch.float32, torch.float64)):
+                try:
+                    fast = _build(method, spec)
+                    error = _error(_run(fast, spec, dtype, device), expected)
+                except ValueError:  # a library that is broken, or has no form for this device
+                    if method.backend == "auto":
+                        raise
+                    continue
+                precision = str(dtype).removeprefix("torch.")
+                results.append(Tested(f"{role}, {name}", method.backend, type(fast).__name__, device, precision, error))
+    return results
+
+
+def _devices() -> list[str]:
+    return ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+
+
+def _methods() -> list[tuple[str, Any]]:
+    found: list[tuple[str, Any]] = [
+        (name, method_from_config({"method": name, **({"rank": 36} if name == "cp" else {})})) for name in METHODS
+    ]
+    for backend in get_args(get_type_hints(ClebschGordan)["backend"]):
+        if backend not in ("auto", "naive"):
+            with suppress(ValueError):  # the library is not there; the table of packages says so
+                found.append(("cg", ClebschGordan(backend)))
+    return found
+
+
+def _build(method: Any, spec: TensorProductSpec | ManyBodySpec) -> Any:
+    return method.convolution(spec) if isinstance(spec, TensorProductSpec) else method.many_body(spec)
+
+
+def _convolution_spec(name: str) -> TensorProductSpec:
+    outputs = o3.Irreps("1e+2o") if name == "bracket" else natural_irreps(2)
+    return TensorProductSpec(natural_irreps(1, 8), natural_irreps(2), outputs)
+
+
+def _many_body_spec(name: str) -> ManyBodySpec:
+    outputs = o3.Irreps("8x2o") if name == "bracket" else natural_irreps(1, 8)
+    return ManyBodySpec(natural_irreps(2, 8), outputs, 3, 2)
+
+
+def _run(
+    executor: Any, spec: TensorProductSpec | ManyBodySpec, dtype: torch.dtype, device: str = "cpu"
+) -> torch.Tensor:
+    """The result for inputs that are always the same; those of a convolution have real directions."""
+    generator = torch.Generator().manual_seed(0)
+
+    def random(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, dtype=torch.float64, generator=generator)
+
+    edges, nodes, channels = 40, 7, spec.channels
+    executor = executor.to(device=device, dtype=dtype)
+    if isinstance(spec, TensorProductSpec):
+        directions = torch.nn.functional.normalize(random(edges, 3))
+        harmonics = SphericalHarmonics(spec.irreps_in2.lmax).double()(directions)
+        inputs = [random(nodes, spec.irreps_in1.dim // channels, channels), harmonics]
+        inputs.append(random(edges, executor.weight_numel, channels))
+        rest: Any = torch.randint(nodes, (2, edges), generator=generator).to(device)
+    else:
+        inputs = [random(nodes, spec.irreps_in.dim // channels, channels)]
+        inputs.append(random(spec.species, executor.weight_numel, channels))
+        rest = SpeciesGroups(torch.randint(spec.species, (nodes,), generator=generator).to(device))
+    result: torch.Tensor = executor(*(value.to(device=device, dtype=dtype) for value in inputs), rest)
+    return result.cpu()
+
+
+def _error(value: torch.Tensor, oracle: torch.Tensor) -> float:
+    return float((value.double() - oracle).abs().max() / oracle.abs().max())

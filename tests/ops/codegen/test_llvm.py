@@ -1,0 +1,53 @@
+"""Which kernel runs is chosen when a product is built, shown, and never silently another one."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from equinet.ops import ClebschGordan, ManyBodySpec, TensorProductSpec, natural_irreps
+from equinet.ops.codegen import llvm, tiles
+from equinet.ops.kernels.edge.executor import CompiledConvolution
+from equinet.ops.kernels.edge.reference import EdgeMatrixConvolution
+from equinet.ops.kernels.node.reference import HornerManyBody
+
+SPEC = TensorProductSpec("8x0e+8x1o", "0e+1o", "0e+1o")
+MANY = ManyBodySpec("8x0e+8x1o", "8x0e", 2, 1)
+
+
+def test_machine_code_is_chosen_where_it_can_be_made() -> None:
+    assert llvm.unavailable() is None
+    for backend in ("auto", "compiled"):
+        assert repr(ClebschGordan(backend).convolution(SPEC)).startswith("CompiledConvolution")
+        assert repr(ClebschGordan(backend).many_body(MANY)).startswith("CompiledManyBody")
+
+
+def test_without_llvm_auto_is_torch_and_an_explicit_request_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (llvm,):
+        monkeypatch.setattr(module, "unavailable", lambda: "llvmlite cannot be imported; `pip install llvmlite`")
+    monkeypatch.setattr(tiles, "unavailable", lambda: "nor can Triton")
+    assert type(ClebschGordan().convolution(SPEC)) is EdgeMatrixConvolution
+    assert type(ClebschGordan().many_body(MANY)) is HornerManyBody
+    with pytest.raises(ValueError, match='`backend` "compiled" cannot run here: llvmlite cannot be imported; `pip'):
+        ClebschGordan("compiled")
+
+
+def test_what_would_take_minutes_to_make_is_left_to_torch_unless_asked_for() -> None:
+    high = natural_irreps(6)
+    spec = TensorProductSpec(high, high, high)
+    assert type(ClebschGordan().convolution(spec)) is EdgeMatrixConvolution
+    assert type(ClebschGordan("compiled").convolution(spec)) is CompiledConvolution
+
+
+@pytest.mark.parametrize(
+    ("channels", "dtype", "lanes"),
+    [
+        (64, torch.float32, 16),
+        (64, torch.float64, 8),
+        (24, torch.float32, 8),
+        (10, torch.float32, 2),
+        (7, torch.float64, 1),
+    ],
+)
+def test_vectors_divide_the_channels(channels: int, dtype: torch.dtype, lanes: int) -> None:
+    assert llvm.lanes_for(channels, dtype) == lanes
