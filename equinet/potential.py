@@ -229,7 +229,7 @@ class Potential(nn.Module):
         """Replace the radial networks, a large part of the cost, by tables. For inference: the weights are frozen.
 
         Args:
-            error: What the functions of the distance and their slopes may err, relative to their size. Forces err less, as
+            error: What the functions of the distance and their gradients may err, relative to their size. Forces err less, as
                 many pairs contribute.
 
         Returns:

@@ -24,7 +24,7 @@ MODELS: dict[str, dict[str, Any]] = {
 }
 
 
-def slopes_of_loss(
+def gradients_of_loss(
     potential: Potential, graph: AtomicGraph, loss: Callable[[Potential, AtomicGraph], Tensor]
 ) -> dict[str, Tensor]:
     potential.train()
@@ -48,14 +48,14 @@ def test_a_potential_on_a_gpu_is_the_one_on_the_cpu(gpu, make_potential, graph, 
         patch.setattr(Kernel, "__call__", lambda self, *a: launched.append(self.name) or real(self, *a))
         potential.to(gpu)
         ours = {key: value.cpu() for key, value in potential(graph.to(gpu), stress=True).items()}
-        our_slopes = slopes_of_loss(potential, graph.to(gpu), force_loss)
-    assert {"edge_forward", "edge_backward", "edge_tangent", "edge_bend"} <= set(launched)
+        our_gradients = gradients_of_loss(potential, graph.to(gpu), force_loss)
+    assert {"edge_forward", "edge_backward", "edge_jvp", "edge_double_backward"} <= set(launched)
     monkeypatch.setattr("equinet.ops.codegen.tiles._interpreted", False)
     potential.to("cpu")
     theirs = potential(graph.to("cpu"), stress=True)
     for key, expected in theirs.items():
         torch.testing.assert_close(ours[key], expected, rtol=1e-10, atol=1e-10, equal_nan=True)
-    their_slopes = slopes_of_loss(potential, graph.to("cpu"), force_loss)
-    assert our_slopes.keys() == their_slopes.keys()
-    for key, expected in their_slopes.items():
-        torch.testing.assert_close(our_slopes[key], expected, rtol=1e-9, atol=1e-9 * (1 + float(expected.norm())))
+    their_gradients = gradients_of_loss(potential, graph.to("cpu"), force_loss)
+    assert our_gradients.keys() == their_gradients.keys()
+    for key, expected in their_gradients.items():
+        torch.testing.assert_close(our_gradients[key], expected, rtol=1e-9, atol=1e-9 * (1 + float(expected.norm())))

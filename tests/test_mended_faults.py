@@ -12,19 +12,19 @@ from ase import Atoms
 
 from equinet.graph import from_atoms
 from equinet.ops import ManyBodySpec, SpeciesGroups
-from equinet.ops.kernels.node.reference import HornerManyBody, NaiveManyBody
+from equinet.ops.kernels.node.reference import HornerManyBody, ReferenceManyBody
 
 SPEC = ManyBodySpec("2x0e+2x1o", "2x0e", 2, 1)
 
 
 def test_stale_matrices_when_a_new_weight_lies_where_an_old_one_was():
     spec = ManyBodySpec("64x0e+64x1o+64x2e", "64x0e", 3, 3)
-    fast, naive = HornerManyBody(spec).double(), NaiveManyBody(spec).double()
+    fast, reference = HornerManyBody(spec).double(), ReferenceManyBody(spec).double()
     x = torch.randn(3, 9, 64).double()
     groups = SpeciesGroups(torch.zeros(3, dtype=torch.int64))
     base = torch.randn(3, fast.weight_numel, 64, dtype=torch.float64)
     for k in range(50):  # weights that live for one call, as with torch.func.functional_call over a committee
-        torch.testing.assert_close(fast(x, base * (k + 1), groups), naive(x, base * (k + 1), groups))
+        torch.testing.assert_close(fast(x, base * (k + 1), groups), reference(x, base * (k + 1), groups))
 
 
 def test_matrices_kept_in_inference_mode_break_the_next_ordinary_call():

@@ -35,7 +35,7 @@ def interaction_energy(potential: Potential, atoms: Atoms) -> float:
     return energy(potential, atoms) - sum(REFERENCE[z] for z in atoms.numbers.tolist())
 
 
-def slope_of(function: Callable[[float], float], step: float) -> float:
+def gradient_of(function: Callable[[float], float], step: float) -> float:
     """Derivative at zero by the five-point rule."""
     near, far = (function(h) - function(-h) for h in (step, 2 * step))
     return (8 * near - far) / (12 * step)
@@ -48,7 +48,7 @@ def numerical_forces(potential: Potential, atoms: Atoms) -> np.ndarray:
         return energy(potential, copied)
 
     return np.array(
-        [[-slope_of(lambda h, n=n, k=k: moved(n, k, h), 1e-4) for k in range(3)] for n in range(len(atoms))]
+        [[-gradient_of(lambda h, n=n, k=k: moved(n, k, h), 1e-4) for k in range(3)] for n in range(len(atoms))]
     )
 
 
@@ -61,8 +61,8 @@ def numerical_stress(potential: Potential, atoms: Atoms) -> np.ndarray:
         copied.set_cell(atoms.cell[:] @ (np.eye(3) + strain), scale_atoms=True)
         return energy(potential, copied)
 
-    slopes = [[slope_of(lambda h, a=a, b=b: strained(a, b, h), 1e-4) for b in range(3)] for a in range(3)]
-    return np.array(slopes) / atoms.get_volume()
+    gradients = [[gradient_of(lambda h, a=a, b=b: strained(a, b, h), 1e-4) for b in range(3)] for a in range(3)]
+    return np.array(gradients) / atoms.get_volume()
 
 
 @pytest.fixture(params=["ethanol", "triclinic"])
@@ -111,8 +111,8 @@ def test_stress_under_tension_is_positive(potential: Potential) -> None:
     cell = [2.4, 2.4, 2.4]
     atoms = Atoms("C", [[0, 0, 0]], cell=cell, pbc=True)
     stretched = Atoms("C", [[0, 0, 0]], cell=[2.4, 2.4, 2.4001], pbc=True)
-    slope = energy(potential, stretched) - energy(potential, atoms)
-    assert np.sign(run(potential, atoms, stress=True)["stress"][0, 2, 2].item()) == np.sign(slope)
+    gradient = energy(potential, stretched) - energy(potential, atoms)
+    assert np.sign(run(potential, atoms, stress=True)["stress"][0, 2, 2].item()) == np.sign(gradient)
 
 
 def test_stress_is_symmetric_and_undefined_without_a_cell(
@@ -298,7 +298,7 @@ def test_large_coordinates_cost_a_single_precision_model_nothing(make_potential:
         },
     ],
 )
-def test_slopes_of_a_loss_on_forces_are_those_of_finite_differences(
+def test_gradients_of_a_loss_on_forces_are_those_of_finite_differences(
     make_potential: MakePotential,
     triclinic: Atoms,
     overrides: dict,
@@ -307,9 +307,9 @@ def test_slopes_of_a_loss_on_forces_are_those_of_finite_differences(
     potential = make_potential(**overrides).train()
     graph = from_atoms(triclinic, potential.cutoff)
     parameters = dict(potential.named_parameters())
-    slopes = torch.autograd.grad(force_loss(potential, graph), list(parameters.values()))
+    gradients = torch.autograd.grad(force_loss(potential, graph), list(parameters.values()))
     torch.manual_seed(0)
-    for (name, parameter), slope in zip(parameters.items(), slopes):
+    for (name, parameter), gradient in zip(parameters.items(), gradients):
         direction = torch.randn_like(parameter)
         losses = []
         step = 1e-5
@@ -320,7 +320,7 @@ def test_slopes_of_a_loss_on_forces_are_those_of_finite_differences(
             with torch.no_grad():
                 parameter.sub_(sign * step * direction)
         numerical = (losses[0] - losses[1]) / (2 * step)
-        assert numerical == pytest.approx((slope * direction).sum().item(), rel=1e-5, abs=1e-4), name
+        assert numerical == pytest.approx((gradient * direction).sum().item(), rel=1e-5, abs=1e-4), name
 
 
 def test_every_parameter_takes_part(
@@ -329,10 +329,10 @@ def test_every_parameter_takes_part(
     for overrides in ({}, {"first_interaction": "density_residual", "interaction": "density_residual", "layers": 3}):
         potential = make_potential(**overrides).train()
         loss = force_loss(potential, from_atoms(triclinic, potential.cutoff))
-        for (name, _), slope in zip(
+        for (name, _), gradient in zip(
             potential.named_parameters(), torch.autograd.grad(loss, list(potential.parameters()))
         ):
-            assert slope.abs().max() > 0, name
+            assert gradient.abs().max() > 0, name
 
 
 def test_in_training_mode_results_can_be_differentiated_in_eval_mode_they_are_plain_numbers(
@@ -357,7 +357,7 @@ def test_forces_come_out_under_no_grad(potential: Potential, atoms: Atoms) -> No
         torch.testing.assert_close(training[name].detach(), expected[name], rtol=0, atol=1e-10)
 
 
-def test_evaluation_leaves_no_slopes_behind(potential: Potential, atoms: Atoms) -> None:
+def test_evaluation_leaves_no_gradients_behind(potential: Potential, atoms: Atoms) -> None:
     run(potential, atoms)
     assert all(parameter.grad is None for parameter in potential.parameters())
 
@@ -382,16 +382,16 @@ def test_a_copy_is_independent(potential: Potential, atoms: Atoms) -> None:
     assert energy(potential, atoms) == before
 
 
-def test_the_naive_backend_gives_the_same_energies_and_forces(make_potential: MakePotential, atoms: Atoms) -> None:
+def test_the_reference_backend_gives_the_same_energies_and_forces(make_potential: MakePotential, atoms: Atoms) -> None:
     overrides: dict[str, Any] = {"max_l": 2, "sh_degree": 3, "correlation": 3, "channels": 3}
     fast = make_potential(**overrides)
-    naive_method = ClebschGordan(backend="naive")
-    naive = make_potential(**overrides, seed=1, convolution=naive_method, many_body=naive_method)
-    naive.load_state_dict(fast.state_dict())
-    assert "NaiveConvolution" in repr(naive)
-    assert "NaiveManyBody" in repr(naive)
-    assert "Naive" not in repr(fast)
-    ours, theirs = run(fast, atoms, stress=True), run(naive, atoms, stress=True)
+    reference_method = ClebschGordan(backend="reference")
+    reference = make_potential(**overrides, seed=1, convolution=reference_method, many_body=reference_method)
+    reference.load_state_dict(fast.state_dict())
+    assert "ReferenceConvolution" in repr(reference)
+    assert "ReferenceManyBody" in repr(reference)
+    assert "Reference" not in repr(fast)
+    ours, theirs = run(fast, atoms, stress=True), run(reference, atoms, stress=True)
     for name in ours:
         torch.testing.assert_close(ours[name], theirs[name], rtol=0, atol=1e-9, equal_nan=True)
 
@@ -486,7 +486,7 @@ def test_stress_of_a_pair_is_force_times_distance_over_volume(triclinic: Atoms) 
 
 def test_the_potential_says_what_it_is(potential: Potential) -> None:
     text = repr(potential)
-    for part in ("H C O", "cutoff 4 Å", "float64 on cpu", "layer 2", "CompiledConvolution", "CompiledManyBody"):
+    for part in ("H C O", "cutoff 4 Å", "float64 on cpu", "layer 2", "GeneratedConvolution", "GeneratedManyBody"):
         assert part in text
     weights = sum(parameter.numel() for parameter in potential.parameters())
     assert f"{weights:,} weights" in text

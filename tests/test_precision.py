@@ -34,7 +34,7 @@ from equinet.ops.precision import (
 )
 from equinet.potential import Potential
 from equinet.train import Loss, evaluate_file, train_step
-from equinet.verify.backends import require_parity
+from equinet.verify.backends import require_backend_match
 
 MakePotential = Callable[..., Potential]
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -94,10 +94,10 @@ def test_derivatives_are_products_of_the_same_kind_even_after_the_choice(pair: t
     g = torch.randn(40, 8, generator=torch.Generator().manual_seed(1)).requires_grad_()
     with matmul_precision("bf16"):
         value = matmul(a, b)
-    (slope,) = torch.autograd.grad(value, a, g, create_graph=True)
-    assert relative(slope.detach(), g.detach().bfloat16().double() @ b.bfloat16().double().T) < 1e-6
-    v = torch.randn_like(slope)
-    (second,) = torch.autograd.grad(slope, g, v)
+    (gradient,) = torch.autograd.grad(value, a, g, create_graph=True)
+    assert relative(gradient.detach(), g.detach().bfloat16().double() @ b.bfloat16().double().T) < 1e-6
+    v = torch.randn_like(gradient)
+    (second,) = torch.autograd.grad(gradient, g, v)
     assert relative(second, v.bfloat16().double() @ b.bfloat16().double()) < 1e-6
 
 
@@ -321,7 +321,7 @@ def test_bf16_reaches_every_kind_of_layer_and_passes_the_gate(
     before = potential(graph)
     with matmul_precision("bf16"):
         coarse = potential(graph)
-        assert require_parity(potential, graph)
+        assert require_backend_match(potential, graph)
     again = potential(graph)
     assert torch.equal(again["forces"], before["forces"])  # nothing stays behind, not in what is kept of weights either
     error = (coarse["forces"] - before["forces"]).norm() / before["forces"].norm()

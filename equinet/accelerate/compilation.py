@@ -179,7 +179,7 @@ class CompiledTraining:
         potential = self.potential
         groups = potential.groups(graph.atomic_numbers)
         edges, vectors = potential.geometry(graph)
-        # Backward passes are written down in this call, and are asked for slopes in weights.
+        # Backward passes are written down in this call, and are asked for gradients in weights.
         with sizes_by_themselves(), only("weights"):
             return dict(zip(RESULTS, self._compiled[stress](*Batch.of(vectors, groups, edges, graph))))
 
@@ -210,7 +210,7 @@ class CompiledTraining:
         ours = _gradients(self(graph, stress=stress), list(named.values()))
         exact = _gradients(self.potential.train()(graph, stress=stress), list(named.values()))
         self.potential.train(before)
-        whole = torch.stack([slope.norm() for slope in exact]).norm()
+        whole = torch.stack([gradient.norm() for gradient in exact]).norm()
         errors = [float((a - b).norm() / (b.norm() + 1e-3 * whole)) for a, b in zip(ours, exact)]
         worst, name = max(zip(errors, named))
         if not worst <= TOLERANCE[self.potential.dtype]:
@@ -227,7 +227,7 @@ def _energies(potential: Potential, batch: Batch) -> Float[Tensor, " nodes"]:
 
 
 def _gradients(output: dict[str, Tensor], weights: list[Tensor]) -> tuple[Tensor, ...]:
-    """Slopes of a number in which all of the output has a say."""
+    """Gradients of a number in which all of the output has a say."""
     draw = torch.Generator().manual_seed(0)
     total = torch.zeros((), dtype=torch.float64, device=weights[0].device)
     for value in output.values():

@@ -26,13 +26,13 @@ def plain_errors() -> Iterator[None]:
     """Show what a user can mend as one sentence; anything else is a bug of ours and keeps its traceback."""
     from equinet.md import Interrupted as RunInterrupted
     from equinet.train import Interrupted as TrainingInterrupted
-    from equinet.verify.backends import ParityError
+    from equinet.verify.backends import BackendMismatchError
 
     try:
         yield
     except (TrainingInterrupted, RunInterrupted) as stop:
         errors_to.print(f"\n{escape(str(stop))}", style="yellow", highlight=False, soft_wrap=True)
         raise typer.Exit(130) from None
-    except (ValueError, OSError, MemoryError, FloatingPointError, ParityError) as error:
+    except (ValueError, OSError, MemoryError, FloatingPointError, BackendMismatchError) as error:
         errors_to.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         raise typer.Exit(1) from None

@@ -47,7 +47,9 @@ Clock = Annotated[
 Baseline = Annotated[
     str | None, typer.Option(help="Whose time is divided by all others', by its name in the table; by default e3nn.")
 ]
-Naive = Annotated[bool, typer.Option("--naive", help="Also time the naive twins, the formulas term by term.")]
+Reference = Annotated[
+    bool, typer.Option("--reference", help="Also time the reference forms, the formulas term by term.")
+]
 Out = Annotated[
     Path | None, typer.Option(help="Folder for bench.json, bench.csv, bench.md and bench.png, the roofline.")
 ]
@@ -73,7 +75,7 @@ def tp(
     budget: Budget = 30.0,
     clock: Clock = "wall",
     baseline: Baseline = None,
-    naive: Naive = False,
+    reference: Reference = False,
     out: Out = None,
 ) -> None:
     """Products of pairs, without a graph: all methods and libraries here, checked against the formulas, then timed in turns.
@@ -99,7 +101,7 @@ def tp(
             problems = [Problem("tp", "tp", spec, pairs, 1)]
         else:
             problems = [pair_problem(mode, degree, channels, pairs) for degree in degrees_from_text(degrees)]
-        _run(problems, method, only, dtype, device, threads, rounds, budget, clock, baseline, naive, out)
+        _run(problems, method, only, dtype, device, threads, rounds, budget, clock, baseline, reference, out)
 
 
 @bench.command()
@@ -126,7 +128,7 @@ def conv(
     budget: Budget = 30.0,
     clock: Clock = "wall",
     baseline: Baseline = None,
-    naive: Naive = False,
+    reference: Reference = False,
     out: Out = None,
 ) -> None:
     """The convolution on edges: gather, product with harmonics, radial weights, sum on nodes. Checked, then timed in turns.
@@ -150,7 +152,7 @@ def conv(
             problems = [named_problem("conv", name, nodes, neighbours, 1) for name in problem or ["mace-64x1"]]
         if structure is not None:
             problems = [_on_graph_of(each, structure, cutoff) for each in problems]
-        _run(problems, method, only, dtype, device, threads, rounds, budget, clock, baseline, naive, out)
+        _run(problems, method, only, dtype, device, threads, rounds, budget, clock, baseline, reference, out)
 
 
 @bench.command()
@@ -175,7 +177,7 @@ def product(
     budget: Budget = 30.0,
     clock: Clock = "wall",
     baseline: Baseline = None,
-    naive: Naive = False,
+    reference: Reference = False,
     out: Out = None,
 ) -> None:
     """The many-body product: a node's features times themselves, weighted by species. Checked, then timed in turns.
@@ -204,7 +206,7 @@ def product(
             problems = [Problem("product", "product", replace(spec, species=species), nodes, 0)]
         else:
             problems = [named_problem("product", name, nodes, 0, species) for name in problem or ["mace-64x0"]]
-        _run(problems, method, only, dtype, device, threads, rounds, budget, clock, baseline, naive, out)
+        _run(problems, method, only, dtype, device, threads, rounds, budget, clock, baseline, reference, out)
 
 
 def _on_graph_of(problem: Problem, structure: Path, cutoff: float) -> Problem:
@@ -232,7 +234,7 @@ def _run(
     budget: float,
     clock: str,
     baseline: str | None,
-    naive: bool,
+    reference: bool,
     out: Path | None,
 ) -> None:
     import torch
@@ -241,7 +243,9 @@ def _run(
 
     from .questions import method_from_text
 
-    settings = Settings(getattr(torch, dtype), torch.device(device), threads, rounds, budget, naive, baseline, clock)
+    settings = Settings(
+        getattr(torch, dtype), torch.device(device), threads, rounds, budget, reference, baseline, clock
+    )
     methods = [method_from_text(text) for text in method] if method else None
     with console.status("starting") as status:
         record = measure(problems, settings, methods=methods, only=only or [], say=status.update)

@@ -22,7 +22,7 @@ from equinet.graph.verlet import VerletGraph
 from equinet.ops import SpeciesGroups
 from equinet.ops.precision import Precision, matmul_precision, require_available
 from equinet.potential import Potential, choose_device
-from equinet.verify.backends import Rounding, require_parity, rounding
+from equinet.verify.backends import Rounding, require_backend_match, rounding
 
 WHAT_COUNTS = ("positions", "numbers", "cell", "pbc")
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
@@ -130,10 +130,10 @@ class EquinetCalculator(Calculator):
     ) -> None:
         """Fill ``results``: energies in eV, forces in eV/Å, stress in eV/Å³ (tension positive; xx yy zz yz xz xy).
 
-        The first time, the potential is compared with its formulas on a few of the atoms (:func:`equinet.verify.backends.require_parity`).
+        The first time, the potential is compared with its formulas on a few of the atoms (:func:`equinet.verify.backends.require_backend_match`).
 
         Raises:
-            ParityError: If it differs from them.
+            BackendMismatchError: If it differs from them.
             PropertyNotImplementedError: If the stress is asked for and the structure has no volume.
             ValueError: If the model does not know an element, or no neighbour list can be made.
             FloatingPointError: If energy or forces are not finite.
@@ -144,7 +144,7 @@ class EquinetCalculator(Calculator):
         stress = self._decide_on_stress("stress" in properties)
         with matmul_precision(self.matmul):
             if not self._compared:
-                self._compared = require_parity(self.potential, self._graph()[0])
+                self._compared = require_backend_match(self.potential, self._graph()[0])
             if self._step is None:
                 graph, groups = self._graph()
                 results = _to_numpy(self.potential(graph, stress=stress, groups=groups))

@@ -176,7 +176,7 @@ class Interaction(Convolving):
         Args:
             features: What a model makes of ``(rows, 1)`` lengths in Å, in float64.
             cutoff: In Å.
-            error: What value and slope may err, relative to their size.
+            error: What value and gradient may err, relative to their size.
         """
         network = copy.deepcopy(self.radial).double().requires_grad_(False)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag
 
 from equinet.ops.constants import ConstantModule
-from equinet.ops.tracing import recorded
+from equinet.ops.tracing import is_traced
 
 # Closer atoms than this (in Å) are refused as being on one spot. The radial basis is smooth down to zero, but 0 / 0 there.
 START = 1e-3
@@ -22,7 +22,7 @@ SHORTEST_BOND = 0.5
 # Intervals to begin with and to give up at.
 FEWEST, MOST = 16, 8192
 
-# Where within an interval the polynomial is compared: in the middle, where its error is largest, where its slope's is
+# Where within an interval the polynomial is compared: in the middle, where its error is largest, where its gradient's is
 # (5 t² - 5 t + 1 = 0), and elsewhere.
 PLACES = (0.1, 0.27639320225, 0.5, 0.72360679775, 0.9)
 
@@ -59,12 +59,12 @@ class RadialTable(ConstantModule):
             the cutoff, and in one row more.
         start: :math:`r_0` in Å.
         cutoff: In Å.
-        value_error, slope_error: What is known of the largest errors, relative to the largest value and to the largest slope
+        value_error, gradient_error: What is known of the largest errors, relative to the largest value and to the largest gradient
             from 0.5 Å on.
 
     Attributes:
         coefficients: ``(knots, 6, width)``, what the powers of t are multiplied with, in the module's precision; zero in the last
-            place, which is from the cutoff on. They are made in float64: differences of rounded values would spoil slopes.
+            place, which is from the cutoff on. They are made in float64: differences of rounded values would spoil gradients.
         knots: Number of knots, both ends included.
         spacing: h in Å.
 
@@ -86,11 +86,11 @@ class RadialTable(ConstantModule):
         start: float,
         cutoff: float,
         value_error: float,
-        slope_error: float,
+        gradient_error: float,
     ) -> None:
         super().__init__()
         self.start, self.cutoff = start, cutoff
-        self.value_error, self.slope_error = value_error, slope_error
+        self.value_error, self.gradient_error = value_error, gradient_error
         self.knots = len(values) - 1
         self.spacing = (cutoff - start) / (self.knots - 1)
         ends = torch.cat([values[:-1], values[1:]], dim=1)  # (knots, 6, width)
@@ -105,7 +105,7 @@ class RadialTable(ConstantModule):
             function: ``(rows, 1)`` -> ``(rows, width)``, each row from its own distance in Å; called with float64 and to be
                 computed in float64.
             cutoff: Where it becomes zero, in Å, with its first two derivatives.
-            error: Largest error of values relative to the largest value, and of slopes relative to the largest slope.
+            error: Largest error of values relative to the largest value, and of gradients relative to the largest gradient.
             start: First knot, in Å.
 
         Raises:
@@ -119,17 +119,17 @@ class RadialTable(ConstantModule):
         intervals = FEWEST
         while intervals <= MOST:
             table = cls(_tabulate(function, start, cutoff, intervals, error), start, cutoff, 0.0, 0.0).double()
-            table.value_error, table.slope_error = table.errors(function)
-            if max(table.value_error, table.slope_error) <= error:
+            table.value_error, table.gradient_error = table.errors(function)
+            if max(table.value_error, table.gradient_error) <= error:
                 return table.to(torch.get_default_dtype())
             intervals *= 2
         raise ValueError(
-            f"{MOST} intervals leave an error of {table.value_error:.1e} in value and {table.slope_error:.1e} in slope, and "
+            f"{MOST} intervals leave an error of {table.value_error:.1e} in value and {table.gradient_error:.1e} in gradient, and "
             f"{error:.1e} is asked for; is the function smooth up to the cutoff of {cutoff:g} Å, and computed in float64?"
         )
 
     def errors(self, function: Function) -> tuple[float, float]:
-        """Largest error of value and slope between the knots, each relative to the largest one; see the class."""
+        """Largest error of value and gradient between the knots, each relative to the largest one; see the class."""
         interval = torch.arange(self.knots - 1, dtype=torch.float64)[:, None]
         r = self.start + self.spacing * (interval + torch.tensor(PLACES, dtype=torch.float64)).reshape(-1, 1)
         bonded = r[:, 0] >= min(SHORTEST_BOND, self.cutoff / 2)
@@ -149,14 +149,14 @@ class RadialTable(ConstantModule):
         square = t * t
         powers = [torch.ones_like(t), t, square, square * t, square * square, square * square * t]
         weights, table, rows = torch.cat(powers, dim=1), self.coefficients.flatten(0, 1), 6 * interval + self.window
-        if recorded(lengths):  # a compiler sums the rows as it reads them
+        if is_traced(lengths):  # a compiler sums the rows as it reads them
             return (table[rows] * weights.unsqueeze(2)).sum(1)
         return _Combine.apply(weights, table, rows)
 
     def extra_repr(self) -> str:
         return (
             f"{self.coefficients.shape[2]} functions, {self.knots} knots up to {self.cutoff:g} Å, error {self.value_error:.1e} in value "
-            f"and {self.slope_error:.1e} in slope"
+            f"and {self.gradient_error:.1e} in gradient"
         )
 
 
@@ -220,18 +220,18 @@ def _derivatives(function: Function, r: Float[Tensor, "rows 1"], order: int) -> 
     found = []
     for _ in range(order + 1):
         found.append(function(r).detach())
-        function = _slope_of(function)
+        function = _gradient_of(function)
     return found
 
 
-def _slope_of(function: Function) -> Function:
+def _gradient_of(function: Function) -> Function:
     """The derivative of a function of each row, for all of its components at once.
 
     What reverse mode gives, the product with a vector, is linear in that vector, and its derivative in it is forward mode. Torch
     has forward mode itself, but not of the second derivative of SiLU.
     """
 
-    def slope(r: Float[Tensor, "rows 1"]) -> Float[Tensor, "rows width"]:
+    def gradient(r: Float[Tensor, "rows 1"]) -> Float[Tensor, "rows width"]:
         with torch.enable_grad():
             r = r if r.requires_grad else r.detach().requires_grad_()
             value = function(r)
@@ -242,4 +242,4 @@ def _slope_of(function: Function) -> Function:
             (result,) = torch.autograd.grad(product.sum(), vector, create_graph=True, materialize_grads=True)
         return result
 
-    return slope
+    return gradient

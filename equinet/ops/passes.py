@@ -1,6 +1,6 @@
-"""What a backward pass is for, so that slopes nobody asked for are not computed.
+"""What a backward pass is for, so that gradients nobody asked for are not computed.
 
-Training on forces goes through the graph twice: once for the slopes in positions, once for those in weights. Torch leaves out what
+Training on forces goes through the graph twice: once for the gradients in positions, once for those in weights. Torch leaves out what
 does not lead to what is asked for, except within a custom operator, which cannot know. So whoever starts a pass may say so.
 """
 
@@ -17,9 +17,9 @@ KEY = "equinet.only"
 
 @contextmanager
 def only(what: Literal["positions", "weights"]) -> Iterator[None]:
-    """Promise that the backward passes started in this block are asked for slopes in positions alone, or in weights alone.
+    """Promise that the backward passes started in this block are asked for gradients in positions alone, or in weights alone.
 
-    Operators may then leave out the others. A wrong promise gives missing slopes.
+    Operators may then leave out the others. A wrong promise gives missing gradients.
     """
     before = _current()
     torch._C._stash_obj_in_tls(KEY, what)
@@ -30,7 +30,7 @@ def only(what: Literal["positions", "weights"]) -> Iterator[None]:
 
 
 def wanted(what: Literal["positions", "weights"]) -> bool:
-    """Whether the pass at hand may be asked for slopes in ``what``."""
+    """Whether the pass at hand may be asked for gradients in ``what``."""
     return _current() in (None, what)
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 
-def recorded(x: Tensor) -> bool:
+def is_traced(x: Tensor) -> bool:
     """Whether what is done to ``x`` is written into a graph, by ``torch.compile`` or ``make_fx``, to be run later on other numbers.
 
     Then nothing may hang on an address, a value, or a number of rows.

@@ -96,7 +96,7 @@ class ConvolutionRole:
 
 
 class ManyBodyRole:
-    """Leaves are features and weights. The references are the naive twin and the space of all equivariant polynomials."""
+    """Leaves are features and weights. The references are the reference form and the space of all equivariant polynomials."""
 
     names, sizes = ("features", "weights"), (7,)  # nodes
     edge_cases = ((0,), (1,), (3,))

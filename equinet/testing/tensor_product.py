@@ -22,19 +22,19 @@ UNIT, ORDER_ONE = 0.1, math.log(8)  # how far a mean square may be from one, or 
 class TensorProductContract:
     """All that models rely on, checked for one method and one spec.
 
-    Values are those that ``path_weights`` says with e3nn's couplings (many-body: those of the naive twin, and an equivariant
+    Values are those that ``path_weights`` says with e3nn's couplings (many-body: those of the reference form, and an equivariant
     polynomial of degree ``correlation``), and so are two derivatives in features, weights and edge vectors; the result turns
-    with its inputs; nothing goes wrong without edges or nodes; float32 errs little more than the naive twin does; unit inputs
+    with its inputs; nothing goes wrong without edges or nodes; float32 errs little more than the reference form does; unit inputs
     give unit results (many-body: of order one); moves, copies and saved states lose no digit.
 
     Numbers are errors relative to the size of the result, each output irrep and each derivative by itself. Where the irreps
     of a convolution's second input allow it, that is harmonics of edge vectors.
 
     Args:
-        method: What is tested. With its field ``backend`` set to ``"naive"`` it is the naive twin.
+        method: What is tested. With its field ``backend`` set to ``"reference"`` it is the reference form.
         spec: A convolution or a many-body product.
         error: What an approximate method may err in float64; by default rounding.
-        float32_factor: How many times the error of its naive twin a float32 result may have.
+        float32_factor: How many times the error of its reference form a float32 result may have.
 
     Raises:
         AssertionError: If a check fails, or ``method`` does not support ``spec``; says what is wrong and by how much.
@@ -57,7 +57,7 @@ class TensorProductContract:
         self.measured: dict[str, float] = {}
         self._require(method.supports(spec) is None, f"not supported: {method.supports(spec)}")
         self.executor = self._build(method)
-        self.twin = self._build(dataclasses.replace(method, backend="naive"))  # type: ignore[type-var]
+        self.twin = self._build(dataclasses.replace(method, backend="reference"))  # type: ignore[type-var]
         role: Any = ManyBodyRole if isinstance(spec, ManyBodySpec) else ConvolutionRole
         self.role = role(spec, self.executor, self.twin)
 
@@ -97,18 +97,20 @@ class TensorProductContract:
             shape = (sizes[0], self.role.slots.dim, self.spec.channels)
             self._require(found.shape == shape, f"the result is {tuple(found.shape)}, not {shape}")
             self._compare("shapes", found, self.role.expected(plain, index))
-            slopes = torch.autograd.grad(found.square().sum(), plain, materialize_grads=True)
-            self._require(all(bool(s.isfinite().all()) for s in slopes), f"a slope is not finite for sizes {sizes}")
+            gradients = torch.autograd.grad(found.square().sum(), plain, materialize_grads=True)
+            self._require(
+                all(bool(s.isfinite().all()) for s in gradients), f"a gradient is not finite for sizes {sizes}"
+            )
 
     def check_dtype(self) -> None:
-        squares = torch.zeros(2, 3)  # of values and slopes: errors of executor and twin, size
+        squares = torch.zeros(2, 3)  # of values and gradients: errors of executor and twin, size
         for seed in range(3):
             plain, index = self._inputs(seed, *(10 * size for size in self.role.sizes))
             forms = [(form, dtype) for form in (self.executor, self.twin) for dtype in (torch.float32, torch.float64)]
-            results = [self._value_and_slope(*form, [leaf.float() for leaf in plain], index) for form in forms]
+            results = [self._value_and_gradient(*form, [leaf.float() for leaf in plain], index) for form in forms]
             for n, (low, high, twin_low, twin_high) in enumerate(zip(*results)):
                 squares[n] += torch.stack([x.square().sum() for x in (low - high, twin_low - twin_high, high)])
-        for name, (off, twin_off, size) in zip(("values", "slopes"), squares.tolist()):
+        for name, (off, twin_off, size) in zip(("values", "gradients"), squares.tolist()):
             allowed = min(FLOAT32, self.float32_factor * math.sqrt(twin_off / size) + FLOAT32_FLOOR)
             self._at_most(f"float32 {name}", math.sqrt(off / size), allowed)
 
@@ -152,25 +154,25 @@ class TensorProductContract:
 
     def _compare_derivatives(self, name: str, order: int) -> None:
         leaves, index = self.role.inputs(5, *self.role.sizes)
-        slopes = []
+        gradients = []
         for run in (lambda *given: self.role.run(self.executor, *given), self.role.expected):
             draw, inputs = normal(9), [leaf.clone().requires_grad_() for leaf in leaves]
             out = run(self.role.plain(inputs), index)
-            slope = torch.autograd.grad(out, inputs, draw(*out.shape), create_graph=True, materialize_grads=True)
+            gradient = torch.autograd.grad(out, inputs, draw(*out.shape), create_graph=True, materialize_grads=True)
             if order == 2:
-                mixed = torch.stack([(part * draw(*part.shape)).sum() for part in slope]).sum()
-                slope = torch.autograd.grad(mixed, inputs, materialize_grads=True)
-            slopes.append(slope)
-        for leaf, found, expected in zip(self.role.names, *slopes):
+                mixed = torch.stack([(part * draw(*part.shape)).sum() for part in gradient]).sum()
+                gradient = torch.autograd.grad(mixed, inputs, materialize_grads=True)
+            gradients.append(gradient)
+        for leaf, found, expected in zip(self.role.names, *gradients):
             self._compare_one(f"{name}, {leaf}", found, expected, 10 * self.error)
 
-    def _value_and_slope(self, form: Any, dtype: torch.dtype, rounded: list[Tensor], index: Tensor) -> list[Tensor]:
+    def _value_and_gradient(self, form: Any, dtype: torch.dtype, rounded: list[Tensor], index: Tensor) -> list[Tensor]:
         inputs = [leaf.to(dtype, copy=True).requires_grad_() for leaf in rounded]
         out = self.role.run(form.to(dtype), inputs, index)
         form.double()
-        slopes = torch.autograd.grad(out.sum(), inputs, materialize_grads=True)
+        gradients = torch.autograd.grad(out.sum(), inputs, materialize_grads=True)
         self._require(out.dtype == dtype, f"with inputs in {dtype} the result is {out.dtype}")
-        return [out.detach(), torch.cat([slope.flatten() for slope in slopes])]
+        return [out.detach(), torch.cat([gradient.flatten() for gradient in gradients])]
 
     def _compare_turned(self, name: str, matrix: Tensor) -> None:
         leaves, index = self.role.inputs(0, *self.role.sizes)
@@ -188,7 +190,7 @@ class TensorProductContract:
 
     def _compare_one(self, name: str, found: Tensor, expected: Tensor, allowed: float, where: str = "") -> None:
         size = expected.norm().item()
-        # What is zero by symmetry, such as the slope of an isotropic filter, has to be small in itself.
+        # What is zero by symmetry, such as the gradient of an isotropic filter, has to be small in itself.
         self._at_most(name, (found - expected).norm().item() / (size if size > 1e-10 else 1.0), allowed, where)
 
     def _at_most(self, name: str, value: float, allowed: float, where: str = "") -> None:

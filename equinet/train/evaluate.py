@@ -12,7 +12,7 @@ from equinet.checkpoint import load_potential
 from equinet.datasets import GraphLoader, LabelKeys, read_frames, to_graphs
 from equinet.ops.precision import Precision, matmul_precision, require_available
 from equinet.potential import choose_device
-from equinet.verify.backends import require_parity, rounding
+from equinet.verify.backends import require_backend_match, rounding
 
 from .metrics import Errors, Predictions, errors, predict
 
@@ -30,7 +30,7 @@ def evaluate_file(
 ) -> tuple[Predictions, Errors]:
     """Predict all frames of a file, isolated atoms included, and compare with their labels.
 
-    First the potential is compared with its formulas on a few atoms (:func:`equinet.verify.backends.require_parity`).
+    First the potential is compared with its formulas on a few atoms (:func:`equinet.verify.backends.require_backend_match`).
 
     Args:
         model: Model file.
@@ -44,7 +44,7 @@ def evaluate_file(
         console: Where to show a progress bar; by default nowhere.
 
     Raises:
-        ParityError: If the potential differs from its formulas.
+        BackendMismatchError: If the potential differs from its formulas.
         FileNotFoundError, ValueError: If a file is not there or damaged, a label is wrong, an element is unknown, or no frame
             has any label.
     """
@@ -65,7 +65,7 @@ def evaluate_file(
     console = console or Console(quiet=True)
     with matmul_precision(matmul), Progress(console=console, transient=True) as progress:
         first = next((graph for graph in graphs if graph.num_edges), graphs[0])
-        require_parity(potential, first)
+        require_backend_match(potential, first)
         if matmul != "ieee":
             exact = load_potential(model, device=potential.device, dtype=torch.float64).requires_grad_(False)
             what = f"{rounding(potential, exact, first)}, on the first frame"

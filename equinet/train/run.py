@@ -20,7 +20,7 @@ from equinet.graph.elements import SYMBOLS
 from equinet.graph.neighbors import available_memory
 from equinet.models import count_weights
 from equinet.potential import Potential
-from equinet.verify.backends import require_parity
+from equinet.verify.backends import require_backend_match
 
 from .config import RunConfig, to_toml
 from .finetune import FAR, mean_gap, with_model_of_start
@@ -69,7 +69,7 @@ def run(config: RunConfig, out: Path, *, resume: bool = False, console: Console 
     Raises:
         FileExistsError: If ``out`` already holds a run and ``resume`` is False, so that nothing is overwritten.
         Interrupted: After Ctrl-C, when the state has been saved.
-        ParityError: If the potential differs from its formulas on a few atoms of the training frames.
+        BackendMismatchError: If the potential differs from its formulas on a few atoms of the training frames.
         ValueError, MemoryError, FloatingPointError: With file, frame and remedy.
     """
     console = console or Console(quiet=True)
@@ -85,7 +85,7 @@ def run(config: RunConfig, out: Path, *, resume: bool = False, console: Console 
     identity = _identity(config, prepared)
     if resume:
         state.restore(state_file, identity)
-    require_parity(potential, _one_with_edges(prepared.graphs["train"]))
+    require_backend_match(potential, _one_with_edges(prepared.graphs["train"]))
     _describe(console, config, prepared, potential, state)
     (out / "plots").mkdir(parents=True, exist_ok=True)
     (out / "config.toml").write_text(to_toml(config))

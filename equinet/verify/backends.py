@@ -1,7 +1,7 @@
 r"""A potential compared with its formulas on a small part of one's own input, before its first result is believed.
 
 A kernel that passed its tests elsewhere may still be wrong here: another GPU, another driver, another version of torch. So where a
-potential is first used, energies, forces and second derivatives of a few atoms are computed twice: as it stands, and by its naive
+potential is first used, energies, forces and second derivatives of a few atoms are computed twice: as it stands, and by its reference
 twin, which has the same weights and works term by term, in float64, on the CPU, with torch's own operations.
 """
 
@@ -38,7 +38,7 @@ TOLERANCES: dict[tuple[torch.dtype, Precision], tuple[float, float, float]] = {
     (torch.float32, "tf32"): (0.1, 0.1, 0.1),
     (torch.float32, "bf16"): (0.5, 0.5, 0.5),
 }
-# A slope smaller than this part of the largest is what rounding leaves of larger terms.
+# A gradient smaller than this part of the largest is what rounding leaves of larger terms.
 FLOOR = 1e-3
 
 ENERGY, FORCES, STRESS = "energies of atoms", "forces", "stress"
@@ -47,7 +47,7 @@ Values = dict[str, Tensor]
 _passed: set[tuple[object, ...]] = set()
 
 
-class ParityError(RuntimeError):
+class BackendMismatchError(RuntimeError):
     """What a potential computes here is not what its formulas say; the message says how much is wrong, and what to do."""
 
 
@@ -105,8 +105,8 @@ class Difference(NamedTuple):
         return self.relative / self.tolerance if math.isfinite(self.relative) else math.inf
 
 
-def require_parity(potential: Potential, graph: AtomicGraph) -> bool:
-    """Compare a potential with its naive twin on a small part of ``graph``, once in a process for all that kernels depend on.
+def require_backend_match(potential: Potential, graph: AtomicGraph) -> bool:
+    """Compare a potential with its reference form on a small part of ``graph``, once in a process for all that kernels depend on.
 
     If coarse products are chosen (:mod:`equinet.ops.precision`), it is compared without them first and then with them.
 
@@ -122,14 +122,14 @@ def require_parity(potential: Potential, graph: AtomicGraph) -> bool:
         no finite numbers either: then weights or structure are at fault, and whoever computes with them will see.
 
     Raises:
-        ParityError: If they differ by more than rounding can explain.
+        BackendMismatchError: If they differ by more than rounding can explain.
         ValueError: If the model does not know an element.
     """
     part = small_part(graph)
     if part is None:
         return False
     key = _key(potential, part)
-    if key in _passed or _is_naive(potential):
+    if key in _passed or _is_reference(potential):
         return True
     for precision in dict.fromkeys(("ieee", chosen())):  # coarse products would hide what else is wrong
         with matmul_precision(precision):
@@ -137,13 +137,13 @@ def require_parity(potential: Potential, graph: AtomicGraph) -> bool:
             if found is None:
                 return False
             if not all(difference.tolerable for difference in found):
-                raise ParityError(_complaint(potential, part, found))
+                raise BackendMismatchError(_complaint(potential, part, found))
     _passed.add(key)
     return True
 
 
 def differences(potential: Potential, graph: AtomicGraph) -> list[Difference] | None:
-    """How far a potential is from its naive twin on a small graph; None if the twin is not finite.
+    """How far a potential is from its reference form on a small graph; None if the twin is not finite.
 
     Compared are the energy of every atom, the force on it, the stress where there is one, and second derivatives: of a random
     combination of forces and stress with respect to each weight, as training takes them; with respect to positions and cell
@@ -152,7 +152,7 @@ def differences(potential: Potential, graph: AtomicGraph) -> list[Difference] | 
     trained = any(parameter.requires_grad for parameter in potential.parameters())
     with torch.enable_grad():
         with formulas(), matmul_precision("ieee"):
-            twin, own = naive_twin(potential), copy.copy(graph).to("cpu")  # `to` would move the caller's
+            twin, own = reference_potential(potential), copy.copy(graph).to("cpu")  # `to` would move the caller's
             want, sizes = _evaluate(twin, own, trained), _sizes(twin, own)
         if not all(value.isfinite().all() for value in want.values()):
             return None
@@ -161,25 +161,25 @@ def differences(potential: Potential, graph: AtomicGraph) -> list[Difference] | 
     # Of the total energy of an atom, mostly its reference, float64 has sixteen digits.
     resolved = 4 * torch.finfo(torch.float64).eps * float(want[ENERGY].abs().max()) / sizes[ENERGY]
     limits = {ENERGY: max(energy, resolved), FORCES: force, STRESS: force}
-    slopes = {name: _rms(value) for name, value in want.items() if name not in limits}
+    gradients = {name: _rms(value) for name, value in want.items() if name not in limits}
     found = []
     for name, value in want.items():
         error = got[name] - value
         if name in limits:
             found.append(Difference(name, float(error.abs().max()) / sizes[name], limits[name]))
         else:
-            size = max(slopes[name], FLOOR * max(slopes.values())) or 1.0
+            size = max(gradients[name], FLOOR * max(gradients.values())) or 1.0
             found.append(Difference(name, _rms(error) / size, second))
     return found
 
 
-def naive_twin(potential: Potential) -> Potential:
+def reference_potential(potential: Potential) -> Potential:
     """A copy in float64 on the CPU, with the same weights and tables, and every tensor product term by term.
 
-    A CP decomposition stays one: its naive form is the exact tensor, which it may only approximate.
+    A CP decomposition stays one: its reference form is the exact tensor, which it may only approximate.
     """
     twin, config = copy.deepcopy(potential).cpu(), potential.model.config
-    convolution, many_body = _naive(config.convolution), _naive(config.many_body)
+    convolution, many_body = _reference(config.convolution), _reference(config.many_body)
     for interaction, product, _ in twin.model.layers:
         if convolution is not None:
             interaction.convolution = convolution.convolution(interaction.convolution.spec)
@@ -188,11 +188,11 @@ def naive_twin(potential: Potential) -> Potential:
     return twin.double()
 
 
-def _naive(method: Method) -> Method | None:
+def _reference(method: Method) -> Method | None:
     """A method's slow form; None if it has none that computes the same."""
     if isinstance(method, CPDecomposed) or "backend" not in {field.name for field in fields(cast(Any, method))}:
         return None
-    return cast(Method, replace(cast(Any, method), backend="naive"))
+    return cast(Method, replace(cast(Any, method), backend="reference"))
 
 
 def small_part(graph: AtomicGraph) -> AtomicGraph | None:
@@ -274,18 +274,18 @@ def _evaluate(potential: Potential, graph: AtomicGraph, trained: bool) -> Values
     if trained:
         weights = {name: weight for name, weight in potential.named_parameters() if weight.requires_grad}
         with only("weights"):
-            slopes = torch.autograd.grad(scalar, list(weights.values()), allow_unused=True, materialize_grads=True)
-        names = [f"slope of forces in {name}" for name in weights]
+            gradients = torch.autograd.grad(scalar, list(weights.values()), allow_unused=True, materialize_grads=True)
+        names = [f"gradient of forces in {name}" for name in weights]
     else:
-        slopes = torch.autograd.grad(scalar, moving, allow_unused=True, materialize_grads=True)
-        names = ["slope of forces in positions", "slope of forces in the cell"]
+        gradients = torch.autograd.grad(scalar, moving, allow_unused=True, materialize_grads=True)
+        names = ["gradient of forces in positions", "gradient of forces in the cell"]
     if not potential.training:  # and once more as it will be called
         output = potential(graph, stress=volume > 0)
         values = {FORCES: output["forces"].double().cpu()}
         if volume > 0:
             values[STRESS] = volume * output["stress"].double().cpu()
     values[ENERGY] = output["node_energy"].detach().cpu()
-    return values | {name: slope.double().cpu() for name, slope in zip(names, slopes)}
+    return values | {name: gradient.double().cpu() for name, gradient in zip(names, gradients)}
 
 
 @contextmanager
@@ -303,10 +303,10 @@ def _sizes(twin: Potential, graph: AtomicGraph) -> dict[str, float]:
     """How large the terms are that energies, forces and virial are sums of: rounding goes with these, sums may cancel."""
     vectors = displacements(graph).requires_grad_()
     energy = twin.node_energies(vectors, twin.species(graph.atomic_numbers), graph.edge_index)
-    (slopes,) = torch.autograd.grad(energy.sum(), vectors)
+    (gradients,) = torch.autograd.grad(energy.sum(), vectors)
     reference = twin.scale.reference[twin.species(graph.atomic_numbers)]
-    of_atom = slopes.new_zeros(graph.num_nodes).index_add(0, graph.edge_index[0], 2 * slopes.square().sum(dim=1))
-    virial = (slopes.norm(dim=1) * vectors.detach().norm(dim=1)).sum()  # edges of one length err in one direction
+    of_atom = gradients.new_zeros(graph.num_nodes).index_add(0, graph.edge_index[0], 2 * gradients.square().sum(dim=1))
+    virial = (gradients.norm(dim=1) * vectors.detach().norm(dim=1)).sum()  # edges of one length err in one direction
     sizes = {ENERGY: _rms(energy.detach() - reference), FORCES: float(of_atom.mean().sqrt()), STRESS: float(virial)}
     return {name: size or 1.0 for name, size in sizes.items()}
 
@@ -317,11 +317,11 @@ def _executors(potential: Potential) -> list[str]:
     return [type(executor).__name__ for layer in layers for executor in layer]
 
 
-def _is_naive(potential: Potential) -> bool:
+def _is_reference(potential: Potential) -> bool:
     """Whether it is its own twin."""
     config = potential.model.config
     backends = {getattr(method, "backend", None) for method in (config.convolution, config.many_body)}
-    return backends == {"naive"} and potential.device.type == "cpu" and potential.dtype == torch.float64
+    return backends == {"reference"} and potential.device.type == "cpu" and potential.dtype == torch.float64
 
 
 def _key(potential: Potential, part: AtomicGraph) -> tuple[object, ...]:
@@ -347,7 +347,7 @@ def _complaint(potential: Potential, part: AtomicGraph, found: list[Difference])
     dtype = str(potential.dtype).removeprefix("torch.") + (
         "" if chosen() == "ieee" else f", matrix products in {chosen()}"
     )
-    # Energies and forces first, then the slopes that are worst.
+    # Energies and forces first, then the gradients that are worst.
     worst = sorted(
         (each for each in found if not each.tolerable),
         key=lambda each: (each.quantity not in (ENERGY, FORCES, STRESS), -each.excess),
@@ -360,7 +360,7 @@ def _complaint(potential: Potential, part: AtomicGraph, found: list[Difference])
         f"this potential computes wrong numbers on {name} in {dtype}: compared with its formulas on {part.num_nodes} atoms and "
         f"{part.num_edges} edges of your input, {wrong}{more} (relative). It runs {', '.join(dict.fromkeys(_executors(potential)))} "
         f'with torch {torch.__version__}. Nothing has been computed with it. Take tensor products with `backend="torch"` or '
-        '`backend="naive"`, or another device, and please report this message'
+        '`backend="reference"`, or another device, and please report this message'
     )
 
 

@@ -127,11 +127,11 @@ def self_test() -> list[Tested]:
     """Every method as it comes, and exact couplings with every backend that runs here, on the CPU and on a GPU if there is one."""
     results = []
     for name, method in _methods():
-        naive = replace(method, backend="naive")
+        reference = replace(method, backend="reference")
         for role, spec in (("convolution", _convolution_spec(name)), ("many_body", _many_body_spec(name))):
             if method.supports(spec):
                 continue  # the bracket and the frame of an edge have one role each here
-            expected = _run(_build(naive, spec), spec, torch.float64)
+            expected = _run(_build(reference, spec), spec, torch.float64)
             for device, dtype in itertools.product(_devices(), (torch.float32, torch.float64)):
                 try:
                     fast = _build(method, spec)
@@ -154,7 +154,7 @@ def _methods() -> list[tuple[str, Any]]:
         (name, method_from_config({"method": name, **({"rank": 36} if name == "cp" else {})})) for name in METHODS
     ]
     for backend in get_args(get_type_hints(ClebschGordan)["backend"]):
-        if backend not in ("auto", "naive"):
+        if backend not in ("auto", "reference"):
             with suppress(ValueError):  # the library is not there; the table of packages says so
                 found.append(("cg", ClebschGordan(backend)))
     return found

@@ -224,13 +224,13 @@ class _Survey:
                 yield name, "stress", _rms(got["stress"] - want["stress"]), 0.0
         for _ in range(DIRECTIONS if self.potential.dtype == torch.float64 else 0):  # float32 is too coarse
             way = random(len(atoms), 3)
-            error, size = self.slope(n, positions=way) + (alone["forces"] * way).sum(), float(way.norm())
+            error, size = self.gradient(n, positions=way) + (alone["forces"] * way).sum(), float(way.norm())
             yield "F = -dE/dx", "forces", float(error.abs()) / size, unit / STEP / size
             if has_volume(atoms):
                 strain, volume = random(3, 3).triu(), float(atoms.cell.volume)
                 strain = strain + strain.T
-                slope = self.slope(n, positions=graph.positions @ strain, cell=graph.cell @ strain)
-                error, size = slope - volume * (alone["stress"][0] * strain).sum(), volume * float(strain.norm())
+                gradient = self.gradient(n, positions=graph.positions @ strain, cell=graph.cell @ strain)
+                error, size = gradient - volume * (alone["stress"][0] * strain).sum(), volume * float(strain.norm())
                 yield "σ = dE/dε/V", "stress", float(error.abs()) / size, unit / STEP / size
 
     def comparisons(self, n: int, random: Callable[..., Tensor]) -> Iterator[tuple[str, Output, Output]]:
@@ -267,7 +267,7 @@ class _Survey:
             twice["energy"] = twice["energy"] / 2
             yield "doubled cell", twice, {**want, "forces": want["forces"].repeat(2, 1)}
 
-    def slope(self, n: int, **rates: Tensor) -> Tensor:
+    def gradient(self, n: int, **rates: Tensor) -> Tensor:
         """Derivative of the energy while fields of a graph change at these rates, by central differences of fourth order."""
         energy = {}
         for k in (-2, -1, 1, 2):

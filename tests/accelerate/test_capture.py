@@ -121,10 +121,10 @@ def test_an_edge_beyond_the_cutoff_adds_exactly_nothing(make_potential: MakePote
     vectors = (vectors * lengths[:, None]).requires_grad_()
     edges = Edges(index, 3, mirrored=not potential.model.directed)
     energy = potential.node_energies(vectors, species, edges)
-    (slopes,) = torch.autograd.grad(energy.sum(), vectors)
+    (gradients,) = torch.autograd.grad(energy.sum(), vectors)
     beyond = vectors.norm(dim=1) >= potential.cutoff  # the first may round to just below, where little is left
     assert beyond.sum() >= 59
-    assert (slopes[beyond] == 0).all()
+    assert (gradients[beyond] == 0).all()
     alone = potential.node_energies(vectors[:0], species, Edges(index[:, :0], 3, mirrored=edges.mirrored))
     with torch.no_grad():
         far = potential.node_energies(vectors[beyond], species, Edges(index[:, beyond], 3, mirrored=edges.mirrored))

@@ -197,8 +197,8 @@ def test_detach_in_a_graph_spoils_gradients_and_erasing_it_mends_them() -> None:
     def force(weights: list[Tensor], x: Tensor) -> Tensor:
         x = x.detach().requires_grad_()
         a, b, c, d = weights
-        (slope,) = torch.autograd.grad((torch.tanh(x @ a.T + b) @ c.T + d).sum(), x, create_graph=True)
-        return slope
+        (gradient,) = torch.autograd.grad((torch.tanh(x @ a.T + b) @ c.T + d).sum(), x, create_graph=True)
+        return gradient
 
     leaves = [weight.clone().requires_grad_() for weight in weights]
     expected = torch.autograd.grad(force(leaves, x).square().sum(), leaves[:3])
@@ -206,8 +206,8 @@ def test_detach_in_a_graph_spoils_gradients_and_erasing_it_mends_them() -> None:
     for erase in (False, True):
         graph = make_fx(force)(leaves, x)
         graph = erase_detach(graph) if erase else graph
-        slopes = torch.autograd.grad(graph(leaves, x).square().sum(), leaves[:3], materialize_grads=True)
-        found[erase] = max(float((a - b).norm() / b.norm()) for a, b in zip(slopes, expected))
+        gradients = torch.autograd.grad(graph(leaves, x).square().sum(), leaves[:3], materialize_grads=True)
+        found[erase] = max(float((a - b).norm() / b.norm()) for a, b in zip(gradients, expected))
     assert found[False] > 0.1
     assert found[True] < 1e-10
 
@@ -263,7 +263,7 @@ def test_linear_maps_as_operators_are_the_linear_maps(
     for form in (mix, linear_operator.recorded_mix):
         y = form(leaves[0], leaves[1:], plan, groups)
         first = torch.autograd.grad(y.square().sum(), leaves, create_graph=True)
-        second = torch.autograd.grad(sum((slope**2).sum() for slope in first), leaves)
+        second = torch.autograd.grad(sum((gradient**2).sum() for gradient in first), leaves)
         found.append([y, *first, *second])
     torch.testing.assert_close(found[0], found[1])
 
@@ -276,4 +276,4 @@ def test_the_operators_keep_what_torch_asks_of_operators(grouped: bool) -> None:
     count = (2 if grouped else 1) * sum(a * b for a, b in plan.matrices(3, 3))
     w = torch.randn(count, dtype=torch.float64, requires_grad=True)
     library.opcheck(linear_operator.mix, (x, w, *nodes, *linear_operator._numbers(plan), 3))
-    library.opcheck(linear_operator.mix_slopes, (x, g, *nodes, *linear_operator._numbers(plan), count))
+    library.opcheck(linear_operator.mix_gradients, (x, g, *nodes, *linear_operator._numbers(plan), count))

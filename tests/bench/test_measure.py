@@ -17,7 +17,7 @@ from equinet.bench.models.contenders import DYNAMICS, EQUINET, FORCES, TASKS, TR
 from equinet.bench.models.dynamics import Block, steps_in_block
 from equinet.bench.models.lineup import line_up, require_same
 from equinet.bench.models.memory import Need
-from equinet.bench.models.pair import naive_twin, random_potential
+from equinet.bench.models.pair import random_potential, reference_potential
 from equinet.bench.models.problems import Architecture, Problem, molecules
 from equinet.bench.products.timing import Timing
 from equinet.md import EquinetCalculator
@@ -106,7 +106,7 @@ def test_what_does_not_fit_into_memory_is_left_out_with_the_reason(plan, monkeyp
 
 def test_equinet_in_float64_is_held_against_its_formulas():
     potential = random_potential(TINY.config, (1, 8), WATER.frames, 3.0)
-    right, broken = Equinet(naive_twin(potential), "float64"), Equinet(potential, "float64")
+    right, broken = Equinet(reference_potential(potential), "float64"), Equinet(potential, "float64")
     require_same(broken, right, WATER.frames)
     with torch.no_grad():
         next(iter(potential.model.interactions[0].linear.parameters())).mul_(1.001)

@@ -16,7 +16,7 @@ from equinet.bench.products.peers.by_e3nn import E3nn
 from equinet.bench.products.problems import Problem, pair_problem
 from equinet.bench.products.record import Settings
 from equinet.ops import SO2, Bracket, ClebschGordan, CPDecomposed, GauntGrid, ManyBodySpec, TensorProductSpec
-from equinet.ops.kernels.edge.reference import NaiveConvolution
+from equinet.ops.kernels.edge.reference import ReferenceConvolution
 
 CPU = torch.device("cpu")
 
@@ -40,14 +40,14 @@ def errors_of(contender: Any, problem: Problem, dtype: torch.dtype) -> float:
     return max(found.errors.values())
 
 
-def test_formulas_path_by_path_are_those_of_the_naive_twin():
+def test_formulas_path_by_path_are_those_of_the_reference_potential():
     for problem in (CONV, PAIRS):
         spec, index = problem.spec, problem.edge_index()
         x = torch.randn(problem.nodes, spec.irreps_in1.dim // 3, 3, dtype=torch.float64)
         y = torch.randn(problem.edges, spec.irreps_in2.dim, dtype=torch.float64)
         w = torch.randn(problem.edges, len(spec.paths), 3, dtype=torch.float64)
-        naive = NaiveConvolution(spec).double()(x, y, w, index)
-        torch.testing.assert_close(reference.convolution(spec, x, y, w, index), naive, rtol=0, atol=1e-13)
+        reference = ReferenceConvolution(spec).double()(x, y, w, index)
+        torch.testing.assert_close(reference.convolution(spec, x, y, w, index), reference, rtol=0, atol=1e-13)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -60,12 +60,12 @@ def test_e3nn_computes_what_the_formulas_say(problem, dtype):
 @pytest.mark.parametrize("problem", [CONV, PAIRS, PRODUCT], ids=lambda p: p.name)
 def test_cuequivariance_computes_what_the_formulas_say(problem, dtype):
     pytest.importorskip("cuequivariance_torch", reason="the second independent library is not installed")
-    assert 0 < errors_of(by_cuequivariance.CuEquivariance("naive", "cpu"), problem, dtype) < ALLOWED[dtype]
+    assert 0 < errors_of(by_cuequivariance.CuEquivariance("reference", "cpu"), problem, dtype) < ALLOWED[dtype]
 
 
 @pytest.mark.parametrize("problem", [CONV, PAIRS, PRODUCT], ids=lambda p: p.name)
 def test_ours_compute_what_the_formulas_say(problem):
-    for contender in ours(problem, [ClebschGordan(), GauntGrid(bracket=True), SO2()], naive=False):
+    for contender in ours(problem, [ClebschGordan(), GauntGrid(bracket=True), SO2()], reference=False):
         if contender.absent is None:
             assert errors_of(contender, problem, torch.float64) < ALLOWED[torch.float64]
 
@@ -80,18 +80,18 @@ def test_polynomials_of_another_space_are_refused():
 
 @dataclass(frozen=True)
 class WithAnotherBackend(ClebschGordan):
-    backend: Literal["auto", "quick", "torch", "naive"] = field(default="auto", metadata={"saved": False})
+    backend: Literal["auto", "quick", "torch", "reference"] = field(default="auto", metadata={"saved": False})
 
     def __post_init__(self) -> None:
         pass
 
 
 def test_backends_are_read_from_the_type_so_that_new_ones_take_part():
-    assert backends_of(WithAnotherBackend(), naive=False) == ["quick", "torch"]
-    assert backends_of(WithAnotherBackend(), naive=True) == ["quick", "torch", "naive"]
-    assert "torch" in backends_of(GauntGrid(), naive=False)
-    names = [contender.name for contender in ours(CONV, [GauntGrid()], naive=True)]
-    assert names[-1] == "ours: gaunt_grid, naive"
+    assert backends_of(WithAnotherBackend(), reference=False) == ["quick", "torch"]
+    assert backends_of(WithAnotherBackend(), reference=True) == ["quick", "torch", "reference"]
+    assert "torch" in backends_of(GauntGrid(), reference=False)
+    names = [contender.name for contender in ours(CONV, [GauntGrid()], reference=True)]
+    assert names[-1] == "ours: gaunt_grid, reference"
 
 
 def absences(problem: Problem) -> dict[str, str | None]:

@@ -37,8 +37,8 @@ def test_sums_stay_in_registers_and_no_tile_is_shuffled(capability: int) -> None
 
 
 @pytest.mark.parametrize("capability", [80, 90])
-def test_slopes_do_not_spill(capability: int) -> None:
-    cases = [(function, 1, "float32", 1, capability) for function in ("tangent", "backward", "bend")]
+def test_gradients_do_not_spill(capability: int) -> None:
+    cases = [(function, 1, "float32", 1, capability) for function in ("jvp", "backward", "double_backward")]
     cases += [("backward", 2, "float32", 1, capability), ("forward", 2, "float64", 1, capability)]
     for case, (registers, spilled, _, shuffled) in zip(cases, assembled(*cases), strict=True):
         assert registers <= 255, case

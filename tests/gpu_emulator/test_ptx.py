@@ -14,10 +14,10 @@ from equinet.graph import collate, from_atoms
 from equinet.ops import CPDecomposed, ManyBodySpec, SpeciesGroups, TensorProductSpec
 from equinet.ops.edges import Edges
 from equinet.ops.kernels.edge import gpu as edge_gpu
-from equinet.ops.kernels.edge.executor import CompiledConvolution
+from equinet.ops.kernels.edge.executor import GeneratedConvolution
 from equinet.ops.kernels.edge.reference import EdgeMatrixConvolution
 from equinet.ops.kernels.node import gpu_sums as node_gpu_sums
-from equinet.ops.kernels.node.executor import CompiledManyBody
+from equinet.ops.kernels.node.executor import GeneratedManyBody
 from equinet.ops.kernels.node.reference import HornerManyBody
 from equinet.ops.kernels.power import gpu as power_gpu
 from equinet.ops.kernels.power import operator as power_operator
@@ -35,14 +35,14 @@ def seeded() -> None:
 
 
 def derivatives(run: Callable[..., Tensor], leaves: Sequence[Tensor], order: int = 2) -> list[Tensor]:
-    """The result, and the slopes of a combination of slopes of ... of it."""
+    """The result, and the gradients of a combination of gradients of ... of it."""
     inputs = [leaf.clone().requires_grad_() for leaf in leaves]
     out = run(*inputs)
     found, value = [out], (out * weights_like(out)).sum() + out.square().sum()
     for _ in range(order):
-        slopes = torch.autograd.grad(value, inputs, create_graph=True, materialize_grads=True)
-        found += slopes
-        value = torch.stack([(slope * weights_like(slope)).sum() for slope in slopes]).sum()
+        gradients = torch.autograd.grad(value, inputs, create_graph=True, materialize_grads=True)
+        found += gradients
+        value = torch.stack([(gradient * weights_like(gradient)).sum() for gradient in gradients]).sum()
     return [each.detach() for each in found]
 
 
@@ -72,11 +72,11 @@ def check_edges(
     y = torch.randn(rows, spec.irreps_in2.dim, dtype=dtype)
     w = torch.randn(rows, len(spec.paths), spec.channels, dtype=dtype)
     edges = Edges(torch.randint(nodes - 1, (2, rows)), nodes, mirrored=mirrored)
-    reference, module = EdgeMatrixConvolution(spec).double(), CompiledConvolution(spec).to(dtype)
+    reference, module = EdgeMatrixConvolution(spec).double(), GeneratedConvolution(spec).to(dtype)
     expected = derivatives(lambda *x: reference(*x, edges), [each.double() for each in (x, y, w)])
     with emulated(capability) as ran:
         found = derivatives(lambda *x: module(*x, edges), [x, y, w])
-    assert set(ran) == {"edge_forward", "edge_tangent", "edge_backward", "edge_bend", "gather_sum"}
+    assert set(ran) == {"edge_forward", "edge_jvp", "edge_backward", "edge_double_backward", "gather_sum"}
     assert_alike(found, expected, dtype)
     return ran
 
@@ -106,7 +106,7 @@ def test_many_nodes_have_a_warp_each(channels: int, monkeypatch: pytest.MonkeyPa
 def test_several_kernels_add_to_what_others_left(mirrored: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(edge_gpu, "MOST", dict.fromkeys(edge_gpu.MOST, 20))
     ran = check_edges("3x0e+3x1o+3x1e", torch.float64, mirrored, 80)
-    assert ran.count("edge_bend") > 1
+    assert ran.count("edge_double_backward") > 1
 
 
 # Nodes.
@@ -134,13 +134,20 @@ def test_products_on_nodes(
     spec = ManyBodySpec(irreps, out, correlation, 4)
     species = torch.tensor([0, 1, 3])[torch.randint(3, (nodes,))]
     groups = SpeciesGroups(species)
-    reference, module = HornerManyBody(spec).double(), CompiledManyBody(spec).to(dtype)
+    reference, module = HornerManyBody(spec).double(), GeneratedManyBody(spec).to(dtype)
     x = torch.randn(nodes, spec.irreps_in.dim // spec.channels, spec.channels, dtype=dtype)
     leaves = [x, reference.initial_weight().to(dtype)]
     expected = derivatives(lambda *x: reference(*x, groups), [each.double() for each in leaves])
     with emulated(capability) as ran:
         found = derivatives(lambda *x: module(*x, groups), leaves)
-    names = {"node_value", "node_slope", "node_bend", "node_weight_slope", "node_bend_weights", "sum_of_chunks"}
+    names = {
+        "node_value",
+        "node_gradient",
+        "node_double_backward",
+        "node_weight_gradient",
+        "node_double_backward_weights",
+        "sum_of_chunks",
+    }
     assert set(ran) == names
     assert_alike(found, expected, dtype)
 
@@ -178,7 +185,7 @@ def test_powers_at_points(
     )
     with emulated(capability) as ran:
         found = derivatives(lambda *x: power_operator.value(x, table, form), fields)
-    assert set(ran) == {"power_value", "power_slope", "power_bend"}
+    assert set(ran) == {"power_value", "power_gradient", "power_double_backward"}
     assert_alike(found, expected, dtype)
 
 
@@ -194,7 +201,7 @@ def test_energy_and_forces_of_a_potential(
     expected = potential(graph)
     with emulated(90) as ran:
         found = potential(graph)
-    of_nodes = {"power_value", "power_slope"} if method != "cg" else {"node_value", "node_slope"}
+    of_nodes = {"power_value", "power_gradient"} if method != "cg" else {"node_value", "node_gradient"}
     assert set(ran) >= {"edge_forward", "edge_backward", "gather_sum"} | of_nodes
     assert len(ran) > len(set(ran))  # there is more than one layer
     for name in ("energy", "forces"):

@@ -62,7 +62,7 @@ def energy(potential: Potential, atoms: Atoms) -> float:
     return run(potential, atoms)["energy"].item()
 
 
-def slope_of(function: Callable[[float], float], step: float = 1e-4) -> float:
+def gradient_of(function: Callable[[float], float], step: float = 1e-4) -> float:
     """Derivative at zero by the five-point rule."""
     near, far = (function(h) - function(-h) for h in (step, 2 * step))
     return (8 * near - far) / (12 * step)
@@ -88,7 +88,7 @@ def test_forces_are_minus_the_energy_gradient(potential: Potential, atoms: Atoms
             copied.positions += h * direction
             return energy(potential, copied)
 
-        assert -slope_of(moved, 2e-5) == pytest.approx((forces * direction).sum(), rel=1e-6, abs=1e-5)
+        assert -gradient_of(moved, 2e-5) == pytest.approx((forces * direction).sum(), rel=1e-6, abs=1e-5)
 
 
 def test_stress_is_the_energy_gradient_in_strain(potential: Potential, atoms: Atoms) -> None:
@@ -101,8 +101,8 @@ def test_stress_is_the_energy_gradient_in_strain(potential: Potential, atoms: At
             copied.set_cell(atoms.cell[:] @ (np.eye(3) + h * strain), scale_atoms=True)
             return energy(potential, copied)
 
-        slope = slope_of(strained, 2e-5) / atoms.get_volume()
-        assert slope == pytest.approx((stress * strain).sum(), rel=1e-6, abs=1e-6)
+        gradient = gradient_of(strained, 2e-5) / atoms.get_volume()
+        assert gradient == pytest.approx((stress * strain).sum(), rel=1e-6, abs=1e-6)
 
 
 def check_equivariance(potential: Potential, atoms: Atoms) -> None:
@@ -189,9 +189,9 @@ def test_energy_force_and_curvature_are_continuous_at_the_cutoff(potential: Pote
             edge_index = edge_index[:, (edge_index.sum(0) != 2) | (edge_index[0] == 1)]
         vectors = moving[edge_index[1]] - moving[edge_index[0]]
         value = potential.node_energies(vectors, species, edge_index).sum()
-        (slope,) = torch.autograd.grad(value, r, create_graph=True)
-        (bend,) = torch.autograd.grad(slope, r)
-        return value.item(), slope.item(), bend.item(), edge_index.shape[1]
+        (gradient,) = torch.autograd.grad(value, r, create_graph=True)
+        (double_backward,) = torch.autograd.grad(gradient, r)
+        return value.item(), gradient.item(), double_backward.item(), edge_index.shape[1]
 
     inside, outside = curve(cutoff * (1 - 1e-11)), curve(cutoff * (1 + 1e-11))
     assert inside[3] == outside[3] + 2  # the pair is there in one and not in the other
@@ -239,7 +239,7 @@ def test_frozen_weights_give_the_same_forces(potential: Potential, atoms: Atoms)
         assert_same(run(potential, atoms), expected)
 
 
-def test_a_loss_on_forces_moves_every_parameter_and_its_slope_is_that_of_finite_differences(
+def test_a_loss_on_forces_moves_every_parameter_and_its_gradient_is_that_of_finite_differences(
     potential: Potential, triclinic: Atoms, force_loss: Callable[[Potential, AtomicGraph], Tensor]
 ) -> None:
     potential.train()
@@ -260,7 +260,7 @@ def test_a_loss_on_forces_moves_every_parameter_and_its_slope_is_that_of_finite_
         return force_loss(potential, graph).item()
 
     expected = sum((parameter.grad * directions[name]).sum().item() for name, parameter in names.items())
-    assert slope_of(loss_at, 1e-5) == pytest.approx(expected, rel=1e-5)
+    assert gradient_of(loss_at, 1e-5) == pytest.approx(expected, rel=1e-5)
 
 
 def test_repulsion_keeps_atoms_apart(make_potential: MakePotential) -> None:

@@ -87,10 +87,10 @@ def test_forces_are_minus_the_gradient(name: str, make_potential: MakePotential,
         moved.positions += times * step * direction
         return energy_and_forces(potential, moved)[0].item()
 
-    slope = (8 * (energy(1) - energy(-1)) - (energy(2) - energy(-2))) / (
+    gradient = (8 * (energy(1) - energy(-1)) - (energy(2) - energy(-2))) / (
         12 * step
     )  # errs with the fourth power of the step
-    assert slope == pytest.approx(-(forces.numpy() * direction).sum(), rel=1e-6, abs=1e-6)
+    assert gradient == pytest.approx(-(forces.numpy() * direction).sum(), rel=1e-6, abs=1e-6)
 
 
 @pytest.mark.parametrize("name", PRODUCTS)
@@ -167,16 +167,16 @@ def test_grid_and_fourier_are_one_function_of_the_same_weights(make_potential: M
 
 
 @pytest.mark.parametrize("name", [name for name in PRODUCTS if "CP" not in name])
-def test_the_naive_backend_is_the_same_function(name: str, make_potential: MakePotential, ethanol: Atoms) -> None:
+def test_the_reference_backend_is_the_same_function(name: str, make_potential: MakePotential, ethanol: Atoms) -> None:
     overrides = dict(PRODUCTS[name])
     fast = make_potential(**overrides, seed=6)
     for role in ("convolution", "many_body"):
         method = overrides.get(role, ClebschGordan())
-        overrides[role] = type(method)(**{**vars(method), "backend": "naive"})
-    naive = make_potential(**overrides, seed=7)
-    naive.load_state_dict(fast.state_dict())
-    assert "Naive" in repr(naive)
-    for ours, theirs in zip(energy_and_forces(fast, ethanol), energy_and_forces(naive, ethanol)):
+        overrides[role] = type(method)(**{**vars(method), "backend": "reference"})
+    reference = make_potential(**overrides, seed=7)
+    reference.load_state_dict(fast.state_dict())
+    assert "Reference" in repr(reference)
+    for ours, theirs in zip(energy_and_forces(fast, ethanol), energy_and_forces(reference, ethanol)):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-8)
 
 
@@ -247,8 +247,8 @@ def test_a_configuration_that_names_no_product_is_refused(value: Any, why: str) 
 
 
 def test_a_backend_is_not_part_of_a_saved_model(make_potential: MakePotential, tmp_path: Path) -> None:
-    naive = ClebschGordan(backend="naive")
-    save_potential(make_potential(convolution=naive, many_body=naive), tmp_path / "model.eqn")
+    reference = ClebschGordan(backend="reference")
+    save_potential(make_potential(convolution=reference, many_body=reference), tmp_path / "model.eqn")
     assert load_potential(tmp_path / "model.eqn").model.config.convolution == ClebschGordan()
 
 

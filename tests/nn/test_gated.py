@@ -91,7 +91,7 @@ GAIN_SILU = second_moment_one(lambda z: z / (1 + np.exp(-z)))
 GAIN_SIGMOID = second_moment_one(lambda z: 1 / (1 + np.exp(-z)))
 
 
-def naive_mlp(network: EdgeMLP, feats: Tensor, source: Tensor, target: Tensor) -> Tensor:
+def reference_mlp(network: EdgeMLP, feats: Tensor, source: Tensor, target: Tensor) -> Tensor:
     """Of one edge: everything known of it side by side, linear maps, layer norms written out."""
     x = network.linears[0].weight @ torch.cat([feats, source, target]) + network.linears[0].bias
     for linear, norm in zip(list(network.linears)[1:], network.norms):
@@ -101,7 +101,7 @@ def naive_mlp(network: EdgeMLP, feats: Tensor, source: Tensor, target: Tensor) -
     return x
 
 
-def naive_linear(module: EquivariantLinear, x: dict[o3.Irrep, Tensor]) -> dict[o3.Irrep, Tensor]:
+def reference_linear(module: EquivariantLinear, x: dict[o3.Irrep, Tensor]) -> dict[o3.Irrep, Tensor]:
     """Of one node; ``x`` holds ``(components, copies, channels)`` of each irrep."""
     return {
         ir: torch.einsum("mkc,kcd->md", x[ir], module.weights[str(ir)].view(*x[ir].shape[1:], -1))
@@ -110,13 +110,13 @@ def naive_linear(module: EquivariantLinear, x: dict[o3.Irrep, Tensor]) -> dict[o
     }
 
 
-def naive(
+def reference(
     layer: GatedInteraction, node_feats: Tensor, of_edge: EdgeFeatures, index: Tensor, species: Tensor
 ) -> tuple[Tensor, Tensor]:
     """The formula, node by node and edge by edge, with Wigner's symbols from e3nn."""
     dtype, paths = node_feats.dtype, layer.convolution.spec.paths
     nodes = [dict(zip(FEATURES, (each[:1, None], each[1:4, None]))) for each in node_feats]
-    sent = [naive_linear(layer.linear_up, each) for each in nodes]
+    sent = [reference_linear(layer.linear_up, each) for each in nodes]
     harmonics = of_edge.attrs.split([1, 3, 5], dim=1)
     densities = []
     for i in range(len(nodes)):
@@ -129,9 +129,9 @@ def naive(
             j = int(index[0, e])
             factor = 1 if of_edge.factor is None else of_edge.factor[e]
             known = [p[species[n]] / math.sqrt(SPECIES) for p, n in ((layer.source, j), (layer.target, i))]
-            weights = (naive_mlp(layer.radial, of_edge.feats[e], *known) * factor).view(len(paths), -1)
+            weights = (reference_mlp(layer.radial, of_edge.feats[e], *known) * factor).view(len(paths), -1)
             normalizer = normalizer + layer.beta * factor * torch.tanh(
-                naive_mlp(layer.density, of_edge.feats[e], *known) ** 2
+                reference_mlp(layer.density, of_edge.feats[e], *known) ** 2
             )
             used = dict.fromkeys(sums, 0)
             for weight, path in zip(weights, paths):
@@ -142,37 +142,44 @@ def naive(
                 used[path.out] += 1
         total = {ir: torch.stack(parts, dim=1) for ir, parts in sums.items()}
         own = {ir: value[:, None] for ir, value in sent[i].items()}
-        message = {ir: value / normalizer for ir, value in naive_linear(layer.linear_1, total).items()}
-        for ir, value in naive_linear(layer.linear_res, own).items():
+        message = {ir: value / normalizer for ir, value in reference_linear(layer.linear_1, total).items()}
+        for ir, value in reference_linear(layer.linear_res, own).items():
             message[ir] = message[ir] + value
         scalar = DENSITY[0]
-        gates = naive_linear(layer.gates_1, total)[scalar] / normalizer + naive_linear(layer.gates_res, own)[scalar]
+        gates = (
+            reference_linear(layer.gates_1, total)[scalar] / normalizer + reference_linear(layer.gates_res, own)[scalar]
+        )
         gates = GAIN_SIGMOID / (1 + torch.exp(-gates.view(len(DENSITY) - 1, -1)))
         gated = {scalar: GAIN_SILU * message[scalar] / (1 + torch.exp(-message[scalar]))}
         for ir, gate in zip(DENSITY[1:], gates):
             gated[ir] = message[ir] * gate
-        density = naive_linear(layer.linear_2, {ir: value[:, None] for ir, value in gated.items()})
+        density = reference_linear(layer.linear_2, {ir: value[:, None] for ir, value in gated.items()})
         densities.append(torch.cat([density[ir] for ir in DENSITY]) / 1.3)
-    skipped = [torch.cat(list(naive_linear(layer.skip, each).values())) for each in nodes]
+    skipped = [torch.cat(list(reference_linear(layer.skip, each).values())) for each in nodes]
     return torch.stack(densities), torch.stack(skipped)
 
 
-def value_and_slopes(layer: GatedInteraction, case: Case, envelope_on: str, twin: bool) -> list[Tensor]:
+def value_and_gradients(layer: GatedInteraction, case: Case, envelope_on: str, twin: bool) -> list[Tensor]:
     """Both results, and their first and second derivatives in vectors, features and every parameter."""
     leaves = [case.vectors.clone().requires_grad_(), case.node_feats.clone().requires_grad_(), *layer.parameters()]
     of_edge = features_of(leaves[0], envelope_on)
     if twin:
-        results = naive(layer, leaves[1], of_edge, case.index, case.species)
+        results = reference(layer, leaves[1], of_edge, case.index, case.species)
     else:
         results = layer(leaves[1], of_edge, case.edges, SpeciesGroups(case.species))
     generator = torch.Generator().manual_seed(4)
     probe = [torch.randn(r.shape, generator=generator, dtype=torch.float64).to(r.dtype) for r in results]
     total = sum((p * r).sum() for p, r in zip(probe, results))
-    slopes = torch.autograd.grad(total, leaves, create_graph=True)
-    force = (slopes[0] * torch.linspace(-1, 1, slopes[0].numel(), dtype=slopes[0].dtype).view_as(slopes[0])).sum()
-    bends = torch.autograd.grad(force, leaves, allow_unused=True)
-    bends = [torch.zeros_like(leaf) if bend is None else bend for leaf, bend in zip(leaves, bends)]
-    return [each.detach() for each in (*results, *slopes, *bends)]
+    gradients = torch.autograd.grad(total, leaves, create_graph=True)
+    force = (
+        gradients[0] * torch.linspace(-1, 1, gradients[0].numel(), dtype=gradients[0].dtype).view_as(gradients[0])
+    ).sum()
+    double_backward = torch.autograd.grad(force, leaves, allow_unused=True)
+    double_backward = [
+        torch.zeros_like(leaf) if double_backward is None else double_backward
+        for leaf, double_backward in zip(leaves, double_backward)
+    ]
+    return [each.detach() for each in (*results, *gradients, *double_backward)]
 
 
 @pytest.mark.parametrize("envelope_on", ["basis", "weights"])
@@ -181,26 +188,26 @@ def test_value_and_two_derivatives_are_those_of_the_formula(
     envelope_on: str, channels: int, edge_channels: int
 ) -> None:
     layer, case = make_layer(channels, edge_channels), Case(channels=channels)
-    found, expected = (value_and_slopes(layer, case, envelope_on, twin) for twin in (False, True))
+    found, expected = (value_and_gradients(layer, case, envelope_on, twin) for twin in (False, True))
     assert len(found) == len(expected) == 2 + 2 * (2 + len(list(layer.parameters())))
     for ours, theirs in zip(found, expected):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-11 * max(1.0, theirs.abs().max().item()))
     names = ["vectors", "features", *dict(layer.named_parameters())]
-    for name, slope in zip(names, expected[2:]):
-        assert slope.abs().max() > 1e-4, name  # so that every part is tested
+    for name, gradient in zip(names, expected[2:]):
+        assert gradient.abs().max() > 1e-4, name  # so that every part is tested
 
 
 def test_single_precision_errs_at_most_twice_as_much_as_the_formula_does() -> None:
     layer, single = make_layer(), copy.deepcopy(make_layer()).float()
-    exact = value_and_slopes(layer, Case(), "weights", twin=True)
-    ours, theirs = (value_and_slopes(single, Case(torch.float32), "weights", twin) for twin in (False, True))
+    exact = value_and_gradients(layer, Case(), "weights", twin=True)
+    ours, theirs = (value_and_gradients(single, Case(torch.float32), "weights", twin) for twin in (False, True))
 
     def errors(results: list[Tensor], start: int, stop: int) -> float:
         parts = [(a.double() - b).square().sum() for a, b in zip(results[start:stop], exact[start:stop])]
         return math.sqrt(sum(part.item() for part in parts))
 
     n = 2 + len(list(layer.parameters()))
-    for start, stop in itertools.pairwise((0, 2, 2 + n, 2 + 2 * n)):  # values, slopes, bends
+    for start, stop in itertools.pairwise((0, 2, 2 + n, 2 + 2 * n)):  # values, gradients, double_backward
         assert 0 < errors(ours, start, stop) <= 2 * errors(theirs, start, stop)
 
 
@@ -261,8 +268,8 @@ def test_structures_without_edges_work(nodes: int) -> None:
     density, residual = layer(case.node_feats[:nodes], features_of(vectors, "weights"), edges, groups)
     assert density.shape == (nodes, 9, 3)
     assert residual.shape == (nodes, 4, 3)
-    (slope,) = torch.autograd.grad(density.sum(), vectors, create_graph=True)
-    assert slope.shape == (0, 3)
+    (gradient,) = torch.autograd.grad(density.sum(), vectors, create_graph=True)
+    assert gradient.shape == (0, 3)
 
 
 def test_it_turns_with_its_input(representation: Callable[[str, Tensor], Tensor], orthogonal: Tensor) -> None:

@@ -108,12 +108,12 @@ def test_degrees_that_do_not_come_in_go_out_as_zero() -> None:
     assert out[:, 0].abs().min() > 0
 
 
-def test_a_species_without_nodes_gets_no_slope() -> None:
+def test_a_species_without_nodes_gets_no_gradient() -> None:
     linear = SpeciesLinear(TRUE[:1], TRUE[:1], 2, 3)
     linear(torch.randn(2, 1, 2), SpeciesGroups(torch.tensor([2, 0]))).sum().backward()
-    slope = linear.weights["0e"].grad
-    assert torch.equal(slope[1], torch.zeros(2, 2))
-    assert slope[0].abs().min() > 0
+    gradient = linear.weights["0e"].grad
+    assert torch.equal(gradient[1], torch.zeros(2, 2))
+    assert gradient[0].abs().min() > 0
 
 
 def test_without_nodes_there_are_no_rows() -> None:

@@ -16,7 +16,7 @@ def features() -> Tensor:
     return torch.randn(7, 4, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
 
 
-def naive(readout: Readout, scalars: Tensor) -> Tensor:
+def reference(readout: Readout, scalars: Tensor) -> Tensor:
     """Of one node: sums written out, SiLU with a unit second moment between them."""
     x = scalars
     for n, weight in enumerate(readout.network.weights):
@@ -41,7 +41,7 @@ def test_an_energy_is_that_of_the_formula(hidden: int, biases: bool, sizes: tupl
         assert torch.equal(bias, torch.zeros_like(bias))
         with torch.no_grad():
             bias.normal_()
-    expected = torch.stack([naive(readout, each[0]) for each in features()])
+    expected = torch.stack([reference(readout, each[0]) for each in features()])
     torch.testing.assert_close(readout(features()), expected, rtol=1e-12, atol=1e-12)
 
 

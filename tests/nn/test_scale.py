@@ -63,10 +63,10 @@ def test_references_are_saved_but_not_trained(scale: EnergyScale) -> None:
     assert list(scale.parameters()) == []
 
 
-def test_the_gate_hands_its_slope_on(scale: EnergyScale) -> None:
+def test_the_gate_hands_its_gradient_on(scale: EnergyScale) -> None:
     output, coordination = torch.zeros(1), torch.tensor([0.4], dtype=torch.float64, requires_grad=True)
-    (slope,) = torch.autograd.grad(scale(output, coordination, torch.tensor([0])).sum(), coordination)
-    assert slope.item() == pytest.approx(SHIFT[0] * (1 - math.tanh(0.4) ** 2), rel=1e-13)
+    (gradient,) = torch.autograd.grad(scale(output, coordination, torch.tensor([0])).sum(), coordination)
+    assert gradient.item() == pytest.approx(SHIFT[0] * (1 - math.tanh(0.4) ** 2), rel=1e-13)
 
 
 def test_lists_of_different_length_are_refused() -> None:

@@ -33,7 +33,7 @@ def polynomial(r: Tensor) -> Tensor:
 
 def table_of_intervals(function: Function, intervals: int) -> RadialTable:
     table = RadialTable(_tabulate(function, START, CUTOFF, intervals, 1e-3), START, CUTOFF, 0, 0).double()
-    table.value_error, table.slope_error = table.errors(function)
+    table.value_error, table.gradient_error = table.errors(function)
     return table
 
 
@@ -50,16 +50,16 @@ def derivatives(function: Function, r: Tensor, order: int) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("error", [1e-3, 1e-6, 1e-9])
-def test_value_and_slope_are_those_of_the_function_within_the_error_asked_for(error: float) -> None:
+def test_value_and_gradient_are_those_of_the_function_within_the_error_asked_for(error: float) -> None:
     function = network()
     table = RadialTable.of(function, CUTOFF, error).double()
-    assert max(table.value_error, table.slope_error) <= error
+    assert max(table.value_error, table.gradient_error) <= error
     r = torch.rand(5000, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) * (CUTOFF - START) + START
     bonded = r[:, 0] > 0.5
     for found, expected in zip(derivatives(table, r, 1), derivatives(function, r, 1)):
         assert (found - expected).abs().max() <= 1.01 * error * expected[bonded].abs().max()
     coarser = table_of_intervals(function, (table.knots - 1) // 2)
-    assert max(coarser.value_error, coarser.slope_error) > error or table.knots == 17
+    assert max(coarser.value_error, coarser.gradient_error) > error or table.knots == 17
 
 
 def test_a_polynomial_of_degree_five_is_exact_with_all_its_derivatives() -> None:
@@ -74,7 +74,7 @@ def test_errors_shrink_with_the_sixth_and_the_fifth_power_of_the_spacing() -> No
     tables = [table_of_intervals(network(), n) for n in (128, 256, 512)]
     for coarse, fine in pairwise(tables):
         assert coarse.value_error / fine.value_error == pytest.approx(2**6, rel=0.3)
-        assert coarse.slope_error / fine.slope_error == pytest.approx(2**5, rel=0.3)
+        assert coarse.gradient_error / fine.gradient_error == pytest.approx(2**5, rel=0.3)
 
 
 def test_the_error_is_that_of_the_formula() -> None:
@@ -147,9 +147,9 @@ def test_no_rows_make_no_rows(dtype: torch.dtype) -> None:
     out = table(r)
     assert out.shape == (0, 7)
     assert out.dtype == dtype
-    (slope,) = torch.autograd.grad(out.sum(), r, create_graph=True)
-    assert slope.shape == (0, 1)
-    assert torch.autograd.grad(slope.sum(), r)[0].shape == (0, 1)
+    (gradient,) = torch.autograd.grad(out.sum(), r, create_graph=True)
+    assert gradient.shape == (0, 1)
+    assert torch.autograd.grad(gradient.sum(), r)[0].shape == (0, 1)
 
 
 def test_a_distance_that_is_not_a_number_makes_no_number() -> None:
@@ -177,7 +177,7 @@ def test_it_comes_in_the_default_precision(double_default: None) -> None:
 
 def test_gradients_need_not_be_enabled_to_make_one() -> None:
     with torch.no_grad():
-        assert RadialTable.of(network(), CUTOFF).slope_error <= 1e-6
+        assert RadialTable.of(network(), CUTOFF).gradient_error <= 1e-6
 
 
 def test_a_table_says_how_good_it_is() -> None:
@@ -206,7 +206,7 @@ def test_what_cannot_be_tabulated_is_refused(function: Function, arguments: dict
         RadialTable.of(function, CUTOFF, **arguments)
 
 
-def test_slopes_in_single_precision_err_by_rounding_however_close_the_knots_are() -> None:
+def test_gradients_in_single_precision_err_by_rounding_however_close_the_knots_are() -> None:
     function = network()
     r = torch.linspace(0.8, CUTOFF - 0.1, 997, dtype=torch.float64)[:, None]
     exact = derivatives(function, r, 1)[1]

@@ -79,9 +79,9 @@ def test_the_agnesi_transform_falls_from_one_to_zero_most_steeply_about_half_a_b
     transform = AgnesiTransform([0.7])
     r = torch.linspace(1e-3, 8, 4000, dtype=torch.float64)[:, None].requires_grad_()
     x = transform(r, torch.zeros(2, len(r), dtype=torch.int64))
-    (slope,) = torch.autograd.grad(x.sum(), r)
-    assert (slope < 0).all()
-    assert 0.5 < r[slope.argmin()].item() < 0.7  # of atoms of 0.7 Å
+    (gradient,) = torch.autograd.grad(x.sum(), r)
+    assert (gradient < 0).all()
+    assert 0.5 < r[gradient.argmin()].item() < 0.7  # of atoms of 0.7 Å
     ends = transform(torch.tensor([[1e-4], [1e6]], dtype=torch.float64), torch.zeros(2, 2, dtype=torch.int64))
     torch.testing.assert_close(ends, torch.tensor([[1.0], [0.0]], dtype=torch.float64), rtol=0, atol=1e-5)
 

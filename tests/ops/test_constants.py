@@ -53,7 +53,7 @@ def test_changing_a_copy_leaves_the_original_alone() -> None:
     assert torch.equal(holder.thirds, THIRDS)
 
 
-@pytest.mark.parametrize("backend", ["compiled", "torch", "naive"])
+@pytest.mark.parametrize("backend", ["generated", "torch", "reference"])
 def test_every_operator_is_exact_in_double_after_a_detour_through_single(backend: str) -> None:
     method = ClebschGordan(backend)
     for module in (

@@ -23,7 +23,7 @@ STRUCTURES = {
     "no nodes": Atoms(),
 }
 METHODS_TO_TRY: dict[str, Method] = {
-    "naive": METHODS["cg"]("naive"),
+    "reference": METHODS["cg"]("reference"),
     **{name: METHODS[name]() for name in METHODS if name not in ("cp", "bracket")},
     "cp": CPDecomposed(rank=12),
     "degrees": GauntGrid(weights="degrees", copies=2),
@@ -132,7 +132,7 @@ def test_what_is_the_same_in_both_directions_is_summed_on_both_ends(name: str) -
 def test_every_convolution_gives_in_pairs_what_it_gives_edge_by_edge(method: str, name: str) -> None:
     edges, vectors = pairs_of(name)
     # Outputs that every one of the methods reaches; pseudotensors with the bracket alone.
-    outputs = "0e+1o+1e+2e" if method in ("joined", "naive", "cg", "so2", "matrix") else "0e+1o+2e"
+    outputs = "0e+1o+1e+2e" if method in ("joined", "reference", "cg", "so2", "matrix") else "0e+1o+2e"
     spec = TensorProductSpec("3x0e+3x1o", "0e+1o+2e", outputs)
     module = METHODS_TO_TRY[method].convolution(spec).double()
     harmonics = SphericalHarmonics(2).double()
@@ -140,17 +140,17 @@ def test_every_convolution_gives_in_pairs_what_it_gives_edge_by_edge(method: str
     features = torch.randn(edges.num_nodes, 4, 3, dtype=torch.float64)
     mixing = torch.randn(3, module.weight_numel * 3, dtype=torch.float64)
 
-    def value_and_slopes(edges: Edges | Tensor, there_and_back: bool) -> list[Tensor]:
+    def value_and_gradients(edges: Edges | Tensor, there_and_back: bool) -> list[Tensor]:
         x, v, m = (leaf.clone().requires_grad_() for leaf in (features, vectors, mixing))
         each = torch.cat([v, -v]) if there_and_back else v
         r = each.norm(dim=1, keepdim=True)
         weight = (torch.cat([r, r**2, torch.exp(-r)], dim=1) @ m).unflatten(1, (-1, 3))
         out = module(x, harmonics(each / r), weight, edges)
-        slopes = torch.autograd.grad(out.square().sum(), (x, v, m), create_graph=True)
-        return [out, *slopes, *torch.autograd.grad(sum(s.square().sum() for s in slopes), (x, v, m))]
+        gradients = torch.autograd.grad(out.square().sum(), (x, v, m), create_graph=True)
+        return [out, *gradients, *torch.autograd.grad(sum(s.square().sum() for s in gradients), (x, v, m))]
 
-    found = value_and_slopes(edges, False)
-    for ours, theirs in zip(found, value_and_slopes(edges.directed, True)):
+    found = value_and_gradients(edges, False)
+    for ours, theirs in zip(found, value_and_gradients(edges.directed, True)):
         scale = max(1.0, theirs.abs().max().item()) if theirs.numel() else 1.0
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-13 * scale)
     if name in ("molecule", "crystal"):

@@ -150,7 +150,7 @@ def test_a_shift_of_one_mev_is_an_energy_error_of_one_mev_per_atom(potential, et
     # the gate tanh(n) of an atom in a bond is one to some per mille
     assert found.mae["energy"] == pytest.approx(1.0, abs=0.01)
     assert found.rmse["energy"] == pytest.approx(1.0, abs=0.01)
-    # as the gate is not quite one, it has a slope too, and forces follow a little
+    # as the gate is not quite one, it has a gradient too, and forces follow a little
     assert found.rmse["forces"] < 0.05
 
 

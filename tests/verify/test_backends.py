@@ -21,13 +21,20 @@ from equinet.datasets import SAMPLE
 from equinet.graph import AtomicGraph, collate, displacements, from_atoms
 from equinet.md import EquinetCalculator
 from equinet.ops import ClebschGordan
-from equinet.ops.kernels.edge.reference import NaiveConvolution
-from equinet.ops.kernels.node.reference import NaiveManyBody
+from equinet.ops.kernels.edge.reference import ReferenceConvolution
+from equinet.ops.kernels.node.reference import ReferenceManyBody
 from equinet.ops.kernels.row import operator as row_operator
 from equinet.potential import Potential
 from equinet.train import evaluate_file, parse_config, run
 from equinet.verify import backends
-from equinet.verify.backends import ParityError, differences, naive_twin, require_parity, rounding, small_part
+from equinet.verify.backends import (
+    BackendMismatchError,
+    differences,
+    reference_potential,
+    require_backend_match,
+    rounding,
+    small_part,
+)
 
 MakePotential = Callable[..., Potential]
 
@@ -80,15 +87,15 @@ def test_every_potential_passes_by_a_factor_of_three(
         names = {difference.quantity for difference in found}
         assert {"energies of atoms", "forces"} < names
         assert ("stress" in names) == atoms.pbc.any()
-        assert ("slope of forces in model.interactions.1.linear_up.weights.0e" in names) == trained
-        assert ("slope of forces in positions" in names) != trained
+        assert ("gradient of forces in model.interactions.1.linear_up.weights.0e" in names) == trained
+        assert ("gradient of forces in positions" in names) != trained
         assert all(difference.relative < difference.tolerance / 3 for difference in found), found
         assert dtype == torch.float64 or max(difference.relative for difference in found) > 1e-7
 
 
 def test_tables_have_the_same_twin_and_pass(make_potential: MakePotential, triclinic: Atoms) -> None:
     potential = make_potential().float().tabulate(1e-3)  # a table far from the network, but not from itself
-    assert require_parity(potential, from_atoms(triclinic, potential.cutoff))
+    assert require_backend_match(potential, from_atoms(triclinic, potential.cutoff))
 
 
 def test_a_single_atom_with_its_images_is_compared_through_its_stress(potential: Potential, one_atom: Atoms) -> None:
@@ -100,13 +107,13 @@ def test_a_single_atom_with_its_images_is_compared_through_its_stress(potential:
     assert not found["stress"].tolerable
 
 
-def test_the_twin_is_naive_in_float64_with_the_same_weights(make_potential: MakePotential) -> None:
+def test_the_twin_is_reference_in_float64_with_the_same_weights(make_potential: MakePotential) -> None:
     potential = make_potential().float()
-    twin = naive_twin(potential)
+    twin = reference_potential(potential)
     assert twin.dtype == torch.float64
     for interaction, product, _ in twin.model.layers:
-        assert type(interaction.convolution) is NaiveConvolution
-        assert type(product.product) is NaiveManyBody
+        assert type(interaction.convolution) is ReferenceConvolution
+        assert type(product.product) is ReferenceManyBody
     for (name, ours), (other, theirs) in zip(potential.named_parameters(), twin.named_parameters()):
         assert name == other
         assert torch.equal(ours.double(), theirs)
@@ -119,25 +126,25 @@ class Scaled(Function):
     """A factor on the value, on the gradient, and on the gradient's gradient, each by itself."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, value: float, slope: float, bend: float) -> Tensor:
-        ctx.factors = slope, bend
+    def forward(ctx: Any, x: Tensor, value: float, gradient: float, double_backward: float) -> Tensor:
+        ctx.factors = gradient, double_backward
         return x * value
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
-        slope, bend = ctx.factors
-        return Bent.apply(grads[0], slope, bend), None, None, None
+        gradient, double_backward = ctx.factors
+        return Bent.apply(grads[0], gradient, double_backward), None, None, None
 
 
 class Bent(Function):
     @staticmethod
-    def forward(ctx: Any, g: Tensor, slope: float, bend: float) -> Tensor:
-        ctx.bend = bend
-        return g * slope
+    def forward(ctx: Any, g: Tensor, gradient: float, double_backward: float) -> Tensor:
+        ctx.double_backward = double_backward
+        return g * gradient
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
-        return grads[0] * ctx.bend, None, None
+        return grads[0] * ctx.double_backward, None, None
 
 
 def broken_in(potential: Potential, part: str, fault: Callable[[Tensor], Tensor], layer: int = 0) -> Potential:
@@ -184,8 +191,10 @@ def test_a_kernel_that_is_wrong_is_refused(
     potential: Potential, ethanol: Atoms, dtype: torch.dtype, fault: str, part: str, trained: bool
 ) -> None:
     broken = broken_in(potential.to(dtype), part, lambda value: Scaled.apply(value, *FAULTS[fault]))
-    with pytest.raises(ParityError, match=f"wrong numbers on cpu in {str(dtype)[6:]}: .* off by .*, tolerance "):
-        require_parity(broken.requires_grad_(trained), from_atoms(ethanol, potential.cutoff))
+    with pytest.raises(
+        BackendMismatchError, match=f"wrong numbers on cpu in {str(dtype)[6:]}: .* off by .*, tolerance "
+    ):
+        require_backend_match(broken.requires_grad_(trained), from_atoms(ethanol, potential.cutoff))
 
 
 @pytest.mark.parametrize("fault", ["gradient", "second derivative"])
@@ -198,7 +207,7 @@ def test_what_is_wrong_is_named(potential: Potential, ethanol: Atoms, fault: str
     }
     assert "energies of atoms" not in wrong
     assert ("forces" in wrong) == (fault == "gradient")
-    assert any(name.startswith("slope of forces in model.") for name in wrong)
+    assert any(name.startswith("gradient of forces in model.") for name in wrong)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
@@ -207,10 +216,10 @@ def test_a_kernel_that_is_wrong_for_one_element_is_refused(potential: Potential,
     atoms = bulk("C", "diamond", a=3.57, cubic=True).repeat(2)
     atoms.numbers[37] = 1
     broken = only_hydrogen(potential.to(dtype), 1.02)
-    with pytest.raises(ParityError, match=r"slope of forces in model.* off by"):
-        require_parity(broken, from_atoms(atoms, potential.cutoff))
+    with pytest.raises(BackendMismatchError, match=r"gradient of forces in model.* off by"):
+        require_backend_match(broken, from_atoms(atoms, potential.cutoff))
     del atoms[37]
-    assert require_parity(broken, from_atoms(atoms, potential.cutoff))  # without it nothing is wrong
+    assert require_backend_match(broken, from_atoms(atoms, potential.cutoff))  # without it nothing is wrong
 
 
 def test_a_linear_map_of_ours_that_is_wrong_is_refused(
@@ -221,8 +230,8 @@ def test_a_linear_map_of_ours_that_is_wrong_is_refused(
 
     right = kernels.mix
     monkeypatch.setattr(kernels, "mix", lambda *inputs: 1.001 * right(*inputs))
-    with pytest.raises(ParityError, match="energies of atoms"):
-        require_parity(potential, from_atoms(ethanol, potential.cutoff))
+    with pytest.raises(BackendMismatchError, match="energies of atoms"):
+        require_backend_match(potential, from_atoms(ethanol, potential.cutoff))
 
 
 def test_an_activation_of_ours_that_is_wrong_is_refused(
@@ -231,16 +240,16 @@ def test_an_activation_of_ours_that_is_wrong_is_refused(
     right = row_operator.row_value
     monkeypatch.setattr(row_operator, "WORTHWHILE", 1)
     monkeypatch.setattr(row_operator, "row_value", lambda x, name: [1.001 * each for each in right(x, name)])
-    with pytest.raises(ParityError, match="energies of atoms"):
-        require_parity(potential, from_atoms(ethanol, potential.cutoff))
+    with pytest.raises(BackendMismatchError, match="energies of atoms"):
+        require_backend_match(potential, from_atoms(ethanol, potential.cutoff))
 
 
 def test_the_message_tells_where_what_and_what_to_do(potential: Potential, triclinic: Atoms) -> None:
     graph = from_atoms(triclinic, potential.cutoff)
     part = small_part(graph)
     broken = broken_in(potential.float(), "product", lambda value: 1.01 * value)
-    with pytest.raises(ParityError) as raised:
-        require_parity(broken, graph)
+    with pytest.raises(BackendMismatchError) as raised:
+        require_backend_match(broken, graph)
     message = str(raised.value)
     executors = [type(interaction.convolution).__name__ for interaction, _, _ in potential.model.layers]
     for text in (
@@ -276,46 +285,50 @@ def test_it_runs_once_for_all_weights_and_again_for_whatever_else_decides_on_ker
         make_potential(many_body=ClebschGordan(backend="torch")),
         make_potential(channels=4),
     ):
-        assert require_parity(each, graph)
+        assert require_backend_match(each, graph)
         runs.append(len(counted))
     assert runs == [1, 1, 1, 2, 3, 4, 5, 6]
-    assert require_parity(potential, from_atoms(molecule("CO"), potential.cutoff))  # C, O known; not by themselves
+    assert require_backend_match(
+        potential, from_atoms(molecule("CO"), potential.cutoff)
+    )  # C, O known; not by themselves
     assert len(counted) == 7
 
 
 def test_a_failure_is_no_pass(potential: Potential, ethanol: Atoms) -> None:
     broken = broken_in(potential, "product", lambda value: 1.01 * value)
     for _ in range(2):
-        with pytest.raises(ParityError):
-            require_parity(broken, from_atoms(ethanol, potential.cutoff))
+        with pytest.raises(BackendMismatchError):
+            require_backend_match(broken, from_atoms(ethanol, potential.cutoff))
 
 
 def test_atoms_without_neighbours_tell_nothing_and_do_not_count(
     potential: Potential, ethanol: Atoms, counted: list[Potential]
 ) -> None:
     far = Atoms("CO", [[0, 0, 0], [0, 0, 50]])
-    assert not require_parity(potential, from_atoms(far, potential.cutoff))
-    assert not require_parity(potential, from_atoms(Atoms("C"), potential.cutoff))
+    assert not require_backend_match(potential, from_atoms(far, potential.cutoff))
+    assert not require_backend_match(potential, from_atoms(Atoms("C"), potential.cutoff))
     assert counted == []
-    assert require_parity(potential, from_atoms(ethanol, potential.cutoff))
+    assert require_backend_match(potential, from_atoms(ethanol, potential.cutoff))
     assert len(counted) == 1
 
 
-def test_the_naive_form_in_float64_on_the_cpu_is_not_compared_with_itself(
+def test_the_reference_form_in_float64_on_the_cpu_is_not_compared_with_itself(
     make_potential: MakePotential, ethanol: Atoms, counted: list[Potential]
 ) -> None:
-    naive = make_potential(convolution=ClebschGordan(backend="naive"), many_body=ClebschGordan(backend="naive"))
-    graph = from_atoms(ethanol, naive.cutoff)
-    assert require_parity(naive, graph)
+    reference = make_potential(
+        convolution=ClebschGordan(backend="reference"), many_body=ClebschGordan(backend="reference")
+    )
+    graph = from_atoms(ethanol, reference.cutoff)
+    assert require_backend_match(reference, graph)
     assert counted == []
-    assert require_parity(naive.float(), graph)
+    assert require_backend_match(reference.float(), graph)
     assert len(counted) == 1
 
 
 def test_weights_that_are_no_numbers_are_not_the_kernels_fault(potential: Potential, ethanol: Atoms) -> None:
     with torch.no_grad():
         next(potential.model.readouts.parameters()).fill_(torch.nan)
-    assert not require_parity(potential, from_atoms(ethanol, potential.cutoff))
+    assert not require_backend_match(potential, from_atoms(ethanol, potential.cutoff))
     ethanol.calc = EquinetCalculator(potential)
     with pytest.raises(FloatingPointError, match="not finite"):
         ethanol.get_forces()
@@ -331,7 +344,7 @@ def test_the_potential_the_graph_and_the_random_numbers_stay_as_they_are(
     graph = from_atoms(ethanol, potential.cutoff)
     before, random = graph.clone(), torch.get_rng_state()
     with torch.no_grad():
-        assert require_parity(potential, graph)
+        assert require_backend_match(potential, graph)
     assert potential.training == training
     assert all(module.training == training for module in potential.modules())
     assert all(parameter.requires_grad == trained for parameter in potential.parameters())
@@ -428,7 +441,7 @@ def test_the_calculator_refuses_before_its_first_result(
     wrong_everywhere(monkeypatch)
     ethanol.calc = EquinetCalculator(make_potential(), dtype="float32")
     for _ in range(2):
-        with pytest.raises(ParityError, match="Nothing has been computed"):
+        with pytest.raises(BackendMismatchError, match="Nothing has been computed"):
             ethanol.get_potential_energy()
     assert ethanol.calc.results == {}
 
@@ -458,7 +471,7 @@ def test_the_command_line_tells_it_in_one_sentence(
         assert result.exit_code == 1
         assert "error: this potential computes wrong numbers on cpu in float32" in " ".join(result.output.split())
         assert "Traceback" not in result.output
-    with pytest.raises(ParityError):
+    with pytest.raises(BackendMismatchError):
         evaluate_file(model, data, dtype="float32")
 
 
@@ -468,7 +481,7 @@ def test_training_refuses_to_start(tmp_path: Any, monkeypatch: pytest.MonkeyPatc
         {"data": {"train": str(SAMPLE["train"])}, "model": tiny, "train": {"epochs": 0, "device": "cpu"}}
     )
     wrong_everywhere(monkeypatch)
-    with pytest.raises(ParityError, match="slope of forces in model"):
+    with pytest.raises(BackendMismatchError, match="gradient of forces in model"):
         run(config, tmp_path / "run")
     assert not (tmp_path / "run" / "model.eqn").exists()
 

@@ -80,7 +80,7 @@ class Errors:
         double: Of equinet in float64.
         single: Of equinet in float32.
         of_mace: Of mace-torch itself in float32.
-        of_formulas: Of equinet's naive twin in float32, where ``single`` is beyond its limit; None elsewhere.
+        of_formulas: Of equinet's reference form in float32, where ``single`` is beyond its limit; None elsewhere.
         double_counts: Whether the float64 errors are judged; the weights of a float32 file are not, as they are rounded
             differently in two computations.
     """

@@ -14,7 +14,7 @@ from ase import Atoms
 
 from equinet.bench.models.contenders import EQUINET
 from equinet.bench.models.mace_peer import EAGER, batch_of, mace_defaults, read_mace
-from equinet.bench.models.pair import mean_neighbors, naive_twin
+from equinet.bench.models.pair import mean_neighbors, reference_potential
 from equinet.bench.models.random_mace import lively_mace
 from equinet.bench.products.timing import Ratio, Timing, interleaved
 from equinet.convert.mace.architecture import architecture_of, heads_of
@@ -167,7 +167,7 @@ def _compare(cell: Cell, model: Any, path: Path, frames: Mapping[str, Atoms], la
     own = {name: cell.worst("of_mace", name) or 0.0 for name in QUANTITIES}
     for n, one in enumerate(cell.errors):
         if one.excesses(own):
-            twin = naive_twin(load_mace(path, head=one.head, dtype=torch.float64)).to(torch.float32)
+            twin = reference_potential(load_mace(path, head=one.head, dtype=torch.float64)).to(torch.float32)
             found = outcome_of(twin, frames[one.structure], isolated[one.head])
             truth = truths[one.head][names.index(one.structure)]
             cell.errors[n] = replace(one, of_formulas=errors_of(found, truth))

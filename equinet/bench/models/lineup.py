@@ -12,7 +12,7 @@ from equinet.graph.atomic_graph import from_atoms
 
 from . import mace_peer
 from .contenders import EQUINET, Contender, Equinet, EquinetRecipe, Prediction, Recipe, relative_error
-from .pair import mean_neighbors, naive_twin, potential_like, potential_of, sample_of, save
+from .pair import mean_neighbors, potential_like, potential_of, reference_potential, sample_of, save
 from .problems import Architecture, Problem, require_elements
 from .random_mace import sized_mace
 
@@ -90,7 +90,7 @@ def line_up(
         if architecture.path is not None:
             require_elements(architecture.path, problems)
         potential = potential_of(architecture, elements, samples, neighbors)
-        oracle = Equinet(naive_twin(potential), "float64")
+        oracle = Equinet(reference_potential(potential), "float64")
     truth = Equinet(potential, "float64")
     require_same(truth, oracle, samples)
     recipes: dict[str, Recipe] = {EQUINET: EquinetRecipe(save(potential, folder), dtype, device)}

@@ -44,10 +44,10 @@ def potential_like(mace: Any, config: MACEConfig) -> Potential:
     return _with_products(load_mace(mace, dtype=torch.float64), config.convolution, config.many_body)
 
 
-def naive_twin(potential: Potential) -> Potential:
+def reference_potential(potential: Potential) -> Potential:
     """The same potential, each of its products computed by its formula, slowly."""
     config = potential.model.config
-    return _with_products(potential, *(replace(m, backend="naive") for m in (config.convolution, config.many_body)))
+    return _with_products(potential, *(replace(m, backend="reference") for m in (config.convolution, config.many_body)))
 
 
 def _with_products(potential: Potential, convolution: Any, many_body: Any) -> Potential:

@@ -143,7 +143,7 @@ class Missing:
 
 
 class OursBuilt:
-    """An executor and its naive twin."""
+    """An executor and its reference form."""
 
     def __init__(
         self, method: Method, spec: TensorProductSpec | ManyBodySpec, dtype: torch.dtype, device: torch.device
@@ -165,8 +165,8 @@ class OursBuilt:
     def twin(self) -> Any:
         """The formulas in float64, made when first asked for."""
         if self._twin is None:
-            naive: Any = dataclasses.replace(self._method, backend="naive")  # type: ignore[type-var]
-            self._twin = _executor(naive, self.spec).double()
+            reference: Any = dataclasses.replace(self._method, backend="reference")  # type: ignore[type-var]
+            self._twin = _executor(reference, self.spec).double()
             self._twin.to(self.device)
         return self._twin
 
@@ -245,24 +245,24 @@ def is_odd(spec: TensorProductSpec, n: int) -> bool:
     return bool((spec.irreps_in1[path.i1].ir.l + spec.irreps_in2[path.i2].ir.l + path.out.l) % 2)
 
 
-def backends_of(method: Method, naive: bool) -> list[str]:
+def backends_of(method: Method, reference: bool) -> list[str]:
     """The backends a method offers, read from the type of its field ``backend``; ``"auto"`` is one of them already."""
     offered = get_args(get_type_hints(type(method))["backend"])
-    return [name for name in offered if name != ANY and (naive or name != "naive")]
+    return [name for name in offered if name != ANY and (reference or name != "reference")]
 
 
-def ours(problem: Problem, methods: Sequence[Method] | None, naive: bool) -> list[Ours | Missing]:
+def ours(problem: Problem, methods: Sequence[Method] | None, reference: bool) -> list[Ours | Missing]:
     """Every method with every backend, those that cannot take part with the reason.
 
     Args:
         problem: What will be measured.
         methods: Which methods; by default all that :func:`equinet.ops.analysis.usual_methods` has for the spec.
-        naive: Whether the naive twins take part too.
+        reference: Whether the reference forms take part too.
     """
     found: list[Ours | Missing] = []
     for method in methods or usual_methods(problem.spec):
         absent = _why_absent(method, problem)
-        for backend in backends_of(method, naive):
+        for backend in backends_of(method, reference):
             name = f"ours: {label(method)}, {backend}"
             try:
                 chosen: Any = dataclasses.replace(method, backend=backend)  # type: ignore[type-var]
@@ -272,7 +272,7 @@ def ours(problem: Problem, methods: Sequence[Method] | None, naive: bool) -> lis
             if backend == "openequivariance" and isinstance(problem.spec, ManyBodySpec):
                 found.append(Missing(name, "it has no many-body product of its own, and takes that of auto"))
                 continue
-            if absent is None and backend == "compiled" and _has_no_code(chosen, problem.spec):
+            if absent is None and backend == "generated" and _has_no_code(chosen, problem.spec):
                 found.append(Missing(name, "it has no code of its own for this, and is what torch is"))
                 continue
             found.append(Ours(chosen, absent))

@@ -119,7 +119,7 @@ class Settings:
         threads: Of the processor.
         rounds: In which everybody takes a turn.
         budget: Seconds of timing for each problem, shared by the three passes; building, checking and first calls come on top.
-        naive: Whether the naive twins take part.
+        reference: Whether the reference forms take part.
         clock: ``"wall"``, or ``"cpu"``: processor time of one thread, which leaves out what other processes take.
         baseline: Whose time is divided by everybody's; by default e3nn, else cuequivariance, else the first.
     """
@@ -129,7 +129,7 @@ class Settings:
     threads: int = 1
     rounds: int = 11
     budget: float = 60.0
-    naive: bool = False
+    reference: bool = False
     baseline: str | None = None
     clock: str = "wall"
 

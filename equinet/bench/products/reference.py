@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from equinet.ops.coupling.clebsch_gordan import clebsch_gordan
-from equinet.ops.kernels.node.reference import NaiveManyBody
+from equinet.ops.kernels.node.reference import ReferenceManyBody
 from equinet.ops.layout import one_of_each
 from equinet.ops.spec import ManyBodySpec, TensorProductSpec
 from equinet.ops.species import SpeciesGroups
@@ -19,7 +19,7 @@ from equinet.ops.species import SpeciesGroups
 def convolution(spec: TensorProductSpec, x: Tensor, y: Tensor, weight: Tensor, edge_index: Tensor) -> Tensor:
     """:class:`TensorProductSpec` path by path, on a graph, every path with its weight.
 
-    The same as :class:`equinet.ops.kernels.edge.reference.NaiveConvolution`, which also does what mixes paths and therefore visits every
+    The same as :class:`equinet.ops.kernels.edge.reference.ReferenceConvolution`, which also does what mixes paths and therefore visits every
     pair of paths: too slow for hundreds of them.
 
     Args:
@@ -61,7 +61,7 @@ def same_polynomials(spec: ManyBodySpec, evaluate: Callable[[Tensor], Tensor]) -
         ValueError: If theirs are no combinations of ours, or reach less.
     """
     one = _one_channel(spec)
-    ours = _naive(one)
+    ours = _reference(one)
     count = ours.weight_numel
     draw = torch.Generator().manual_seed(0)
     variables = one.irreps_in.dim
@@ -86,5 +86,5 @@ def _one_channel(spec: ManyBodySpec) -> ManyBodySpec:
 
 
 @lru_cache(maxsize=4)
-def _naive(spec: ManyBodySpec) -> NaiveManyBody:
-    return NaiveManyBody(spec).double()
+def _reference(spec: ManyBodySpec) -> ReferenceManyBody:
+    return ReferenceManyBody(spec).double()

@@ -63,7 +63,7 @@ def _measure_one(
     only: Sequence[str],
     say: Callable[[str], None],
 ) -> Table:
-    everybody: list[Contender] = [*ours(problem, methods, settings.naive), *peers(problem, settings.device)]
+    everybody: list[Contender] = [*ours(problem, methods, settings.reference), *peers(problem, settings.device)]
     chosen = [each for each in everybody if not only or any(text in each.name for text in only)]
     if not chosen:
         raise ValueError(

@@ -75,7 +75,7 @@ class Summary:
 
     @property
     def drift_mev_per_atom_per_ps(self) -> float:
-        """Slope of the straight line through the total energy, in meV per atom and ps.
+        """Gradient of the straight line through the total energy, in meV per atom and ps.
 
         Raises:
             ValueError: If the ensemble does not conserve the energy, or fewer than two frames were saved.

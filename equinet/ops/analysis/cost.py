@@ -26,15 +26,15 @@ from typing import NamedTuple
 
 from equinet.ops.factorised.algebra import Algebra, Matrices
 from equinet.ops.factorised.convolution import FactorisedConvolution, JoinedConvolution
-from equinet.ops.factorised.generated_convolution import CompiledFactorised
-from equinet.ops.factorised.generated_powers import CompiledPowers
+from equinet.ops.factorised.generated_convolution import GeneratedFactorised
+from equinet.ops.factorised.generated_powers import GeneratedPowers
 from equinet.ops.factorised.powers import AlgebraChain, Chain, JoinedManyBody, PowerManyBody
 from equinet.ops.factorised.sphere import BracketChain, SeparableSphere
 from equinet.ops.factorised.torus import Torus
 from equinet.ops.kernels.edge.couplings import Couplings
-from equinet.ops.kernels.edge.executor import CompiledConvolution
+from equinet.ops.kernels.edge.executor import GeneratedConvolution
 from equinet.ops.kernels.edge.reference import EdgeMatrixConvolution
-from equinet.ops.kernels.node.executor import CompiledManyBody
+from equinet.ops.kernels.node.executor import GeneratedManyBody
 from equinet.ops.kernels.node.reference import HornerManyBody
 from equinet.ops.methods.cp import TermChain
 from equinet.ops.methods.so2 import PolarFrame, SO2Convolution
@@ -82,7 +82,7 @@ class Cost:
 
 @singledispatch
 def cost(executor: object) -> Cost | None:
-    """What ``executor`` costs; None if nobody counted it (the naive twins, which are there to be read)."""
+    """What ``executor`` costs; None if nobody counted it (the reference forms, which are there to be read)."""
     return None
 
 
@@ -118,12 +118,12 @@ def _through_couplings(couplings: Couplings) -> Work:
 
 
 @cost.register
-def _(executor: CompiledConvolution) -> Cost:
+def _(executor: GeneratedConvolution) -> Cost:
     return _of_edges(executor, executor.spec, _through_couplings(executor.couplings), Work())
 
 
 @cost.register
-def _(executor: CompiledFactorised) -> Cost:
+def _(executor: GeneratedFactorised) -> Cost:
     products = 2 * executor.couplings.weights * executor.spec.channels if executor.weights == "degrees" else 0
     return _of_edges(executor, executor.spec, _through_couplings(executor.couplings).plus(Work(0, products)), Work())
 
@@ -244,9 +244,9 @@ def _(executor: HornerManyBody) -> Cost:
     return _of_nodes(spec, node.plus(Work(2 * sum(sizes) * columns * channels, last)))
 
 
-@cost.register(CompiledManyBody)
-@cost.register(CompiledPowers)
-def _(executor: CompiledManyBody | CompiledPowers) -> Cost:
+@cost.register(GeneratedManyBody)
+@cost.register(GeneratedPowers)
+def _(executor: GeneratedManyBody | GeneratedPowers) -> Cost:
     p = executor.polynomials
     groups = sum(count * (2 * length + 1) for length, _, count in p.groups)
     return _of_nodes(executor.spec, Work(0, (len(p.monomials) + groups) * p.channels))
@@ -281,7 +281,7 @@ def _(executor: JoinedManyBody) -> Cost | None:
 
 @singledispatch
 def chain_work(chain: Chain, highest: int, columns: int) -> Work | None:
-    """The products of 2 to ``highest`` factors; None if nobody counted them (the naive chain)."""
+    """The products of 2 to ``highest`` factors; None if nobody counted them (the reference chain)."""
     return None
 
 

@@ -129,7 +129,7 @@ class Explanation(Printable):
                 )
             facts.append(("cost", told + "; all channels"))
         elif self.executor:
-            facts.append(("cost", "not counted for naive forms"))
+            facts.append(("cost", "not counted for reference forms"))
         if self.tensor_error is not None:
             facts.append(("tensor error", f"{self.tensor_error:.1e}, of the decomposition, relative (Frobenius norm)"))
         if self.equivariance_error:

@@ -184,7 +184,7 @@ def _paths_reached(spec: TensorProductSpec, executor: Convolution | None) -> tup
 
 
 def _leaves(executor: Convolution) -> list[Convolution]:
-    """The executors that are no mere composition, in float64; of a naive twin those of which it is the twin."""
+    """The executors that are no mere composition, in float64; of a reference form those of which it is the twin."""
     found: Any = getattr(executor.path_weights, "__self__", executor)
     if not isinstance(found, JoinedConvolution):
         return [found.double()]
@@ -205,7 +205,7 @@ def _strengths(executor: Convolution) -> Float[Tensor, " paths"]:
 
 
 def _jacobian_of_weights(leaf: Convolution, weight: Tensor) -> Float[Tensor, "weights slots paths"]:
-    """Derivative of ``path_weights`` at ``weight``: every edge of a batch has its own tangent."""
+    """Derivative of ``path_weights`` at ``weight``: each edge of the batch has its own tangent vector."""
     batch = weight.repeat(len(weight), 1).unsqueeze(2)
     return (
         torch.func.jvp(leaf.path_weights, (batch,), (torch.eye(len(weight)).to(weight).unsqueeze(2),))[1]

@@ -30,7 +30,7 @@ class Program:
         self.steps: list[Step] = []
         self._places: dict[Step, int] = {}
         # Steps whose derivative in one other is known by itself: that one, and the derivative.
-        self._slopes: dict[int, tuple[Number, Number]] = {}
+        self._gradients: dict[int, tuple[Number, Number]] = {}
 
     def input(self, name: str) -> Number:
         return self._number("input", name)
@@ -38,9 +38,9 @@ class Program:
     def constant(self, value: float) -> Number:
         return self._number("constant", float(value))
 
-    def declare(self, of: Number, argument: Number, slope: Number) -> None:
-        """Let the derivative of a step in ``argument`` be ``slope``, and do not ask how the step is made."""
-        self._slopes[of.place] = argument, slope
+    def declare(self, of: Number, argument: Number, gradient: Number) -> None:
+        """Let the derivative of a step in ``argument`` be ``gradient``, and do not ask how the step is made."""
+        self._gradients[of.place] = argument, gradient
 
     def needed(self, results: Sequence[Number]) -> list[int]:
         """The steps that some results are made of, in order."""
@@ -152,7 +152,7 @@ def _if_below_one(x: Number, y: Number) -> Number:
     return _apply("if_below_one", x, y)
 
 
-# What the slope g of a function's result adds to those of its arguments, given its result and them.
+# What the gradient g of a function's result adds to those of its arguments, given its result and them.
 FUNCTIONS: dict[str, Callable[..., tuple[Number | None, ...]]] = {
     "sin": lambda g, _, x: (g * cosine(x),),
     "cos": lambda g, _, x: (g * -1.0 * sine(x),),
@@ -164,24 +164,24 @@ FUNCTIONS: dict[str, Callable[..., tuple[Number | None, ...]]] = {
 }
 
 
-def gradient(results: Sequence[Number], slopes: Sequence[Number], inputs: Sequence[Number]) -> list[Number]:
-    """Slopes in ``inputs`` of the sum of ``results`` times ``slopes``, as further steps of their program."""
+def gradient(results: Sequence[Number], gradients: Sequence[Number], inputs: Sequence[Number]) -> list[Number]:
+    """Gradients in ``inputs`` of the sum of ``results`` times ``gradients``, as further steps of their program."""
     program = results[0].program
     found: dict[int, Number] = {}
 
-    def add(place: int, slope: Number | None) -> None:
-        if slope is not None:
-            found[place] = found[place] + slope if place in found else slope
+    def add(place: int, gradient: Number | None) -> None:
+        if gradient is not None:
+            found[place] = found[place] + gradient if place in found else gradient
 
-    for result, slope in zip(results, slopes, strict=True):
-        add(result.place, slope)
+    for result, gradient in zip(results, gradients, strict=True):
+        add(result.place, gradient)
     for place in reversed(program.needed(results)):
         if (g := found.get(place)) is None:
             continue
         operation, arguments = program.steps[place]
-        if place in program._slopes:
-            argument, slope = program._slopes[place]
-            add(argument.place, g * slope)
+        if place in program._gradients:
+            argument, gradient = program._gradients[place]
+            add(argument.place, g * gradient)
         elif operation in "+-":
             add(arguments[0], g)
             add(arguments[1], g if operation == "+" else g * -1.0)

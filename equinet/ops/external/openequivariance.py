@@ -72,7 +72,7 @@ def sorted_pairs(edges: Edges) -> tuple[Int[Tensor, " edges"], Int[Tensor, " edg
 class OpenEquivarianceConvolution(LibraryConvolution):
     """The edge convolution by ``TensorProductConv`` in the layout ``ir_mul``, which is ours.
 
-    Edges that stand for both directions go to its deterministic form, which takes them sorted by receiver and, for the slopes of
+    Edges that stand for both directions go to its deterministic form, which takes them sorted by receiver and, for the gradients of
     features, a permutation that sorts them by sender. That form supposes that every edge has its reverse (its backward pass
     reads the i-th sorted edge turned round as the ``sender_perm[i]``-th), so single directions go to the form with atomic
     additions, which supposes nothing.
@@ -107,7 +107,7 @@ class OpenEquivarianceConvolution(LibraryConvolution):
             permutation = (reverse,)
         else:
             sender, receiver = edges.index
-        # Their kernels read memory in order, and make slopes in the shape of what they are given.
+        # Their kernels read memory in order, and make gradients in the shape of what they are given.
         x, y, w = (each.contiguous() for each in (node_feats.flatten(1), edge_attrs, weight.flatten(1)))
         convolution = kernel(self.spec, node_feats.dtype, edges.mirrored)
         result = convolution(x, y, w, receiver.contiguous(), sender.contiguous(), *permutation)

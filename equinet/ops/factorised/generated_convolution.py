@@ -21,7 +21,7 @@ from .algebra import Algebra
 from .convolution import FactorisedConvolution
 
 
-class CompiledFactorised(FactorisedConvolution):
+class GeneratedFactorised(FactorisedConvolution):
     r"""The same product by the entries of its tensor that are not zero, without the way to the algebra and back:
 
     .. math:: z^{r}_k = \sum_{l_2} b^{r}_{l_2} \sum_i T^{l_2}_{ik} \, x_i, \qquad T^{l_2}_{ik} = \sum_{j \in l_2} t_{ijk} \, y_j
@@ -44,7 +44,7 @@ class CompiledFactorised(FactorisedConvolution):
 
     def __init__(self, spec: TensorProductSpec, algebra: Algebra, outputs: o3.Irreps, **arguments: Any) -> None:
         if any(True for _ in algebra.parameters()):
-            raise ValueError('`backend` "compiled" has no form for factors that are trained; take "auto" or "torch"')
+            raise ValueError('`backend` "generated" has no form for factors that are trained; take "auto" or "torch"')
         super().__init__(spec, algebra, outputs, **arguments)
         # What a model's file may change: the factors of a CP decomposition.
         self._names = list(algebra.state_dict())

@@ -42,7 +42,7 @@ class Family(NamedTuple):
     irreps: tuple[int, ...]
 
 
-class CompiledPowers(PowerManyBody):
+class GeneratedPowers(PowerManyBody):
     r"""The same product as polynomials of the features, without the way to the algebra and back.
 
     The weighted product of :math:`\nu` factors has the coefficient :math:`\sum_r w^r_{\nu k} \, a^r_{l_1} b^r_{l_2} \cdots b^r_{l_\nu} \, t`

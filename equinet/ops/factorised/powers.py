@@ -129,7 +129,7 @@ class StreamedChain(AlgebraChain):
 
 
 class DenseChain(ConstantModule, Chain):
-    """The naive twin of every chain: coupling tensors between irreps, one for each further factor.
+    """The reference form of every chain: coupling tensors between irreps, one for each further factor.
 
     Args:
         spec: Irreps and number of factors.

@@ -11,15 +11,15 @@ from equinet.ops.codegen import llvm
 from equinet.ops.coupling.polynomials import covariants
 from equinet.ops.external import cuequivariance, openequivariance
 from equinet.ops.kernels.edge import executor as edge
-from equinet.ops.kernels.edge.reference import EdgeMatrixConvolution, NaiveConvolution
+from equinet.ops.kernels.edge.reference import EdgeMatrixConvolution, ReferenceConvolution
 from equinet.ops.kernels.node import executor as node
-from equinet.ops.kernels.node.reference import HornerManyBody, NaiveManyBody
+from equinet.ops.kernels.node.reference import HornerManyBody, ReferenceManyBody
 from equinet.ops.protocols import Convolution, ManyBody
 from equinet.ops.spec import ManyBodySpec, TensorProductSpec
 
 # What a backend cannot do without; each says why it is not there.
 _NEEDS: dict[str, Any] = {
-    "compiled": llvm,
+    "generated": llvm,
     "cuequivariance": cuequivariance,
     "openequivariance": openequivariance,
 }
@@ -30,9 +30,9 @@ class ClebschGordan:
     """Exact couplings: every path, each with a weight of its own.
 
     Args:
-        backend: ``"compiled"``: loops in machine code for this processor; on other devices what ``"torch"`` is. ``"torch"``:
-            batched matrix products, any device. ``"naive"``: the formulas term by term, the oracle of tests. ``"auto"``:
-            ``"compiled"`` where machine code can be made within about a minute (up to degree 5 on all sides), else ``"torch"``.
+        backend: ``"generated"``: loops in machine code for this processor; on other devices what ``"torch"`` is. ``"torch"``:
+            batched matrix products, any device. ``"reference"``: the formulas term by term, the oracle of tests. ``"auto"``:
+            ``"generated"`` where machine code can be made within about a minute (up to degree 5 on all sides), else ``"torch"``.
             ``"cuequivariance"``: NVIDIA's library, its kernels on a GPU and its torch form on the CPU. ``"openequivariance"``:
             the convolution by that library, on a GPU only; its many-body product is not a finished one, so that is the one of
             ``"auto"``. ``"auto"`` takes neither. All are one function with the same weights. Not saved with a model.
@@ -44,14 +44,14 @@ class ClebschGordan:
         Batatia et al. 2022 (MACE), arXiv 2206.07697, eqs. 8-10; Geiger and Smidt 2022 (e3nn), arXiv 2207.09453.
     """
 
-    backend: Literal["auto", "compiled", "torch", "naive", "cuequivariance", "openequivariance"] = field(
+    backend: Literal["auto", "generated", "torch", "reference", "cuequivariance", "openequivariance"] = field(
         default="auto", metadata={"saved": False}
     )
 
     def __post_init__(self) -> None:
-        if self.backend not in ("auto", "torch", "naive", *_NEEDS):
+        if self.backend not in ("auto", "torch", "reference", *_NEEDS):
             raise ValueError(
-                f"`backend` must be auto, compiled, torch or naive, got {self.backend!r}; "
+                f"`backend` must be auto, generated, torch or reference, got {self.backend!r}; "
                 "by other libraries there are cuequivariance and openequivariance"
             )
         if self.backend in _NEEDS and (reason := _NEEDS[self.backend].unavailable()):
@@ -66,20 +66,20 @@ class ClebschGordan:
         return found & {ir for _, ir in spec.irreps_out}
 
     def convolution(self, spec: TensorProductSpec) -> Convolution:
-        if self.backend == "naive":
-            return NaiveConvolution(spec)
+        if self.backend == "reference":
+            return ReferenceConvolution(spec)
         if self.backend == "cuequivariance":
             return cuequivariance.CuEquivarianceConvolution(spec)
         if self.backend == "openequivariance":
             return openequivariance.OpenEquivarianceConvolution(spec)
-        compiled = self.backend == "compiled" or (self.backend == "auto" and edge.worthwhile(spec))
-        return edge.CompiledConvolution(spec) if compiled else EdgeMatrixConvolution(spec)
+        generated = self.backend == "generated" or (self.backend == "auto" and edge.worthwhile(spec))
+        return edge.GeneratedConvolution(spec) if generated else EdgeMatrixConvolution(spec)
 
     def many_body(self, spec: ManyBodySpec) -> ManyBody:
-        if self.backend == "naive":
-            return NaiveManyBody(spec)
+        if self.backend == "reference":
+            return ReferenceManyBody(spec)
         if self.backend == "cuequivariance":
             return cuequivariance.CuEquivarianceManyBody(spec)
         auto = self.backend in ("auto", "openequivariance")
-        compiled = self.backend == "compiled" or (auto and edge.can_run())
-        return node.CompiledManyBody(spec) if compiled else HornerManyBody(spec)
+        generated = self.backend == "generated" or (auto and edge.can_run())
+        return node.GeneratedManyBody(spec) if generated else HornerManyBody(spec)

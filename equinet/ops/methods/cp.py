@@ -54,7 +54,7 @@ class CPDecomposed(FactorisedMethod):
         factors: ``"als"``: alternating least squares, then fixed and saved with the model. ``"trainable"``: the same as a start,
             then trained with the model, which gives up equivariance for whatever the data prefer.
         copies, weights, backend: See :class:`equinet.ops.methods.factorised.FactorisedMethod`. ``weights="shared"`` is the
-            path-weight sharing of the source. ``backend="naive"`` has no decomposition: the exact tensor it stands for.
+            path-weight sharing of the source. ``backend="reference"`` has no decomposition: the exact tensor it stands for.
 
     Source:
         Lin et al. 2025, arXiv 2507.01131.
@@ -95,7 +95,7 @@ class OfTerms(Product):
         # Factors that are trained need gradients, which the kernels do not have.
         return self.chain(spec) if self.trainable else StreamedTerms(spec, self.rank)
 
-    def naive_chain(self, spec: ManyBodySpec) -> Chain:
+    def reference_chain(self, spec: ManyBodySpec) -> Chain:
         kept = {ir for _, ir in kept_irreps(spec)}
         return DenseChain(spec, uniform, keep=kept.__contains__)
 
@@ -109,7 +109,7 @@ class OfTerms(Product):
 
     def calibration_chain(self, spec: ManyBodySpec) -> Chain:
         # Of the exact tensor: sizes must not depend on factors that are not there yet.
-        return self.naive_chain(spec)
+        return self.reference_chain(spec)
 
 
 def kept_irreps(spec: ManyBodySpec) -> o3.Irreps:

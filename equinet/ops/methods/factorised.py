@@ -14,17 +14,17 @@ from equinet.ops.coupling.pairings import Pairing, first_unreached, output_scale
 from equinet.ops.factorised import generated_powers
 from equinet.ops.factorised.algebra import Algebra
 from equinet.ops.factorised.convolution import FactorisedConvolution, JoinedConvolution, RadialWeights
-from equinet.ops.factorised.generated_convolution import CompiledFactorised, worthwhile
+from equinet.ops.factorised.generated_convolution import GeneratedFactorised, worthwhile
 from equinet.ops.factorised.powers import Chain, DenseChain, JoinedManyBody, PowerManyBody
 from equinet.ops.kernels.edge.executor import can_run
-from equinet.ops.kernels.edge.reference import NaiveConvolution
+from equinet.ops.kernels.edge.reference import ReferenceConvolution
 from equinet.ops.layout import one_of_each
 from equinet.ops.protocols import Convolution, ManyBody
 from equinet.ops.spec import ManyBodySpec, TensorProductSpec
 
 from .clebsch_gordan import ClebschGordan
 
-Backend = Literal["auto", "compiled", "torch", "naive"]
+Backend = Literal["auto", "generated", "torch", "reference"]
 
 
 class Product(ABC):
@@ -47,12 +47,12 @@ class Product(ABC):
         return self.chain(spec)
 
     @abstractmethod
-    def naive_chain(self, spec: ManyBodySpec) -> Chain:
+    def reference_chain(self, spec: ManyBodySpec) -> Chain:
         """The same by coupling tensors, from the formula of the strengths."""
 
     def tensors(self, spec: ManyBodySpec) -> DenseChain | None:
-        """Those of :meth:`naive_chain`; None if the other chains are not quite the same function."""
-        chain = self.naive_chain(spec)
+        """Those of :meth:`reference_chain`; None if the other chains are not quite the same function."""
+        chain = self.reference_chain(spec)
         return chain if isinstance(chain, DenseChain) else None
 
     def commutes(self, spec: ManyBodySpec) -> bool:
@@ -72,16 +72,16 @@ class FactorisedMethod(ABC):
         copies: R, the number of products with weights of their own (the rank of the family of path weights).
         weights: Radial weights of a copy in the convolution: ``"filter"`` one per degree of the harmonics, ``"degrees"`` one per
             irrep of both inputs and the output, ``"shared"`` one for all paths.
-        backend: ``"compiled"``: convolutions by the entries of their tensor, in machine code for this processor and in kernels on
+        backend: ``"generated"``: convolutions by the entries of their tensor, in machine code for this processor and in kernels on
             CUDA; many-body products as polynomials of the features, likewise, but on CUDA those that multiply value by value (points
             of the sphere, terms with fixed factors) at their values, in one kernel. What has no such form (CP on a processor, very
-            many terms) is as ``"torch"``: matrix products, any device. ``"naive"``: the formulas term by term, the oracle of
-            tests. ``"auto"``: ``"compiled"``, but for convolutions whose code takes long to make (from degree 5 or so) or whose
+            many terms) is as ``"torch"``: matrix products, any device. ``"reference"``: the formulas term by term, the oracle of
+            tests. ``"auto"``: ``"generated"``, but for convolutions whose code takes long to make (from degree 5 or so) or whose
             factors are trained; with 2,000 terms and one copy ``"torch"`` may train up to 1.5 times faster on the grid
             (docs/products.md). Not saved with a model.
 
     Raises:
-        ValueError: If an argument is none of these, or ``backend`` "compiled" cannot run here; says why.
+        ValueError: If an argument is none of these, or ``backend`` "generated" cannot run here; says why.
     """
 
     copies: int = 1
@@ -92,8 +92,8 @@ class FactorisedMethod(ABC):
         require_whole("copies", self.copies)
         require_one_of("weights", self.weights, get_args(RadialWeights))
         require_one_of("backend", self.backend, get_args(Backend))
-        if self.backend == "compiled" and not can_run():
-            raise ValueError(f'`backend` "compiled" cannot run here: {unavailable()}, or take "auto"')
+        if self.backend == "generated" and not can_run():
+            raise ValueError(f'`backend` "generated" cannot run here: {unavailable()}, or take "auto"')
 
     @abstractmethod
     def products(self) -> tuple[Product, ...]:
@@ -136,11 +136,11 @@ class FactorisedMethod(ABC):
             if len(outputs):
                 algebra = product.algebra(*inputs, outputs)
                 algebra.scale_out(output_scales(spec, pairing))
-                compiled = self.backend == "compiled" or (self.backend == "auto" and worthwhile(spec, algebra))
-                kind = CompiledFactorised if compiled else FactorisedConvolution
+                generated = self.backend == "generated" or (self.backend == "auto" and worthwhile(spec, algebra))
+                kind = GeneratedFactorised if generated else FactorisedConvolution
                 parts.append(kind(spec, algebra, outputs, weights=self.weights, copies=self.copies))
         executor = parts[0] if len(parts) == 1 else JoinedConvolution(spec, parts)
-        return NaiveConvolution(spec, like=executor) if self.backend == "naive" else executor
+        return ReferenceConvolution(spec, like=executor) if self.backend == "reference" else executor
 
     def many_body(self, spec: ManyBodySpec) -> ManyBody:
         """The executor for a many-body product."""
@@ -160,15 +160,15 @@ class FactorisedMethod(ABC):
             "calibrate_on": product.calibration_chain(spec),
         }
         chain = self._chain(product, spec)
-        by_terms = self.backend in ("auto", "compiled") and generated_powers.worthwhile(spec)
+        by_terms = self.backend in ("auto", "generated") and generated_powers.worthwhile(spec)
         dense = product.tensors(spec) if by_terms else None
         if dense is None:
             return PowerManyBody(spec, chain, **arguments)
-        return generated_powers.CompiledPowers(spec, chain, dense=dense, **arguments)
+        return generated_powers.GeneratedPowers(spec, chain, dense=dense, **arguments)
 
     def _chain(self, product: Product, spec: ManyBodySpec) -> Chain:
         """The products of one kind, as ``backend`` says."""
-        ways = {"torch": product.chain, "naive": product.naive_chain}
+        ways = {"torch": product.chain, "reference": product.reference_chain}
         return ways.get(self.backend, product.streamed_chain)(spec)
 
 

@@ -138,7 +138,7 @@ class OnSphere(Product):
             return SeparableSphere(irreps1, irreps2, irreps_out, degree)
         return gaunt_algebra(irreps1, irreps2, irreps_out, smallest_rule(degree))
 
-    def naive_chain(self, spec: ManyBodySpec) -> Chain:
+    def reference_chain(self, spec: ManyBodySpec) -> Chain:
         return DenseChain(spec, gaunt)
 
 
@@ -156,7 +156,7 @@ class OnTorus(Product):
         factor, out = one_of_each(spec.irreps_in), one_of_each(spec.irreps_out)
         return AlgebraChain(Torus(factor, factor, out, spec.correlation))
 
-    def naive_chain(self, spec: ManyBodySpec) -> Chain:
+    def reference_chain(self, spec: ManyBodySpec) -> Chain:
         return DenseChain(spec, gaunt)
 
 
@@ -186,5 +186,5 @@ class OfGradients(Product):
     def _degree(self, spec: ManyBodySpec) -> int:
         return max(spec.correlation * spec.irreps_in.lmax - 1, 0) + spec.irreps_out.lmax
 
-    def naive_chain(self, spec: ManyBodySpec) -> Chain:
+    def reference_chain(self, spec: ManyBodySpec) -> Chain:
         return DenseChain(spec, bracket, gaunt)

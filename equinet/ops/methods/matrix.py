@@ -59,6 +59,6 @@ class OfMatrices(Product):
         factor, out = one_of_each(spec.irreps_in), one_of_each(spec.irreps_out)
         return AlgebraChain(Matrices(factor, factor, out))
 
-    def naive_chain(self, spec: ManyBodySpec) -> Chain:
+    def reference_chain(self, spec: ManyBodySpec) -> Chain:
         degree = matrix_degree(max(spec.irreps_in.lmax, spec.irreps_out.lmax))
         return DenseChain(spec, matrix(degree), keep=lambda ir: ir.l <= 2 * degree)

@@ -16,7 +16,7 @@ from torch import Tensor
 from equinet.ops.constants import ConstantModule
 from equinet.ops.coupling.clebsch_gordan import clebsch_gordan
 from equinet.ops.edges import Edges, as_edges, sum_on_nodes
-from equinet.ops.kernels.edge.reference import NaiveConvolution
+from equinet.ops.kernels.edge.reference import ReferenceConvolution
 from equinet.ops.protocols import Convolution, ManyBody
 from equinet.ops.spec import ManyBodySpec, TensorProductSpec
 
@@ -270,18 +270,18 @@ class SO2:
     one input to be harmonics of a direction and is no many-body product.
 
     Args:
-        backend: ``"torch"``, ``"naive"`` (the paths one by one, the oracle of tests), or ``"auto"``, at present ``"torch"``.
+        backend: ``"torch"``, ``"reference"`` (the paths one by one, the oracle of tests), or ``"auto"``, at present ``"torch"``.
             Not saved with a model.
 
     Source:
         Passaro and Zitnick 2023 (eSCN), arXiv 2302.03655.
     """
 
-    backend: Literal["auto", "torch", "naive"] = field(default="auto", metadata={"saved": False})
+    backend: Literal["auto", "torch", "reference"] = field(default="auto", metadata={"saved": False})
 
     def __post_init__(self) -> None:
-        if self.backend not in ("auto", "torch", "naive"):
-            raise ValueError(f"`backend` must be auto, torch or naive, got {self.backend!r}")
+        if self.backend not in ("auto", "torch", "reference"):
+            raise ValueError(f"`backend` must be auto, torch or reference, got {self.backend!r}")
 
     def supports(self, spec: TensorProductSpec | ManyBodySpec) -> str | None:
         if isinstance(spec, ManyBodySpec):
@@ -293,7 +293,7 @@ class SO2:
 
     def convolution(self, spec: TensorProductSpec) -> Convolution:
         executor = SO2Convolution(spec)
-        return NaiveConvolution(spec, like=executor) if self.backend == "naive" else executor
+        return ReferenceConvolution(spec, like=executor) if self.backend == "reference" else executor
 
     def many_body(self, spec: ManyBodySpec) -> ManyBody:
         raise ValueError(str(self.supports(spec)))

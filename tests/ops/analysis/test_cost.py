@@ -123,7 +123,7 @@ def test_bytes_are_those_of_inputs_weights_and_outputs() -> None:
 def test_what_nobody_counted_has_no_cost() -> None:
     spec = ManyBodySpec("2x0e+2x1o", "2x0e", 2, 1)
     for method in (ClebschGordan, GauntGrid):
-        assert cost(method(backend="naive").many_body(spec)) is None
-    found = explain(spec, GauntGrid(bracket=True, backend="naive"))
+        assert cost(method(backend="reference").many_body(spec)) is None
+    found = explain(spec, GauntGrid(bracket=True, backend="reference"))
     assert found.cost is None
     assert "not counted" in str(found)

@@ -193,14 +193,14 @@ def test_a_method_that_reaches_nothing_says_so() -> None:
     assert "it reaches nothing" in str(found)
 
 
-def test_the_naive_twin_reaches_the_same() -> None:
+def test_the_reference_potential_reaches_the_same() -> None:
     spec = everything(1)
-    for method, naive in (
-        (GauntGrid(bracket=True), GauntGrid(bracket=True, backend="naive")),
-        (ClebschGordan(), ClebschGordan(backend="naive")),
+    for method, reference in (
+        (GauntGrid(bracket=True), GauntGrid(bracket=True, backend="reference")),
+        (ClebschGordan(), ClebschGordan(backend="reference")),
     ):
-        fast, slow = explain(spec, method), explain(spec, naive)
-        assert slow.executor == "NaiveConvolution"
+        fast, slow = explain(spec, method), explain(spec, reference)
+        assert slow.executor == "ReferenceConvolution"
         assert [part.strength for part in slow.parts] == pytest.approx([part.strength for part in fast.parts])
         assert slow.expressivity == fast.expressivity
         assert slow.cost is None

@@ -7,7 +7,7 @@ import torch
 
 from equinet.ops import ClebschGordan, ManyBodySpec, TensorProductSpec, natural_irreps
 from equinet.ops.codegen import llvm, tiles
-from equinet.ops.kernels.edge.executor import CompiledConvolution
+from equinet.ops.kernels.edge.executor import GeneratedConvolution
 from equinet.ops.kernels.edge.reference import EdgeMatrixConvolution
 from equinet.ops.kernels.node.reference import HornerManyBody
 
@@ -17,9 +17,9 @@ MANY = ManyBodySpec("8x0e+8x1o", "8x0e", 2, 1)
 
 def test_machine_code_is_chosen_where_it_can_be_made() -> None:
     assert llvm.unavailable() is None
-    for backend in ("auto", "compiled"):
-        assert repr(ClebschGordan(backend).convolution(SPEC)).startswith("CompiledConvolution")
-        assert repr(ClebschGordan(backend).many_body(MANY)).startswith("CompiledManyBody")
+    for backend in ("auto", "generated"):
+        assert repr(ClebschGordan(backend).convolution(SPEC)).startswith("GeneratedConvolution")
+        assert repr(ClebschGordan(backend).many_body(MANY)).startswith("GeneratedManyBody")
 
 
 def test_without_llvm_auto_is_torch_and_an_explicit_request_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -28,15 +28,15 @@ def test_without_llvm_auto_is_torch_and_an_explicit_request_is_refused(monkeypat
     monkeypatch.setattr(tiles, "unavailable", lambda: "nor can Triton")
     assert type(ClebschGordan().convolution(SPEC)) is EdgeMatrixConvolution
     assert type(ClebschGordan().many_body(MANY)) is HornerManyBody
-    with pytest.raises(ValueError, match='`backend` "compiled" cannot run here: llvmlite cannot be imported; `pip'):
-        ClebschGordan("compiled")
+    with pytest.raises(ValueError, match='`backend` "generated" cannot run here: llvmlite cannot be imported; `pip'):
+        ClebschGordan("generated")
 
 
 def test_what_would_take_minutes_to_make_is_left_to_torch_unless_asked_for() -> None:
     high = natural_irreps(6)
     spec = TensorProductSpec(high, high, high)
     assert type(ClebschGordan().convolution(spec)) is EdgeMatrixConvolution
-    assert type(ClebschGordan("compiled").convolution(spec)) is CompiledConvolution
+    assert type(ClebschGordan("generated").convolution(spec)) is GeneratedConvolution
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ from equinet.ops.external import library
 from equinet.ops.external import openequivariance as by_openequivariance
 from equinet.ops.external.cuequivariance import CuEquivarianceConvolution, CuEquivarianceManyBody
 from equinet.ops.external.openequivariance import OpenEquivarianceConvolution, sorted_pairs
-from equinet.ops.kernels.node.executor import CompiledManyBody
+from equinet.ops.kernels.node.executor import GeneratedManyBody
 from equinet.potential import Potential
 from equinet.testing import TensorProductContract
 
@@ -64,13 +64,13 @@ def many_body_of(name: str) -> ManyBodySpec:
 
 
 def derivatives(call: Callable[..., Tensor], leaves: list[Tensor]) -> list[Tensor]:
-    """The value, its slopes, and slopes of these in all leaves, for directions that are always the same."""
+    """The value, its gradients, and gradients of these in all leaves, for directions that are always the same."""
     torch.manual_seed(1)
     leaves = [leaf.detach().clone().requires_grad_() for leaf in leaves]
     value = call(*leaves)
-    slopes = torch.autograd.grad(value, leaves, torch.randn_like(value), create_graph=True)
-    mixed = torch.stack([(slope * torch.randn_like(slope)).sum() for slope in slopes]).sum()
-    return [value, *slopes, *torch.autograd.grad(mixed, leaves, materialize_grads=True)]
+    gradients = torch.autograd.grad(value, leaves, torch.randn_like(value), create_graph=True)
+    mixed = torch.stack([(gradient * torch.randn_like(gradient)).sum() for gradient in gradients]).sum()
+    return [value, *gradients, *torch.autograd.grad(mixed, leaves, materialize_grads=True)]
 
 
 def assert_same(found: list[Tensor], expected: list[Tensor], allowed: float) -> None:
@@ -110,7 +110,7 @@ def compare_convolution(backend: Any, spec: TensorProductSpec, mirrored: bool, d
 
 
 def check_small_sizes(executor: Any) -> None:
-    """No edges, no nodes, one node, one edge: the right shapes, and slopes that are there."""
+    """No edges, no nodes, one node, one edge: the right shapes, and gradients that are there."""
     spec = executor.spec
     for nodes, rows in ((3, 0), (1, 0), (0, 0), (1, 1), (1, 3)):
         for mirrored in (False, True):
@@ -119,21 +119,21 @@ def check_small_sizes(executor: Any) -> None:
                 lambda *x, e=edges: executor(*x, e), convolution_leaves(spec, nodes, rows, torch.float64)
             )
             expected = derivatives(
-                lambda *x, e=edges: ClebschGordan("naive").convolution(spec).double()(*x, e),
+                lambda *x, e=edges: ClebschGordan("reference").convolution(spec).double()(*x, e),
                 convolution_leaves(spec, nodes, rows, torch.float64),
             )
             assert found[0].shape == (nodes, spec.rows, spec.channels)
             assert_same(found, expected, 1e-12)
 
 
-def energies_forces_and_slopes(potential: Potential, *structures: Atoms) -> list[Tensor]:
-    """As training sees them: the loss has forces in it, so its slopes are second derivatives."""
+def energies_forces_and_gradients(potential: Potential, *structures: Atoms) -> list[Tensor]:
+    """As training sees them: the loss has forces in it, so its gradients are second derivatives."""
     potential.train()
     out = potential(collate([from_atoms(atoms, potential.cutoff) for atoms in structures]), stress=True)
     loss = out["energy"].square().mean() + out["forces"].square().sum()
     weights = [p for p in potential.parameters() if p.requires_grad]
-    slopes = torch.autograd.grad(loss, weights, materialize_grads=True)
-    return [out["energy"].detach(), out["forces"].detach(), *slopes]
+    gradients = torch.autograd.grad(loss, weights, materialize_grads=True)
+    return [out["energy"].detach(), out["forces"].detach(), *gradients]
 
 
 # cuequivariance
@@ -184,11 +184,11 @@ class TestCuEquivariance:
         spec = many_body_of("MACE")
         product = ClebschGordan("cuequivariance").many_body(spec)
         leaves = [torch.randn(nodes, 9, 3), torch.randn(3, product.weight_numel, 3)]
-        value, *slopes = derivatives(
+        value, *gradients = derivatives(
             lambda *x: product(*x, SpeciesGroups(torch.zeros(nodes, dtype=torch.int64))), leaves
         )
         assert value.shape == (nodes, 4, 3)
-        assert [slope.shape for slope in slopes] == 2 * [leaf.shape for leaf in leaves]
+        assert [gradient.shape for gradient in gradients] == 2 * [leaf.shape for leaf in leaves]
 
     def test_a_species_without_weights_is_refused(self) -> None:
         product = ClebschGordan("cuequivariance").many_body(many_body_of("one channel"))
@@ -207,9 +207,9 @@ class TestCuEquivariance:
         other.load_state_dict(default.state_dict())
         assert "CuEquivarianceConvolution" in repr(other)
         assert "CuEquivarianceManyBody" in repr(other)
-        found = energies_forces_and_slopes(other, ethanol, triclinic)
+        found = energies_forces_and_gradients(other, ethanol, triclinic)
         assert float(found[1].abs().max()) > 0.05
-        assert_same(found, energies_forces_and_slopes(default, ethanol, triclinic), 1e-10)
+        assert_same(found, energies_forces_and_gradients(default, ethanol, triclinic), 1e-10)
 
     def test_a_saved_model_does_not_name_the_library(
         self, make_potential: Callable[..., Potential], ethanol: Atoms, tmp_path: Path
@@ -402,7 +402,7 @@ class FakeConvolution:
             keys = rows * len(x) + cols
             assert bool((keys[1:] >= keys[:-1]).all()), "row-major sorted along with cols"
             assert torch.equal(sender_perm.sort().values, torch.arange(count))
-            # For slopes of x the i-th edge is read as one from rows[i] to cols[i], with y and w of number sender_perm[i].
+            # For gradients of x the i-th edge is read as one from rows[i] to cols[i], with y and w of number sender_perm[i].
             turned = self.summed(x, y[sender_perm], w[sender_perm], cols, rows)
             torch.testing.assert_close(turned, value)
             value = turned
@@ -472,15 +472,15 @@ def test_a_potential_trains_the_same_with_openequivariance(
     method = ClebschGordan("openequivariance")
     default, other = make_potential(), make_potential(seed=1, convolution=method, many_body=method)
     other.load_state_dict(default.state_dict())
-    found = energies_forces_and_slopes(copy.deepcopy(other), ethanol, triclinic)
-    assert_same(found, energies_forces_and_slopes(default, ethanol, triclinic), 1e-10)
+    found = energies_forces_and_gradients(copy.deepcopy(other), ethanol, triclinic)
+    assert_same(found, energies_forces_and_gradients(default, ethanol, triclinic), 1e-10)
     assert "OpenEquivarianceConvolution" in repr(other)
 
 
 def test_the_many_body_product_of_openequivariance_is_that_of_auto(openequivariance: ModuleType) -> None:
     spec = many_body_of("one channel")
     product = ClebschGordan("openequivariance").many_body(spec)
-    assert type(product) is type(ClebschGordan().many_body(spec)) is CompiledManyBody
+    assert type(product) is type(ClebschGordan().many_body(spec)) is GeneratedManyBody
 
 
 def test_openequivariance_says_what_runs_on_the_cpu(
@@ -590,7 +590,7 @@ def test_the_benchmark_does_not_measure_auto_under_another_name(
 def test_doctor_compares_every_backend_that_runs_here(cuequivariance: None) -> None:
     every = [row for row in equinet.verify.installation.self_test() if row.device == "cpu"]
     rows = [row for row in every if row.backend not in ("auto", "openequivariance")]
-    assert {row.backend for row in rows} == {"compiled", "torch", "cuequivariance"}
+    assert {row.backend for row in rows} == {"generated", "torch", "cuequivariance"}
     assert len(rows) == 3 * 2 * 2
     for row in rows:
         assert row.error < (1e-5 if row.dtype == "float32" else 1e-12)
@@ -598,7 +598,7 @@ def test_doctor_compares_every_backend_that_runs_here(cuequivariance: None) -> N
 
 @pytest.mark.usefixtures("nothing_else")
 def test_doctor_does_without_libraries_that_are_missing() -> None:
-    assert {row.backend for row in equinet.verify.installation.self_test()} == {"auto", "compiled", "torch"}
+    assert {row.backend for row in equinet.verify.installation.self_test()} == {"auto", "generated", "torch"}
 
 
 def test_doctor_does_without_a_library_that_has_no_form_for_the_cpu(

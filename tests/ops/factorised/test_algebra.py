@@ -236,8 +236,10 @@ def test_the_bracket_pairing_is_the_integral_of_a_triple_product_with_gradients(
     points, measure = a_fine_grid()
     gradients = []
     for l in range(5):
-        slope = torch.func.vmap(torch.func.jacrev(lambda r, l=l: harmonic(l, r[None])[0]))(points)  # (points, dim, 3)
-        gradients.append(slope / math.sqrt(max(l * (l + 1), 1)))
+        gradient = torch.func.vmap(torch.func.jacrev(lambda r, l=l: harmonic(l, r[None])[0]))(
+            points
+        )  # (points, dim, 3)
+        gradients.append(gradient / math.sqrt(max(l * (l + 1), 1)))
     for l1, l2, l3 in couplings(4):
         crossed = torch.linalg.cross(gradients[l1].unsqueeze(2), gradients[l2].unsqueeze(1))
         integral = torch.einsum("g,gx,gijx,gk->ijk", measure, points, crossed, harmonic(l3, points))

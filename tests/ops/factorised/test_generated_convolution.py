@@ -21,7 +21,7 @@ from equinet.ops.analysis.cost import cost
 from equinet.ops.coupling.pairings import output_scales, reached_outputs
 from equinet.ops.edges import Edges
 from equinet.ops.factorised.convolution import FactorisedConvolution
-from equinet.ops.factorised.generated_convolution import CompiledFactorised, worthwhile
+from equinet.ops.factorised.generated_convolution import GeneratedFactorised, worthwhile
 from equinet.ops.layout import one_of_each
 from equinet.ops.methods.factorised import highest_degree
 
@@ -39,14 +39,14 @@ CASES = [
 ]
 
 
-def both(method, spec, weights, copies) -> tuple[CompiledFactorised, FactorisedConvolution]:
+def both(method, spec, weights, copies) -> tuple[GeneratedFactorised, FactorisedConvolution]:
     (product,) = method.products()
     pairing = product.pairing(highest_degree(spec))
     outputs = reached_outputs(spec, pairing)
     algebra = product.algebra(one_of_each(spec.irreps_in1), one_of_each(spec.irreps_in2), outputs)
     algebra.scale_out(output_scales(spec, pairing))
     assert worthwhile(spec, algebra)
-    kinds = (CompiledFactorised, FactorisedConvolution)
+    kinds = (GeneratedFactorised, FactorisedConvolution)
     ours, theirs = (kind(spec, algebra, outputs, weights=weights, copies=copies) for kind in kinds)
     return ours, theirs
 
@@ -65,9 +65,9 @@ def derivatives(executor, leaves: list[Tensor], edges: Edges, order: int) -> lis
     out = executor(*inputs, edges)
     found, value = [out], out.square().sum()
     for _ in range(order):
-        slopes = torch.autograd.grad(value, inputs, create_graph=True)
-        found += slopes
-        value = torch.stack([slope.square().sum() for slope in slopes]).sum()
+        gradients = torch.autograd.grad(value, inputs, create_graph=True)
+        found += gradients
+        value = torch.stack([gradient.square().sum() for gradient in gradients]).sum()
     return found
 
 
@@ -123,21 +123,21 @@ def test_trained_factors_stay_with_torch() -> None:
     method = CPDecomposed(rank=4, factors="trainable")
     assert type(method.convolution(spec)) is FactorisedConvolution
     with pytest.raises(
-        ValueError, match=r'"compiled" has no form for factors that are trained; take "auto" or "torch"'
+        ValueError, match=r'"generated" has no form for factors that are trained; take "auto" or "torch"'
     ):
-        replace(method, backend="compiled").convolution(spec)
+        replace(method, backend="generated").convolution(spec)
 
 
 def test_a_method_says_what_runs() -> None:
-    assert type(GauntGrid().convolution(TRUE)) is CompiledFactorised
-    assert type(GauntGrid(backend="compiled").convolution(TRUE)) is CompiledFactorised
+    assert type(GauntGrid().convolution(TRUE)) is GeneratedFactorised
+    assert type(GauntGrid(backend="generated").convolution(TRUE)) is GeneratedFactorised
     assert type(GauntGrid(backend="torch").convolution(TRUE)) is FactorisedConvolution
 
 
 def test_compiled_is_refused_where_no_code_can_be_made(monkeypatch) -> None:
     monkeypatch.setattr("equinet.ops.methods.factorised.can_run", lambda: False)
-    with pytest.raises(ValueError, match='`backend` "compiled" cannot run here'):
-        GauntGrid(backend="compiled")
+    with pytest.raises(ValueError, match='`backend` "generated" cannot run here'):
+        GauntGrid(backend="generated")
 
 
 def test_fewer_weights_and_rows_than_exact_couplings_have() -> None:

@@ -78,7 +78,7 @@ def test_sizes_do_not_depend_on_the_rank_of_a_decomposition() -> None:
     scales = [power_of(CPDecomposed(rank=rank), SPEC).column_scale for rank in (2, 6, 8)]
     assert torch.equal(scales[0], scales[1])
     assert torch.equal(scales[0], scales[2])
-    assert torch.equal(scales[0], power_of(CPDecomposed(rank=6, backend="naive"), SPEC).column_scale)
+    assert torch.equal(scales[0], power_of(CPDecomposed(rank=6, backend="reference"), SPEC).column_scale)
 
 
 @pytest.mark.parametrize(
@@ -192,7 +192,7 @@ def test_initial_factors_scatter_around_one_and_columns_around_zero() -> None:
     torch.testing.assert_close(spread, torch.where(kinds == 1, MODULATION_SPREAD, 1 / math.sqrt(5)), rtol=0.05, atol=0)
 
 
-def test_the_naive_chain_keeps_what_the_products_leave_between() -> None:
+def test_the_reference_chain_keeps_what_the_products_leave_between() -> None:
     """Of 1o x 1o x 1o -> 1o a third goes through 2e, which is neither input nor output."""
     spec = ManyBodySpec("1x1o", "1x1o", 3, 1)
     full = DenseChain(spec, lambda *_: 1.0)

@@ -12,7 +12,7 @@ from equinet.ops.edges import Edges
 from equinet.ops.kernels.edge import gpu as edge_gpu
 from equinet.ops.kernels.edge import operator as edge_operator
 from equinet.ops.kernels.edge.couplings import name_of
-from equinet.ops.kernels.edge.executor import CompiledConvolution
+from equinet.ops.kernels.edge.executor import GeneratedConvolution
 from equinet.ops.kernels.edge.reference import EdgeMatrixConvolution
 from equinet.ops.passes import only
 
@@ -42,14 +42,14 @@ def to(edges: Edges, device: torch.device) -> Edges:
 
 
 def derivatives(run, leaves: list[Tensor], order: int) -> list[Tensor]:
-    """The result, and the slopes of a combination of slopes of ... of it."""
+    """The result, and the gradients of a combination of gradients of ... of it."""
     inputs = [leaf.clone().requires_grad_() for leaf in leaves]
     out = run(*inputs)
     found, value = [out], (out * weights_like(out)).sum() + out.square().sum()
     for _ in range(order):
-        slopes = torch.autograd.grad(value, inputs, create_graph=True)
-        found += slopes
-        value = torch.stack([(slope * weights_like(slope)).sum() for slope in slopes]).sum()
+        gradients = torch.autograd.grad(value, inputs, create_graph=True)
+        found += gradients
+        value = torch.stack([(gradient * weights_like(gradient)).sum() for gradient in gradients]).sum()
     return found
 
 
@@ -73,7 +73,7 @@ def weights_like(values: Tensor) -> Tensor:
 @pytest.mark.parametrize("mirrored", [False, True], ids=["directed", "mirrored"])
 def test_values_and_derivatives_are_those_of_the_form_in_torch(gpu, spec, nodes, rows, order, mirrored) -> None:
     leaves, edges = random_inputs(spec, nodes, rows, mirrored)
-    module, reference = CompiledConvolution(spec).double().to(gpu), EdgeMatrixConvolution(spec).double()
+    module, reference = GeneratedConvolution(spec).double().to(gpu), EdgeMatrixConvolution(spec).double()
     there = to(edges, gpu)
     ours = derivatives(lambda *x: module(*x, there), [leaf.to(gpu) for leaf in leaves], order)
     theirs = derivatives(lambda *x: reference(*x, edges), leaves, order)
@@ -85,7 +85,7 @@ def test_values_and_derivatives_are_those_of_the_form_in_torch(gpu, spec, nodes,
 def test_many_nodes_have_a_warp_each_and_few_share_one_among_edges(gpu, monkeypatch) -> None:
     """On a GPU these are two kernels, with one edge in a tile and with four; the interpreter has tiles of its own."""
     leaves, edges = random_inputs(SMALL, 4, 11, True)
-    module, there = CompiledConvolution(SMALL).double().to(gpu), to(edges, gpu)
+    module, there = GeneratedConvolution(SMALL).double().to(gpu), to(edges, gpu)
     expected = EdgeMatrixConvolution(SMALL).double()(*leaves, edges)
     for most in (0, 10**9):
         monkeypatch.setattr(edge_gpu, "MANY_NODES", most)
@@ -99,7 +99,7 @@ def test_single_precision_errs_no_more_than_torch_does(gpu, mirrored) -> None:
         lambda *x: EdgeMatrixConvolution(MACE).double()(*x, edges), [leaf.double() for leaf in leaves], 1
     )
     theirs = derivatives(lambda *x: EdgeMatrixConvolution(MACE)(*x, edges), leaves, 1)
-    module, there = CompiledConvolution(MACE).to(gpu), to(edges, gpu)
+    module, there = GeneratedConvolution(MACE).to(gpu), to(edges, gpu)
     ours = derivatives(lambda *x: module(*x, there), [leaf.to(gpu) for leaf in leaves], 1)
     for mine, other, right in zip(ours, theirs, exact):
         assert 0 < (mine.cpu() - right).norm() < 2 * (other - right).norm()
@@ -108,7 +108,7 @@ def test_single_precision_errs_no_more_than_torch_does(gpu, mirrored) -> None:
 @pytest.mark.parametrize("mirrored", [False, True], ids=["directed", "mirrored"])
 def test_two_runs_give_the_same_bits(gpu, mirrored) -> None:
     leaves, edges = random_inputs(MACE, 6, 40, mirrored, torch.float32)
-    module, there = CompiledConvolution(MACE).to(gpu), to(edges, gpu)
+    module, there = GeneratedConvolution(MACE).to(gpu), to(edges, gpu)
     first, second = (derivatives(lambda *x: module(*x, there), [leaf.to(gpu) for leaf in leaves], 1) for _ in range(2))
     assert all(torch.equal(one, other) for one, other in zip(first, second))
 
@@ -125,9 +125,9 @@ def test_the_operators_keep_the_rules_of_torch(gpu, mirrored) -> None:
     checks = ("test_schema", "test_faketensor", "test_autograd_registration", "test_aot_dispatch_dynamic")
     for operator, inputs in (
         (edge_operator.forward, (*leaves, *rest)),
-        (edge_operator.tangent, (*leaves, *changes, *rest)),
+        (edge_operator.jvp, (*leaves, *changes, *rest)),
         (edge_operator.backward, (g, *leaves, *rest, True, True)),
-        (edge_operator.bend, (g, *leaves, *changes, *rest, True, True)),
+        (edge_operator.double_backward, (g, *leaves, *changes, *rest, True, True)),
         (edge_operator.backward, (g, *leaves, *rest, False, False)),
     ):
         library.opcheck(operator, inputs, test_utils=checks)
@@ -145,11 +145,11 @@ def test_arrays_need_not_be_contiguous(gpu) -> None:
     assert all(torch.equal(mine, other) for mine, other in zip(found, expected))
 
 
-def test_slopes_that_nobody_asked_for_are_left_out_and_change_no_other(gpu) -> None:
+def test_gradients_that_nobody_asked_for_are_left_out_and_change_no_other(gpu) -> None:
     leaves, edges = random_inputs(SMALL, 5, 9, True)
-    module, there = CompiledConvolution(SMALL).double().to(gpu), to(edges, gpu)
+    module, there = GeneratedConvolution(SMALL).double().to(gpu), to(edges, gpu)
 
-    def slopes(features: bool) -> list[Tensor | None]:
+    def gradients(features: bool) -> list[Tensor | None]:
         x, y, w = (leaf.to(gpu).clone().requires_grad_() for leaf in leaves)
         forces = torch.autograd.grad(
             module(x if features else x.detach(), y, w, there).square().sum(), y, create_graph=True
@@ -158,9 +158,9 @@ def test_slopes_that_nobody_asked_for_are_left_out_and_change_no_other(gpu) -> N
             forces[0].square().sum().backward()
         return [x.grad, y.grad, w.grad]
 
-    everything, weights = slopes(True), slopes(False)
-    assert [slope is None for slope in everything] == [False, True, False]
-    assert [slope is None for slope in weights] == [True, True, False]
+    everything, weights = gradients(True), gradients(False)
+    assert [gradient is None for gradient in everything] == [False, True, False]
+    assert [gradient is None for gradient in weights] == [True, True, False]
     assert torch.equal(everything[2], weights[2])
 
 
@@ -168,11 +168,11 @@ def test_slopes_that_nobody_asked_for_are_left_out_and_change_no_other(gpu) -> N
 def test_several_kernels_give_what_one_gives(gpu, mirrored, monkeypatch) -> None:
     """Blocks are divided among kernels where registers would not do."""
     leaves, edges = random_inputs(BOTH_PARITIES, 5, 9, mirrored)
-    module, there = CompiledConvolution(BOTH_PARITIES).double().to(gpu), to(edges, gpu)
+    module, there = GeneratedConvolution(BOTH_PARITIES).double().to(gpu), to(edges, gpu)
     whole = derivatives(lambda *x: module(*x, there), [leaf.to(gpu) for leaf in leaves], 2)
     monkeypatch.setattr(edge_gpu, "MOST", dict.fromkeys(edge_gpu.MOST, 24))
     edge_gpu.kernels_for.cache_clear()
-    kernels, _ = edge_gpu.kernels_for("bend", name_of(BOTH_PARITIES), torch.float64, mirrored, 1)
+    kernels, _ = edge_gpu.kernels_for("double_backward", name_of(BOTH_PARITIES), torch.float64, mirrored, 1)
     assert len(kernels) > 2
     parts = derivatives(lambda *x: module(*x, there), [leaf.to(gpu) for leaf in leaves], 2)
     edge_gpu.kernels_for.cache_clear()
@@ -185,6 +185,6 @@ def test_the_kernels_are_what_runs(gpu, monkeypatch) -> None:
     calls: list[str] = []
     real = tiles.Kernel.__call__
     monkeypatch.setattr(tiles.Kernel, "__call__", lambda self, *a: calls.append(self.name) or real(self, *a))
-    module, there = CompiledConvolution(SMALL).double().to(gpu), to(edges, gpu)
+    module, there = GeneratedConvolution(SMALL).double().to(gpu), to(edges, gpu)
     derivatives(lambda *x: module(*x, there), [leaf.to(gpu) for leaf in leaves], 2)
-    assert set(calls) == {"edge_forward", "edge_tangent", "edge_backward", "edge_bend", "gather_sum"}
+    assert set(calls) == {"edge_forward", "edge_jvp", "edge_backward", "edge_double_backward", "gather_sum"}

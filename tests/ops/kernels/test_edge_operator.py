@@ -16,7 +16,7 @@ from equinet.ops.edges import Edges
 from equinet.ops.kernels.edge import operator as edge_operator
 from equinet.ops.kernels.edge.couplings import name_of
 from equinet.ops.kernels.edge.cpu import EdgeLoops
-from equinet.ops.kernels.edge.executor import CompiledConvolution
+from equinet.ops.kernels.edge.executor import GeneratedConvolution
 from equinet.ops.kernels.edge.reference import EdgeMatrixConvolution
 from equinet.ops.passes import only
 
@@ -53,15 +53,17 @@ def arguments(spec: TensorProductSpec, edges: Edges) -> tuple:
 
 
 def derivatives(run: Callable[..., Tensor], leaves: list[Tensor], order: int) -> list[Tensor]:
-    """The result, and the slopes of a random combination of slopes of ... of it."""
+    """The result, and the gradients of a random combination of gradients of ... of it."""
     torch.manual_seed(1)
     inputs = [leaf.clone().requires_grad_() for leaf in leaves]
     out = run(*inputs)
     found, value = [out], (out * torch.randn_like(out)).sum() + out.square().sum()
     for _ in range(order):
-        slopes = torch.autograd.grad(value, inputs, create_graph=True)
-        found += slopes
-        value = torch.stack([(slope * torch.randn(slope.shape, dtype=slope.dtype)).sum() for slope in slopes]).sum()
+        gradients = torch.autograd.grad(value, inputs, create_graph=True)
+        found += gradients
+        value = torch.stack(
+            [(gradient * torch.randn(gradient.shape, dtype=gradient.dtype)).sum() for gradient in gradients]
+        ).sum()
     return found
 
 
@@ -70,7 +72,7 @@ def derivatives(run: Callable[..., Tensor], leaves: list[Tensor], order: int) ->
 @pytest.mark.parametrize("spec", SPECS, ids=str)
 def test_values_and_three_derivatives_are_those_of_the_form_in_torch(spec, mirrored, sizes) -> None:
     leaves, edges = random_inputs(spec, *sizes, mirrored=mirrored)
-    forms = (CompiledConvolution(spec).double(), EdgeMatrixConvolution(spec).double())
+    forms = (GeneratedConvolution(spec).double(), EdgeMatrixConvolution(spec).double())
     ours, theirs = (derivatives(lambda *x, form=form: form(*x, edges), leaves, 3) for form in forms)
     for found, expected in zip(ours, theirs):
         torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12 * (1 + float(expected.detach().norm())))
@@ -80,7 +82,7 @@ def test_values_and_three_derivatives_are_those_of_the_form_in_torch(spec, mirro
 @pytest.mark.parametrize("spec", SPECS[:2], ids=str)
 def test_two_threads_give_what_one_gives(spec, mirrored) -> None:
     leaves, edges = random_inputs(spec, 200, 400, mirrored=mirrored)
-    module, found = CompiledConvolution(spec).double(), []
+    module, found = GeneratedConvolution(spec).double(), []
     for threads in (1, 2, 3):
         torch.set_num_threads(threads)
         found.append(derivatives(lambda *x: module(*x, edges), leaves, 2))
@@ -102,9 +104,9 @@ def test_the_operators_keep_the_rules_of_torch(mirrored, dtype) -> None:
     checks = ("test_schema", "test_faketensor", "test_autograd_registration", "test_aot_dispatch_dynamic")
     for operator, inputs in (
         (edge_operator.forward, (*leaves, *rest)),
-        (edge_operator.tangent, (*leaves, *changes, *rest)),
+        (edge_operator.jvp, (*leaves, *changes, *rest)),
         (edge_operator.backward, (g, *leaves, *rest, True, True)),
-        (edge_operator.bend, (g, *leaves, *changes, *rest, True, True)),
+        (edge_operator.double_backward, (g, *leaves, *changes, *rest, True, True)),
     ):
         library.opcheck(operator, inputs, test_utils=checks)
 
@@ -129,16 +131,16 @@ def test_single_precision_errs_no_more_than_torch_does() -> None:
     spec = SPECS[0]
     leaves, edges = random_inputs(spec, 40, 400, dtype=torch.float32)
     exact = EdgeMatrixConvolution(spec).double()(*(leaf.double() for leaf in leaves), edges)
-    errors = [(form(spec)(*leaves, edges) - exact).norm() for form in (CompiledConvolution, EdgeMatrixConvolution)]
+    errors = [(form(spec)(*leaves, edges) - exact).norm() for form in (GeneratedConvolution, EdgeMatrixConvolution)]
     assert 0 < errors[0] < 2 * errors[1]
 
 
-def test_a_pass_for_weights_leaves_out_the_slopes_of_harmonics_and_changes_no_other() -> None:
+def test_a_pass_for_weights_leaves_out_the_gradients_of_harmonics_and_changes_no_other() -> None:
     spec = SPECS[0]
     leaves, edges = random_inputs(spec)
-    module = CompiledConvolution(spec).double()
+    module = GeneratedConvolution(spec).double()
 
-    def slopes(pass_for: str | None) -> list[Tensor | None]:
+    def gradients(pass_for: str | None) -> list[Tensor | None]:
         inputs = [leaf.clone().requires_grad_() for leaf in leaves]
         out = module(*inputs, edges).square().sum()
         forces = torch.autograd.grad(out, inputs[1], create_graph=True)[0].square().sum()
@@ -149,7 +151,7 @@ def test_a_pass_for_weights_leaves_out_the_slopes_of_harmonics_and_changes_no_ot
                 forces.backward()
         return [leaf.grad for leaf in inputs]
 
-    everything, weights = slopes(None), slopes("weights")
+    everything, weights = gradients(None), gradients("weights")
     assert everything[1] is not None
     assert weights[1] is None
     assert torch.equal(weights[0], everything[0])
@@ -158,9 +160,9 @@ def test_a_pass_for_weights_leaves_out_the_slopes_of_harmonics_and_changes_no_ot
 
 @pytest.mark.parametrize("spec", SPECS, ids=str)
 def test_the_code_has_as_many_operations_as_are_counted(spec: TensorProductSpec) -> None:
-    executor = CompiledConvolution(spec)
+    executor = GeneratedConvolution(spec)
     loops = EdgeLoops(executor.couplings, torch.float64, mirrored=False)
-    assembly, lanes = loops.forward(tangent=False).finish(), lanes_for(spec.channels, torch.float64)
+    assembly, lanes = loops.forward(jvp=False).finish(), lanes_for(spec.channels, torch.float64)
     operations = re.findall(r"= f(?:add|sub|mul) contract (<)?", assembly)
     per_vector = sum(match == "<" for match in operations)
     found = len(operations) - per_vector + per_vector * spec.channels
@@ -171,7 +173,7 @@ def test_the_code_has_as_many_operations_as_are_counted(spec: TensorProductSpec)
 def test_other_precisions_and_devices_take_the_form_in_torch() -> None:
     spec = SPECS[0]
     leaves, edges = random_inputs(spec, dtype=torch.bfloat16)
-    module = CompiledConvolution(spec).bfloat16()
+    module = GeneratedConvolution(spec).bfloat16()
     assert torch.equal(module(*leaves, edges), EdgeMatrixConvolution(spec).bfloat16()(*leaves, edges))
     somewhere = module.float().to("meta")(*(leaf.float().to("meta") for leaf in leaves), edges.index.to("meta"))
     assert somewhere.device.type == "meta"

@@ -1,4 +1,4 @@
-"""The edge convolution: fast form against the naive twin, and both against e3nn path by path."""
+"""The edge convolution: fast form against the reference form, and both against e3nn path by path."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from equinet.ops import ClebschGordan, TensorProductSpec, from_mul_ir, natural_irreps, to_mul_ir
 from equinet.ops.edges import sum_on_nodes
-from equinet.ops.kernels.edge.reference import EdgeMatrixConvolution, NaiveConvolution
+from equinet.ops.kernels.edge.reference import EdgeMatrixConvolution, ReferenceConvolution
 
 Inputs = tuple[Tensor, Tensor, Tensor, Tensor]
-FORMS = [EdgeMatrixConvolution, NaiveConvolution]
+FORMS = [EdgeMatrixConvolution, ReferenceConvolution]
 
 # name: features, harmonics, outputs. L1 != L2 != L3, missing degrees, odd numbers of channels, and unnatural parities.
 SPECS = {
@@ -82,16 +82,16 @@ def test_the_convolution_is_that_of_e3nn(name: str, form: type[nn.Module]) -> No
 
 
 @pytest.mark.parametrize("name", SPECS)
-def test_the_fast_form_is_the_naive_one(name: str) -> None:
+def test_the_fast_form_is_the_reference_one(name: str) -> None:
     spec = spec_of(name)
     inputs = random_inputs(spec, nodes=5, edges=12)
-    fast, naive = EdgeMatrixConvolution(spec).double(), NaiveConvolution(spec).double()
-    assert fast.weight_numel == naive.weight_numel == len(spec.paths)
-    torch.testing.assert_close(fast(*inputs), naive(*inputs), rtol=1e-12, atol=1e-12)
+    fast, reference = EdgeMatrixConvolution(spec).double(), ReferenceConvolution(spec).double()
+    assert fast.weight_numel == reference.weight_numel == len(spec.paths)
+    torch.testing.assert_close(fast(*inputs), reference(*inputs), rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", SPECS)
-def test_first_and_second_derivatives_of_the_fast_form_are_the_naive_ones(name: str) -> None:
+def test_first_and_second_derivatives_of_the_fast_form_are_the_reference_ones(name: str) -> None:
     spec = spec_of(name)
     *leaves, edge_index = random_inputs(spec, nodes=4, edges=9)
 
@@ -103,7 +103,7 @@ def test_first_and_second_derivatives_of_the_fast_form_are_the_naive_ones(name: 
         mixed = sum((g * torch.randn_like(g)).sum() for g in first)
         return [*first, *torch.autograd.grad(mixed, inputs)]
 
-    for ours, theirs in zip(derivatives(EdgeMatrixConvolution(spec)), derivatives(NaiveConvolution(spec))):
+    for ours, theirs in zip(derivatives(EdgeMatrixConvolution(spec)), derivatives(ReferenceConvolution(spec))):
         assert theirs.abs().max() > 0.1
         torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-11)
 
@@ -120,29 +120,29 @@ def test_derivatives_are_those_of_finite_differences(name: str, form: type[nn.Mo
 
 
 @pytest.mark.parametrize("name", SPECS)
-def test_in_single_precision_the_fast_form_errs_at_most_twice_as_much_as_the_naive_one(name: str) -> None:
+def test_in_single_precision_the_fast_form_errs_at_most_twice_as_much_as_the_reference_one(name: str) -> None:
     spec = spec_of(name)
-    fast, naive = EdgeMatrixConvolution(spec), NaiveConvolution(spec)
-    exact_form = NaiveConvolution(spec).double()
-    squares = {"fast": 0.0, "naive": 0.0, "fast slope": 0.0, "naive slope": 0.0}
+    fast, reference = EdgeMatrixConvolution(spec), ReferenceConvolution(spec)
+    exact_form = ReferenceConvolution(spec).double()
+    squares = {"fast": 0.0, "reference": 0.0, "fast gradient": 0.0, "reference gradient": 0.0}
     for seed in range(5):
         *leaves, edge_index = random_inputs(spec, nodes=10, edges=60, dtype=torch.float32, seed=seed)
 
-        def value_and_slope(
+        def value_and_gradient(
             module: nn.Module, dtype: torch.dtype, leaves: list = leaves, edge_index: Tensor = edge_index
         ):
             inputs = [leaf.to(dtype).requires_grad_() for leaf in leaves]
             out = module(*inputs, edge_index)
-            slopes = torch.autograd.grad(out.square().sum(), inputs)
-            return out.detach().double(), torch.cat([slope.double().flatten() for slope in slopes])
+            gradients = torch.autograd.grad(out.square().sum(), inputs)
+            return out.detach().double(), torch.cat([gradient.double().flatten() for gradient in gradients])
 
-        exact, exact_slope = value_and_slope(exact_form, torch.float64)
-        for label, module in (("fast", fast), ("naive", naive)):
-            out, slope = value_and_slope(module, torch.float32)
+        exact, exact_gradient = value_and_gradient(exact_form, torch.float64)
+        for label, module in (("fast", fast), ("reference", reference)):
+            out, gradient = value_and_gradient(module, torch.float32)
             squares[label] += (out - exact).square().sum().item()
-            squares[f"{label} slope"] += (slope - exact_slope).square().sum().item()
-    assert squares["fast"] ** 0.5 <= 2 * squares["naive"] ** 0.5
-    assert squares["fast slope"] ** 0.5 <= 2 * squares["naive slope"] ** 0.5
+            squares[f"{label} gradient"] += (gradient - exact_gradient).square().sum().item()
+    assert squares["fast"] ** 0.5 <= 2 * squares["reference"] ** 0.5
+    assert squares["fast gradient"] ** 0.5 <= 2 * squares["reference gradient"] ** 0.5
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -199,8 +199,8 @@ def test_few_nodes_and_no_edges_work(form: type[nn.Module], nodes: int, edges: i
     assert out.shape == (nodes, spec.rows, spec.channels)
     if edges == 0:
         assert torch.equal(out, torch.zeros_like(out))
-    slopes = torch.autograd.grad(out.sum(), inputs, create_graph=True)
-    assert [slope.shape for slope in slopes] == [leaf.shape for leaf in leaves]
+    gradients = torch.autograd.grad(out.sum(), inputs, create_graph=True)
+    assert [gradient.shape for gradient in gradients] == [leaf.shape for leaf in leaves]
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -230,9 +230,9 @@ def test_a_method_names_its_executor_and_the_executor_its_spec() -> None:
     spec = spec_of("MACE")
     assert isinstance(ClebschGordan().convolution(spec), EdgeMatrixConvolution)
     assert isinstance(ClebschGordan("torch").convolution(spec), EdgeMatrixConvolution)
-    assert isinstance(ClebschGordan("naive").convolution(spec), NaiveConvolution)
+    assert isinstance(ClebschGordan("reference").convolution(spec), ReferenceConvolution)
     assert str(spec) in repr(ClebschGordan().convolution(spec))
-    assert str(spec) in repr(ClebschGordan("naive").convolution(spec))
+    assert str(spec) in repr(ClebschGordan("reference").convolution(spec))
 
 
 def test_harmonics_of_another_degree_are_refused() -> None:

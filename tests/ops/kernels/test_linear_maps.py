@@ -7,7 +7,16 @@ import torch
 from torch import Tensor
 
 from equinet.ops import SpeciesGroups
-from equinet.ops.kernels.linear.maps import Block, Frozen, Plan, mix, product, product_in_torch, slopes, slopes_in_torch
+from equinet.ops.kernels.linear.maps import (
+    Block,
+    Frozen,
+    Plan,
+    gradients,
+    gradients_in_torch,
+    mix,
+    product,
+    product_in_torch,
+)
 from equinet.ops.passes import only
 
 PLANS = {
@@ -37,7 +46,7 @@ def by_formula(x: Tensor, weights: list[Tensor], plan: Plan, groups: SpeciesGrou
     return y
 
 
-@pytest.mark.parametrize("compiled", [True, False], ids=["machine code", "torch"])
+@pytest.mark.parametrize("generated", [True, False], ids=["machine code", "torch"])
 @pytest.mark.parametrize("species", [None, 1, 3])
 @pytest.mark.parametrize("nodes", [5, 1, 0])
 @pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
@@ -51,9 +60,11 @@ def test_the_map_and_three_derivatives_are_those_of_the_formula(plan, nodes, spe
         y = form(leaves[0], leaves[1:], plan, groups)
         found, value = [y], (y * torch.randn(y.shape, dtype=y.dtype)).sum() + y.pow(3).sum()
         for _ in range(3):
-            slopes = torch.autograd.grad(value, leaves, create_graph=True)
-            found += slopes
-            value = torch.stack([(slope * torch.randn(slope.shape, dtype=slope.dtype)).sum() for slope in slopes]).sum()
+            gradients = torch.autograd.grad(value, leaves, create_graph=True)
+            found += gradients
+            value = torch.stack(
+                [(gradient * torch.randn(gradient.shape, dtype=gradient.dtype)).sum() for gradient in gradients]
+            ).sum()
         results.append(found)
     for ours, expected in zip(*results):
         torch.testing.assert_close(ours, expected, rtol=1e-12, atol=1e-10)
@@ -88,9 +99,9 @@ def test_frozen_weights_give_the_same_in_three_derivatives_and_are_not_remembere
             leaf = x.clone().requires_grad_()
             value = form(leaf, weights, plan, groups).pow(4).sum()
             for _ in range(3):
-                (slope,) = torch.autograd.grad(value, leaf, create_graph=True)
-                value = slope.pow(2).sum()
-            found.append(slope)
+                (gradient,) = torch.autograd.grad(value, leaf, create_graph=True)
+                value = gradient.pow(2).sum()
+            found.append(gradient)
         torch.testing.assert_close(*found, rtol=1e-10, atol=1e-6)
         weights[0].mul_(1.5)  # in place, as an optimiser or `load_state_dict` does
 
@@ -108,13 +119,13 @@ def test_all_sizes_of_tiles_and_any_number_of_threads_give_the_same(
     weights = [torch.randn(shape, dtype=torch.float64) for shape in shapes]
     groups = None if species is None else SpeciesGroups(torch.randint(species, (101,)))
     expected = product_in_torch(x, weights, plan, groups, out)
-    expected_slopes = slopes_in_torch(x, g, shapes, plan, groups)
+    expected_gradients = gradients_in_torch(x, g, shapes, plan, groups)
     threads = torch.get_num_threads()
     try:
         for number in (1, 2, 3):
             torch.set_num_threads(number)
             torch.testing.assert_close(product(x, weights, plan, groups, out), expected)
-            for found, other in zip(slopes(x, g, shapes, plan, groups), expected_slopes):
+            for found, other in zip(gradients(x, g, shapes, plan, groups), expected_gradients):
                 torch.testing.assert_close(found, other)
     finally:
         torch.set_num_threads(threads)

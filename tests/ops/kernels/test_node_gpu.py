@@ -10,11 +10,11 @@ from assembling import assemble, emulated, tiles_as_on_a_gpu
 from torch import Tensor, library
 
 from equinet.ops import ManyBodySpec, SpeciesGroups, natural_irreps
+from equinet.ops.kernels.node import executor as node_executor
 from equinet.ops.kernels.node import gpu as node_gpu
 from equinet.ops.kernels.node import gpu_sums as node_gpu_sums
-from equinet.ops.kernels.node import executor as node_executor
 from equinet.ops.kernels.node import operator as node_operator
-from equinet.ops.kernels.node.executor import CompiledManyBody
+from equinet.ops.kernels.node.executor import GeneratedManyBody
 from equinet.ops.kernels.node.reference import HornerManyBody
 
 pytest.importorskip("triton", reason="kernels for GPUs are written in Triton: pip install triton")
@@ -48,9 +48,18 @@ def by_formula(numbers: tuple[Tensor, ...], species: Tensor, product: str) -> di
     """The four functions by torch alone."""
     a, g, x, K = (each.detach().double().requires_grad_() for each in numbers)
     value = node_operator.value_in_torch(x, K, species, product)
-    slope, weight_slope = torch.autograd.grad((g * value).sum(), (x, K), create_graph=True, materialize_grads=True)
-    bend = torch.autograd.grad((a * slope).sum() + 0 * a.sum() * g.sum(), (g, x, K), materialize_grads=True)
-    found = {"value": [value], "slope": [slope], "weight_slope": [weight_slope], "bend": bend}
+    gradient, weight_gradient = torch.autograd.grad(
+        (g * value).sum(), (x, K), create_graph=True, materialize_grads=True
+    )
+    double_backward = torch.autograd.grad(
+        (a * gradient).sum() + 0 * a.sum() * g.sum(), (g, x, K), materialize_grads=True
+    )
+    found = {
+        "value": [value],
+        "gradient": [gradient],
+        "weight_gradient": [weight_gradient],
+        "double_backward": double_backward,
+    }
     return {function: [each.detach() for each in results] for function, results in found.items()}
 
 
@@ -62,22 +71,22 @@ def on_device(
     nodes = (rest[0].to(device), rest[1].to(device), rest[2])
     found = {
         "value": [node_operator.value(x, K, *nodes)],
-        "slope": [node_operator.slope(g, x, K, *nodes)],
-        "weight_slope": [node_operator.weight_slope(g, x, K, *nodes)],
-        "bend": node_operator.bend(a, g, x, K, *nodes),
+        "gradient": [node_operator.gradient(g, x, K, *nodes)],
+        "weight_gradient": [node_operator.weight_gradient(g, x, K, *nodes)],
+        "double_backward": node_operator.double_backward(a, g, x, K, *nodes),
     }
     return {function: [each.cpu() for each in results] for function, results in found.items()}
 
 
 def derivatives(run, leaves: list[Tensor], order: int) -> list[Tensor]:
-    """The result, and the slopes of a combination of slopes of ... of it."""
+    """The result, and the gradients of a combination of gradients of ... of it."""
     inputs = [leaf.clone().requires_grad_() for leaf in leaves]
     out = run(*inputs)
     found, value = [out], (out * weights_like(out)).sum() + out.square().sum()
     for _ in range(order):
-        slopes = torch.autograd.grad(value, inputs, create_graph=True, materialize_grads=True)
-        found += slopes
-        value = torch.stack([(slope * weights_like(slope)).sum() for slope in slopes]).sum()
+        gradients = torch.autograd.grad(value, inputs, create_graph=True, materialize_grads=True)
+        found += gradients
+        value = torch.stack([(gradient * weights_like(gradient)).sum() for gradient in gradients]).sum()
     return found
 
 
@@ -109,10 +118,10 @@ def test_sums_over_nodes_do_not_depend_on_where_pieces_begin(
     (_, g, x, K), rest = arguments(ManyBodySpec("2x0e", "2x0e", 2, 5), 45)
     torch.use_deterministic_algorithms(True)  # then what is not written is not a number
     try:
-        found = node_operator.weight_slope(*(each.to(gpu) for each in (g, x, K, *rest[:2])), rest[2]).cpu()
+        found = node_operator.weight_gradient(*(each.to(gpu) for each in (g, x, K, *rest[:2])), rest[2]).cpu()
     finally:
         torch.use_deterministic_algorithms(False)
-    expected = by_formula((torch.zeros_like(x), g, x, K), *rest[1:])["weight_slope"][0]
+    expected = by_formula((torch.zeros_like(x), g, x, K), *rest[1:])["weight_gradient"][0]
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 
 
@@ -130,8 +139,8 @@ def test_kernels_give_what_machine_code_gives(gpu: torch.device) -> None:
     numbers, rest = arguments(QUARTIC, 9)
     a, g, x, K = numbers
     results = [torch.empty_like(each) for each in (g, x, K)]
-    node_operator._run_machine_code("bend", (a, g, x, K), *rest, tuple(results))
-    for ours, theirs in zip(on_device(numbers, rest, gpu)["bend"], results, strict=True):
+    node_operator._run_machine_code("double_backward", (a, g, x, K), *rest, tuple(results))
+    for ours, theirs in zip(on_device(numbers, rest, gpu)["double_backward"], results, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
 
 
@@ -146,15 +155,15 @@ def test_values_and_derivatives_are_those_of_the_form_in_torch(
     ]
     species = torch.randint(spec.species, (nodes,))
     expected = derivatives(lambda *x: form(*x, SpeciesGroups(species)), leaves, order)
-    ours, groups = CompiledManyBody(spec).double().to(gpu), SpeciesGroups(species.to(gpu))
+    ours, groups = GeneratedManyBody(spec).double().to(gpu), SpeciesGroups(species.to(gpu))
     found = derivatives(lambda *x: ours(*x, groups), [leaf.to(gpu) for leaf in leaves], order)
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one.cpu(), other, rtol=1e-11, atol=1e-12 * (1 + float(other.detach().norm())))
 
 
-def test_slopes_are_those_of_finite_differences_twice_over(gpu: torch.device) -> None:
+def test_gradients_are_those_of_finite_differences_twice_over(gpu: torch.device) -> None:
     spec = ManyBodySpec("1x0e+1x1o", "1x0e+1x1o", 3, 2)
-    module, groups = CompiledManyBody(spec).double().to(gpu), SpeciesGroups(torch.tensor([1, 0], device=gpu))
+    module, groups = GeneratedManyBody(spec).double().to(gpu), SpeciesGroups(torch.tensor([1, 0], device=gpu))
     x = torch.randn(2, 4, 1, dtype=torch.float64, device=gpu, requires_grad=True)
     w = module.initial_weight().double().to(gpu).requires_grad_()
     torch.autograd.gradgradcheck(lambda *leaves: module(*leaves, groups), (x, w), fast_mode=True)
@@ -167,9 +176,9 @@ def test_the_operators_keep_the_rules_of_torch(gpu: torch.device) -> None:
     checks = ("test_schema", "test_faketensor", "test_autograd_registration", "test_aot_dispatch_dynamic")
     for operator, inputs in (
         (node_operator.value, (x, K, *rest)),
-        (node_operator.slope, (g, x, K, *rest)),
-        (node_operator.weight_slope, (g, x, K, *rest)),
-        (node_operator.bend, (a, g, x, K, *rest)),
+        (node_operator.gradient, (g, x, K, *rest)),
+        (node_operator.weight_gradient, (g, x, K, *rest)),
+        (node_operator.double_backward, (a, g, x, K, *rest)),
     ):
         library.opcheck(operator, inputs, test_utils=checks)
 
@@ -190,7 +199,7 @@ def test_arrays_need_not_be_contiguous(gpu: torch.device) -> None:
 
 
 def test_products_of_too_many_terms_are_left_to_torch(gpu: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
-    ours, theirs = (form(SMALL).double().to(gpu) for form in (CompiledManyBody, HornerManyBody))
+    ours, theirs = (form(SMALL).double().to(gpu) for form in (GeneratedManyBody, HornerManyBody))
     x, w = torch.randn(3, 4, 2).to(gpu).double(), theirs.initial_weight().double().to(gpu)
     groups = SpeciesGroups(torch.tensor([0, 1, 1], device=gpu))
     monkeypatch.setattr(node_gpu, "run", lambda *_: pytest.fail("a kernel ran"))
@@ -199,11 +208,15 @@ def test_products_of_too_many_terms_are_left_to_torch(gpu: torch.device, monkeyp
 
 
 # Registers, of what comes out of l <= 3 at nu = 3 in float32.
-LIMITS = {"value": 64, "slope": 96, "bend": 128, "weight_slope": 128, "bend_weights": 128}
+LIMITS = {"value": 64, "gradient": 96, "double_backward": 128, "weight_gradient": 128, "double_backward_weights": 128}
 
 CASES = [(function, 1, 3, "float32", capability) for function in LIMITS for capability in (80, 90)]
 CASES += [(function, 0, 3, "float32", 90) for function in LIMITS]
-CASES += [("slope", 1, 3, "float64", 90), ("bend_weights", 1, 3, "float64", 90), ("slope", 0, 4, "float32", 90)]
+CASES += [
+    ("gradient", 1, 3, "float64", 90),
+    ("double_backward_weights", 1, 3, "float64", 90),
+    ("gradient", 0, 4, "float32", 90),
+]
 
 
 @cache
@@ -214,10 +227,12 @@ def assembled() -> dict[tuple[str, int, int, str, int], tuple[int, int, int, int
         spec = ManyBodySpec(natural_irreps(3, 128), natural_irreps(degree, 128), correlation, 10)
         p = node_operator.polynomials_of(node_operator.name_of(spec))
         with tiles_as_on_a_gpu():
-            if function in ("value", "slope", "bend"):
+            if function in ("value", "gradient", "double_backward"):
                 kernel, _ = node_gpu.kernel_for(function, p, getattr(torch, dtype))
             else:
-                kernel, _ = node_gpu_sums.sum_of_chunk(p, 10, getattr(torch, dtype), function == "bend_weights")
+                kernel, _ = node_gpu_sums.sum_of_chunk(
+                    p, 10, getattr(torch, dtype), function == "double_backward_weights"
+                )
         made = assemble(kernel, capability)
         numbers = (made.registers, made.spilled, made.conversions, made.ptx.count("ld.global.f"))
         found[function, degree, correlation, dtype, capability] = numbers
@@ -237,10 +252,10 @@ def test_enough_registers_are_left_for_others() -> None:
 
 def test_every_number_is_loaded_once() -> None:
     p = node_operator.polynomials_of("128x0e+128x1o+128x2e+128x3o ^ 3 -> 128x0e")
-    assert assembled()["slope", 0, 3, "float32", 90][3] == len(p.terms) + p.variables + p.outputs
+    assert assembled()["gradient", 0, 3, "float32", 90][3] == len(p.terms) + p.variables + p.outputs
 
 
-@pytest.mark.parametrize("function", ["value", "slope", "bend"])
+@pytest.mark.parametrize("function", ["value", "gradient", "double_backward"])
 def test_assembled_code_does_what_the_formula_says(function: str) -> None:
     """Loads and stores by instruction are not what the interpreter runs."""
     numbers, rest = arguments(WIDE, 9)

@@ -11,7 +11,7 @@ from torch import Tensor, library
 from equinet.ops import ManyBodySpec, SpeciesGroups
 from equinet.ops.analysis.cost import cost
 from equinet.ops.kernels.node import operator as node_operator
-from equinet.ops.kernels.node.executor import CompiledManyBody
+from equinet.ops.kernels.node.executor import GeneratedManyBody
 from equinet.ops.kernels.node.reference import HornerManyBody
 from equinet.ops.passes import only
 
@@ -42,15 +42,17 @@ def random_inputs(
 
 
 def derivatives(run: Callable[..., Tensor], leaves: list[Tensor], order: int) -> list[Tensor]:
-    """The result, and the slopes of a random combination of slopes of ... of it."""
+    """The result, and the gradients of a random combination of gradients of ... of it."""
     torch.manual_seed(1)
     inputs = [leaf.clone().requires_grad_() for leaf in leaves]
     out = run(*inputs)
     found, value = [out], (out * torch.randn_like(out)).sum() + out.square().sum()
     for _ in range(order):
-        slopes = torch.autograd.grad(value, inputs, create_graph=True, materialize_grads=True)
-        found += slopes
-        value = torch.stack([(slope * torch.randn(slope.shape, dtype=slope.dtype)).sum() for slope in slopes]).sum()
+        gradients = torch.autograd.grad(value, inputs, create_graph=True, materialize_grads=True)
+        found += gradients
+        value = torch.stack(
+            [(gradient * torch.randn(gradient.shape, dtype=gradient.dtype)).sum() for gradient in gradients]
+        ).sum()
     return found
 
 
@@ -58,7 +60,7 @@ def derivatives(run: Callable[..., Tensor], leaves: list[Tensor], order: int) ->
 @pytest.mark.parametrize("spec", SPECS, ids=str)
 def test_values_and_three_derivatives_are_those_of_the_form_in_torch(spec: ManyBodySpec, nodes: int) -> None:
     leaves, groups = random_inputs(spec, nodes)
-    forms = (CompiledManyBody(spec).double(), HornerManyBody(spec).double())
+    forms = (GeneratedManyBody(spec).double(), HornerManyBody(spec).double())
     ours, theirs = (derivatives(lambda *x, form=form: form(*x, groups), leaves, 3) for form in forms)
     for found, expected in zip(ours, theirs):
         torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-12 * (1 + float(expected.detach().norm())))
@@ -66,7 +68,7 @@ def test_values_and_three_derivatives_are_those_of_the_form_in_torch(spec: ManyB
 
 def test_two_threads_give_what_one_gives() -> None:
     leaves, groups = random_inputs(SPECS[0], 200)
-    module, found = CompiledManyBody(SPECS[0]).double(), []
+    module, found = GeneratedManyBody(SPECS[0]).double(), []
     for threads in (1, 2, 3):
         torch.set_num_threads(threads)
         found.append(derivatives(lambda *x: module(*x, groups), leaves, 2))
@@ -78,7 +80,7 @@ def test_two_threads_give_what_one_gives() -> None:
 def test_the_operators_keep_the_rules_of_torch(dtype: torch.dtype) -> None:
     spec = SPECS[2]
     (x, w), groups = random_inputs(spec, 3, dtype)
-    module = CompiledManyBody(spec).to(dtype)
+    module = GeneratedManyBody(spec).to(dtype)
     K = module.coefficients @ w
     g, a = torch.randn(3, 4, 5, dtype=dtype), torch.randn_like(x)
     for tensor in (x, K, g, a):
@@ -87,9 +89,9 @@ def test_the_operators_keep_the_rules_of_torch(dtype: torch.dtype) -> None:
     checks = ("test_schema", "test_faketensor", "test_autograd_registration", "test_aot_dispatch_dynamic")
     for operator, inputs in (
         (node_operator.value, (x, K, *rest)),
-        (node_operator.slope, (g, x, K, *rest)),
-        (node_operator.weight_slope, (g, x, K, *rest)),
-        (node_operator.bend, (a, g, x, K, *rest)),
+        (node_operator.gradient, (g, x, K, *rest)),
+        (node_operator.weight_gradient, (g, x, K, *rest)),
+        (node_operator.double_backward, (a, g, x, K, *rest)),
     ):
         library.opcheck(operator, inputs, test_utils=checks)
 
@@ -97,20 +99,20 @@ def test_the_operators_keep_the_rules_of_torch(dtype: torch.dtype) -> None:
 def test_arrays_need_not_be_contiguous() -> None:
     spec = SPECS[0]
     (x, w), groups = random_inputs(spec)
-    K = CompiledManyBody(spec).double().coefficients @ w
+    K = GeneratedManyBody(spec).double().coefficients @ w
     rest = (groups.order, groups.species, node_operator.name_of(spec))
     scattered = [torch.stack([each, each], dim=-1)[..., 0] for each in (x, K)]
     assert torch.equal(node_operator.value(*scattered, *rest), node_operator.value(x, K, *rest))
     g = torch.randn((), dtype=torch.float64).expand(7, 4, 16)  # what the derivative of a sum is
-    for operator in (node_operator.slope, node_operator.weight_slope):
+    for operator in (node_operator.gradient, node_operator.weight_gradient):
         assert torch.equal(operator(g, *scattered, *rest), operator(g.contiguous(), x, K, *rest))
 
 
-def test_a_pass_for_positions_leaves_out_the_slopes_of_weights_and_changes_no_other() -> None:
+def test_a_pass_for_positions_leaves_out_the_gradients_of_weights_and_changes_no_other() -> None:
     (x, w), groups = random_inputs(SPECS[0])
-    module = CompiledManyBody(SPECS[0]).double()
+    module = GeneratedManyBody(SPECS[0]).double()
 
-    def slopes(pass_for: str | None) -> tuple[Tensor | None, Tensor | None]:
+    def gradients(pass_for: str | None) -> tuple[Tensor | None, Tensor | None]:
         features, weight = x.clone().requires_grad_(), w.clone().requires_grad_()
         value = module(features, weight, groups).square().sum()
         if pass_for is None:
@@ -120,7 +122,7 @@ def test_a_pass_for_positions_leaves_out_the_slopes_of_weights_and_changes_no_ot
                 value.backward()
         return features.grad, weight.grad
 
-    everything, positions = slopes(None), slopes("positions")
+    everything, positions = gradients(None), gradients("positions")
     assert everything[1] is not None
     assert positions[1] is None
     assert torch.equal(positions[0], everything[0])
@@ -128,7 +130,7 @@ def test_a_pass_for_positions_leaves_out_the_slopes_of_weights_and_changes_no_ot
 
 def test_coefficients_are_kept_while_the_weights_are_frozen_and_no_longer() -> None:
     (x, w), groups = random_inputs(SPECS[0])
-    module = CompiledManyBody(SPECS[0]).double()
+    module = GeneratedManyBody(SPECS[0]).double()
     before = module(x, w, groups)
     assert torch.equal(module(x, w, groups), before)
     w.mul_(2)
@@ -137,7 +139,7 @@ def test_coefficients_are_kept_while_the_weights_are_frozen_and_no_longer() -> N
 
 @pytest.mark.parametrize("spec", SPECS, ids=str)
 def test_every_term_is_there_once_and_what_is_counted_is_what_is_listed(spec: ManyBodySpec) -> None:
-    module = CompiledManyBody(spec)
+    module = GeneratedManyBody(spec)
     p = module.polynomials
     powers: list[tuple[int, ...]] = [(), *((v,) for v in range(p.variables))]
     for first, last in p.monomials.tolist():

@@ -1,4 +1,4 @@
-"""The many-body product: nested form against the naive twin, derivatives, odd batches, and a cache that is never stale."""
+"""The many-body product: nested form against the reference form, derivatives, odd batches, and a cache that is never stale."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from e3nn import o3
 from torch import Tensor, nn
 
 from equinet.ops import ClebschGordan, ManyBodySpec, SpeciesGroups, natural_irreps
-from equinet.ops.kernels.node.reference import HornerManyBody, NaiveManyBody
+from equinet.ops.kernels.node.reference import HornerManyBody, ReferenceManyBody
 
-FORMS = [HornerManyBody, NaiveManyBody]
+FORMS = [HornerManyBody, ReferenceManyBody]
 
 # features, result, correlation; two channels more or less so that odd numbers occur
 SPECS = {
@@ -39,7 +39,7 @@ def random_inputs(
     spec: ManyBodySpec, species: Tensor, dtype: torch.dtype = torch.float64, seed: int = 0
 ) -> tuple[Tensor, Tensor, SpeciesGroups]:
     torch.manual_seed(seed)
-    paths = NaiveManyBody(spec).weight_numel
+    paths = ReferenceManyBody(spec).weight_numel
     features = torch.randn(len(species), spec.irreps_in.dim // spec.channels, spec.channels, dtype=torch.float64)
     weight = torch.randn(spec.species, paths, spec.channels, dtype=torch.float64)
     return features.to(dtype), weight.to(dtype), SpeciesGroups(species)
@@ -49,18 +49,18 @@ def random_inputs(
 @pytest.mark.parametrize(
     "species", [SPECIES, torch.tensor([1]), torch.tensor([0, 0, 0]), torch.tensor([2, 1, 0, 1, 2, 0])]
 )
-def test_the_nested_form_is_the_naive_one(name: str, species: Tensor) -> None:
+def test_the_nested_form_is_the_reference_one(name: str, species: Tensor) -> None:
     spec = spec_of(name)
     inputs = random_inputs(spec, species)
-    fast, naive = HornerManyBody(spec).double(), NaiveManyBody(spec).double()
-    expected = naive(*inputs)
-    assert fast.weight_numel == naive.weight_numel
+    fast, reference = HornerManyBody(spec).double(), ReferenceManyBody(spec).double()
+    expected = reference(*inputs)
+    assert fast.weight_numel == reference.weight_numel
     assert expected.abs().max() > 1e-3
     torch.testing.assert_close(fast(*inputs), expected, rtol=1e-11, atol=1e-11)
 
 
 @pytest.mark.parametrize("name", SPECS)
-def test_first_and_second_derivatives_of_the_nested_form_are_the_naive_ones(name: str) -> None:
+def test_first_and_second_derivatives_of_the_nested_form_are_the_reference_ones(name: str) -> None:
     spec = spec_of(name)
     features, weight, groups = random_inputs(spec, SPECIES)
 
@@ -72,7 +72,7 @@ def test_first_and_second_derivatives_of_the_nested_form_are_the_naive_ones(name
         mixed = sum((g * torch.randn_like(g)).sum() for g in first)
         return [*first, *torch.autograd.grad(mixed, inputs)]
 
-    for ours, theirs in zip(derivatives(HornerManyBody(spec)), derivatives(NaiveManyBody(spec))):
+    for ours, theirs in zip(derivatives(HornerManyBody(spec)), derivatives(ReferenceManyBody(spec))):
         assert theirs.abs().max() > 1e-3
         torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
 
@@ -89,14 +89,14 @@ def test_derivatives_are_those_of_finite_differences(name: str, form: type[nn.Mo
 
 
 @pytest.mark.parametrize("name", SPECS)
-def test_in_single_precision_the_nested_form_errs_at_most_twice_as_much_as_the_naive_one(name: str) -> None:
+def test_in_single_precision_the_nested_form_errs_at_most_twice_as_much_as_the_reference_one(name: str) -> None:
     spec = spec_of(name)
-    fast, naive, exact_form = HornerManyBody(spec), NaiveManyBody(spec), NaiveManyBody(spec).double()
-    squares = {"fast": 0.0, "naive": 0.0, "fast slope": 0.0, "naive slope": 0.0}
+    fast, reference, exact_form = HornerManyBody(spec), ReferenceManyBody(spec), ReferenceManyBody(spec).double()
+    squares = {"fast": 0.0, "reference": 0.0, "fast gradient": 0.0, "reference gradient": 0.0}
     for seed in range(5):
         features, weight, groups = random_inputs(spec, torch.arange(60) % 3, torch.float32, seed)
 
-        def value_and_slope(
+        def value_and_gradient(
             module: nn.Module,
             dtype: torch.dtype,
             leaves: tuple[Tensor, Tensor] = (features, weight),
@@ -104,16 +104,16 @@ def test_in_single_precision_the_nested_form_errs_at_most_twice_as_much_as_the_n
         ) -> tuple[Tensor, Tensor]:
             inputs = [leaf.to(dtype).requires_grad_() for leaf in leaves]
             out = module(*inputs, groups)
-            slopes = torch.autograd.grad(out.sum(), inputs)
-            return out.detach().double(), torch.cat([slope.double().flatten() for slope in slopes])
+            gradients = torch.autograd.grad(out.sum(), inputs)
+            return out.detach().double(), torch.cat([gradient.double().flatten() for gradient in gradients])
 
-        exact, exact_slope = value_and_slope(exact_form, torch.float64)
-        for label, module in (("fast", fast), ("naive", naive)):
-            out, slope = value_and_slope(module, torch.float32)
+        exact, exact_gradient = value_and_gradient(exact_form, torch.float64)
+        for label, module in (("fast", fast), ("reference", reference)):
+            out, gradient = value_and_gradient(module, torch.float32)
             squares[label] += (out - exact).square().sum().item()
-            squares[f"{label} slope"] += (slope - exact_slope).square().sum().item()
-    assert squares["fast"] ** 0.5 <= 2 * squares["naive"] ** 0.5
-    assert squares["fast slope"] ** 0.5 <= 2 * squares["naive slope"] ** 0.5
+            squares[f"{label} gradient"] += (gradient - exact_gradient).square().sum().item()
+    assert squares["fast"] ** 0.5 <= 2 * squares["reference"] ** 0.5
+    assert squares["fast gradient"] ** 0.5 <= 2 * squares["reference gradient"] ** 0.5
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -164,26 +164,26 @@ def test_columns_of_the_weight_are_homogeneous_of_the_degree_their_contents_stat
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("name", SPECS)
-def test_no_nodes_give_no_rows_and_no_slope(name: str, form: type[nn.Module]) -> None:
+def test_no_nodes_give_no_rows_and_no_gradient(name: str, form: type[nn.Module]) -> None:
     spec = spec_of(name)
     features, weight, groups = random_inputs(spec, torch.zeros(0, dtype=torch.int64))
     inputs = [features.requires_grad_(), weight.requires_grad_()]
     out = form(spec).double()(*inputs, groups)
     assert out.shape == (0, spec.irreps_out.dim // spec.channels, spec.channels)
-    slopes = torch.autograd.grad(out.sum(), inputs)
-    assert slopes[0].shape == features.shape
-    assert torch.equal(slopes[1], torch.zeros_like(weight))
+    gradients = torch.autograd.grad(out.sum(), inputs)
+    assert gradients[0].shape == features.shape
+    assert torch.equal(gradients[1], torch.zeros_like(weight))
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_species_that_is_missing_gets_no_slope(form: type[nn.Module]) -> None:
+def test_a_species_that_is_missing_gets_no_gradient(form: type[nn.Module]) -> None:
     spec = spec_of("vectors")
     features, weight, groups = random_inputs(spec, SPECIES)
     weight.requires_grad_()
-    (slope,) = torch.autograd.grad(form(spec).double()(features, weight, groups).square().sum(), weight)
-    assert torch.equal(slope[1], torch.zeros_like(slope[1]))
-    assert slope[0].abs().max() > 0
-    assert slope[2].abs().max() > 0
+    (gradient,) = torch.autograd.grad(form(spec).double()(features, weight, groups).square().sum(), weight)
+    assert torch.equal(gradient[1], torch.zeros_like(gradient[1]))
+    assert gradient[0].abs().max() > 0
+    assert gradient[2].abs().max() > 0
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -215,11 +215,11 @@ def test_a_method_names_its_executor() -> None:
     spec = spec_of("vectors")
     assert isinstance(ClebschGordan().many_body(spec), HornerManyBody)
     assert isinstance(ClebschGordan("torch").many_body(spec), HornerManyBody)
-    assert isinstance(ClebschGordan("naive").many_body(spec), NaiveManyBody)
+    assert isinstance(ClebschGordan("reference").many_body(spec), ReferenceManyBody)
 
 
 def test_an_unknown_backend_is_refused() -> None:
-    with pytest.raises(ValueError, match="`backend` must be auto, compiled, torch or naive, got 'cuda'"):
+    with pytest.raises(ValueError, match="`backend` must be auto, generated, torch or reference, got 'cuda'"):
         ClebschGordan("cuda")
 
 
@@ -239,9 +239,9 @@ class Frozen(nn.Module):
         return self.product(features, self.weight, groups)
 
 
-def check_against_naive(frozen: Frozen, dtype: torch.dtype = torch.float64) -> None:
+def check_against_reference(frozen: Frozen, dtype: torch.dtype = torch.float64) -> None:
     features, _, groups = random_inputs(frozen.spec, SPECIES)
-    expected = NaiveManyBody(frozen.spec).double()(features, frozen.weight.double(), groups)
+    expected = ReferenceManyBody(frozen.spec).double()(features, frozen.weight.double(), groups)
     tolerance = 1e-11 if dtype == torch.float64 else 1e-4
     torch.testing.assert_close(frozen(dtype).double(), expected, rtol=tolerance, atol=tolerance)
 
@@ -249,7 +249,7 @@ def check_against_naive(frozen: Frozen, dtype: torch.dtype = torch.float64) -> N
 def test_frozen_weights_give_the_same_result_again() -> None:
     frozen = Frozen().double()
     assert torch.equal(frozen(), frozen())
-    check_against_naive(frozen)
+    check_against_reference(frozen)
 
 
 def change_in_place(frozen: Frozen) -> None:
@@ -284,7 +284,7 @@ def test_kept_matrices_do_not_outlive_the_weights_they_were_made_of(change: Call
     before = frozen()
     change(frozen)
     assert (frozen() - before).abs().max() > 1e-3
-    check_against_naive(frozen)
+    check_against_reference(frozen)
 
 
 def test_kept_matrices_follow_a_change_of_precision() -> None:
@@ -292,10 +292,10 @@ def test_kept_matrices_follow_a_change_of_precision() -> None:
     frozen()
     frozen.float()
     assert frozen(torch.float32).dtype == torch.float32
-    check_against_naive(frozen, torch.float32)
+    check_against_reference(frozen, torch.float32)
     frozen.double()
     assert frozen().dtype == torch.float64
-    check_against_naive(frozen)
+    check_against_reference(frozen)
 
 
 def test_a_copy_does_not_use_the_matrices_of_its_original() -> None:
@@ -303,17 +303,17 @@ def test_a_copy_does_not_use_the_matrices_of_its_original() -> None:
     frozen()
     copied = copy.deepcopy(frozen)
     copied.weight.mul_(-2)
-    check_against_naive(copied)
-    check_against_naive(frozen)
+    check_against_reference(copied)
+    check_against_reference(frozen)
 
 
 def test_two_sets_of_weights_in_turn_do_not_mix() -> None:
     spec = spec_of("vectors")
     features, first, groups = random_inputs(spec, SPECIES)
     second = torch.randn_like(first)
-    fast, naive = HornerManyBody(spec).double(), NaiveManyBody(spec).double()
+    fast, reference = HornerManyBody(spec).double(), ReferenceManyBody(spec).double()
     for weight in (first, second, first, second):
-        torch.testing.assert_close(fast(features, weight, groups), naive(features, weight, groups))
+        torch.testing.assert_close(fast(features, weight, groups), reference(features, weight, groups))
 
 
 def test_kept_matrices_do_not_stop_the_gradient_of_the_features() -> None:
@@ -322,16 +322,16 @@ def test_kept_matrices_do_not_stop_the_gradient_of_the_features() -> None:
     with torch.no_grad():
         frozen.product(features, frozen.weight, groups)
     features.requires_grad_()
-    slopes = [
+    gradients = [
         torch.autograd.grad(form(features, frozen.weight, groups).square().sum(), features)[0]
-        for form in (frozen.product, NaiveManyBody(frozen.spec).double())
+        for form in (frozen.product, ReferenceManyBody(frozen.spec).double())
     ]
-    torch.testing.assert_close(slopes[0], slopes[1], rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-10, atol=1e-10)
 
 
 def test_weights_that_need_a_gradient_get_one_after_they_were_frozen() -> None:
     frozen = Frozen().double()
     frozen()
     frozen.weight.requires_grad_()
-    (slope,) = torch.autograd.grad(frozen().sum(), frozen.weight)
-    assert slope.abs().max() > 1e-3
+    (gradient,) = torch.autograd.grad(frozen().sum(), frozen.weight)
+    assert gradient.abs().max() > 1e-3

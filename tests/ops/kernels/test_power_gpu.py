@@ -53,7 +53,7 @@ def random_case(
 
 
 def derivatives(value: Tensor, leaves: Sequence[Tensor], order: int) -> list[Tensor]:
-    """The value, and the slopes of a random combination of slopes of ... of it."""
+    """The value, and the gradients of a random combination of gradients of ... of it."""
     found, draw = [value], torch.Generator().manual_seed(1)
     latest = [value]
     for _ in range(order):
@@ -117,10 +117,10 @@ def test_expanded_gradients_and_strided_fields(gpu: torch.device) -> None:
     (u, v), table = random_case(form, gpu)
     strided = u.detach().transpose(1, 2).contiguous().transpose(1, 2).requires_grad_()
     for run in (power_operator.value, power_operator.value_in_torch):
-        slopes = torch.autograd.grad(run([strided, v.expand(5, -1, -1)], table, form).sum(), (strided, v))
+        gradients = torch.autograd.grad(run([strided, v.expand(5, -1, -1)], table, form).sum(), (strided, v))
         if run is power_operator.value:
-            found = slopes
-    assert_alike(found, slopes, 1e-13)
+            found = gradients
+    assert_alike(found, gradients, 1e-13)
 
 
 def test_numerical_derivatives(gpu: torch.device) -> None:
@@ -148,8 +148,8 @@ def test_operators_keep_torchs_rules(gpu: torch.device) -> None:
     g = torch.randn_like(power_operator.value(fields, table, form)).requires_grad_()
     changes = [torch.randn_like(each).requires_grad_() for each in fields]
     library.opcheck(torch.ops.equinet.power_value, (fields, table, str(form)))
-    library.opcheck(torch.ops.equinet.power_slope, (g, fields, table, str(form)))
-    library.opcheck(torch.ops.equinet.power_bend, (changes, g, fields, table, str(form)))
+    library.opcheck(torch.ops.equinet.power_gradient, (g, fields, table, str(form)))
+    library.opcheck(torch.ops.equinet.power_double_backward, (changes, g, fields, table, str(form)))
 
 
 def test_what_the_operators_refuse(gpu: torch.device) -> None:
@@ -254,7 +254,7 @@ def built(method: object, spec: ManyBodySpec, device: torch.device, dtype: torch
 
 
 def run_executor(executor: nn.Module, nodes: int, dtype: torch.dtype, device: torch.device) -> list[Tensor]:
-    """Result, first and second slopes in features and weights."""
+    """Result, first and second gradients in features and weights."""
     spec, draw = executor.spec, torch.Generator().manual_seed(3)
     numel = executor.weight_numel
     x = torch.randn(nodes, spec.irreps_in.dim // spec.channels, spec.channels, generator=draw, dtype=torch.float64)
@@ -277,7 +277,7 @@ def test_executors_agree_with_torch(
         expected = run_executor(built(method, spec, gpu, torch.float64), 5, torch.float64, gpu)
     with counted() as calls:
         found = run_executor(executor, 5, dtype, gpu)
-    assert {"value", "slope", "bend"} <= set(calls)
+    assert {"value", "gradient", "double_backward"} <= set(calls)
     assert_alike(found, expected, TOLERANCE[dtype])
     empty = torch.zeros(0, spec.irreps_in.dim // 3, 3, dtype=dtype, device=gpu)
     groups = SpeciesGroups(torch.zeros(0, dtype=torch.int64, device=gpu))
@@ -313,7 +313,7 @@ class counted:
 @pytest.mark.parametrize("method", [method for method, *_ in EXECUTORS[:1] + EXECUTORS[4:7]])
 def test_the_backend_torch_has_no_kernels(method: GauntGrid, gpu: torch.device) -> None:
     spec = ManyBodySpec("2x0e+2x1o", "2x0e+2x1o+2x1e", 3, 2)
-    for backend in ("torch", "naive"):
+    for backend in ("torch", "reference"):
         executor = built(type(method)(**{**vars(method), "backend": backend}), spec, gpu, torch.float64)
         assert not any(isinstance(part, StreamedPowers) for part in executor.modules())
         assert "kernels" not in repr(executor)
@@ -374,9 +374,9 @@ def test_trained_factors_get_their_gradient(gpu: torch.device) -> None:
         weight = torch.randn(2, executor.weight_numel, 2, dtype=torch.float64, device=gpu)
         value = executor(x, weight, SpeciesGroups(torch.zeros(3, dtype=torch.int64, device=gpu)))
     assert calls == []
-    slopes = torch.autograd.grad(value.square().sum(), list(executor.parameters()))
-    assert len(slopes) == 3
-    assert all(slope.abs().max() > 0 for slope in slopes)
+    gradients = torch.autograd.grad(value.square().sum(), list(executor.parameters()))
+    assert len(gradients) == 3
+    assert all(gradient.abs().max() > 0 for gradient in gradients)
 
 
 def test_factors_that_are_loaded_are_those_that_count(gpu: torch.device) -> None:
@@ -427,7 +427,7 @@ def test_no_kernel_of_a_usual_size_spills() -> None:
     found = []
     for text, points, name, capability in cases:
         dtype = getattr(torch, name)
-        for function in ("value", "slope", "bend"):
+        for function in ("value", "gradient", "double_backward"):
             with tiles_as_on_a_gpu():
                 numbers = power_gpu.numbers_for(form_of(text), function, dtype, 10**9)
                 made = assemble(power_gpu.kernel_for(function, text, dtype, points, 128, numbers), capability)

@@ -37,14 +37,14 @@ def test_a_convolution_refuses_what_does_not_fit(which: int, wrong: torch.Tensor
     inputs = convolution_inputs()
     inputs[which] = wrong
     with pytest.raises(ValueError, match="shapes or precisions do not fit together"):
-        ClebschGordan("compiled").convolution(SPEC)(*inputs)
+        ClebschGordan("generated").convolution(SPEC)(*inputs)
 
 
 def test_edges_of_another_graph_are_refused() -> None:
     inputs = convolution_inputs()
     inputs[3] = Edges(torch.randint(3, (2, 5)), 4)
     with pytest.raises(ValueError, match="do not fit together"):
-        ClebschGordan("compiled").convolution(SPEC)(*inputs)
+        ClebschGordan("generated").convolution(SPEC)(*inputs)
 
 
 @pytest.mark.parametrize("wrong", [3, -1])
@@ -52,11 +52,11 @@ def test_an_edge_to_a_node_that_is_not_there_is_refused(wrong: int) -> None:
     inputs = convolution_inputs()
     inputs[3][0, 2] = wrong
     with pytest.raises(IndexError, match=f"an edge names node {wrong}, but there are 3 nodes"):
-        ClebschGordan("compiled").convolution(SPEC)(*inputs)
+        ClebschGordan("generated").convolution(SPEC)(*inputs)
 
 
 def test_a_many_body_product_refuses_what_does_not_fit() -> None:
-    product = ClebschGordan("compiled").many_body(MANY)
+    product = ClebschGordan("generated").many_body(MANY)
     weight, groups = product.initial_weight(), SpeciesGroups(torch.tensor([0, 1, 1]))
     for features in (torch.randn(3, 9, 4), torch.randn(2, 4, 4), torch.randn(3, 4, 4).double()):
         with pytest.raises((ValueError, RuntimeError), match="do not fit together"):
@@ -66,7 +66,7 @@ def test_a_many_body_product_refuses_what_does_not_fit() -> None:
 @pytest.mark.parametrize("wrong", [2, -1])
 def test_a_species_without_weights_is_refused(wrong: int) -> None:
     groups = SpeciesGroups(torch.tensor([0, wrong, 1]))
-    product = ClebschGordan("compiled").many_body(MANY)
+    product = ClebschGordan("generated").many_body(MANY)
     with pytest.raises(IndexError, match=f"a node has species {wrong}, but there are weights for 2"):
         product(torch.randn(3, 4, 4), product.initial_weight(), groups)
     irreps = [ir for _, ir in natural_irreps(1)]
@@ -88,7 +88,7 @@ def test_a_forked_process_makes_threads_of_its_own() -> None:
 import os, torch
 from equinet.ops import ClebschGordan, TensorProductSpec
 torch.set_num_threads(2)
-product = ClebschGordan("compiled").convolution(TensorProductSpec("4x0e+4x1o", "0e+1o", "0e+1o"))
+product = ClebschGordan("generated").convolution(TensorProductSpec("4x0e+4x1o", "0e+1o", "0e+1o"))
 run = lambda: product(torch.ones(100, 4, 4), torch.ones(300, 4), torch.ones(300, 4, 4), torch.arange(600).view(2, 300) % 100)
 before = run()
 child = os.fork()

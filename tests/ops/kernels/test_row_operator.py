@@ -98,7 +98,7 @@ def test_float32_errs_as_little_as_the_formula_in_torch(name: str, place: torch.
             assert errors[0] <= max(3 * errors[1], 3e-7)
 
 
-def test_slopes_that_nobody_wants_are_not_computed_and_the_others_are_the_same() -> None:
+def test_gradients_that_nobody_wants_are_not_computed_and_the_others_are_the_same() -> None:
     functions = EdgeFunctions(max_degree=2, cutoff=5.0, bessel=4, power=5, enveloped=True).double()
     found = []
     for promise in (only("weights"), nullcontext()):
@@ -111,13 +111,13 @@ def test_slopes_that_nobody_wants_are_not_computed_and_the_others_are_the_same()
         torch.testing.assert_close(ours, theirs, rtol=1e-13, atol=1e-13)
 
 
-def test_an_edge_as_long_as_the_cutoff_or_longer_has_no_radial_part_and_no_slope(place: torch.device) -> None:
+def test_an_edge_as_long_as_the_cutoff_or_longer_has_no_radial_part_and_no_gradient(place: torch.device) -> None:
     x = torch.tensor([[5.0, 0, 0], [0, 7.0, 0], [0, 3.0, 4.0]], dtype=torch.float64, device=place)
-    value_there, (slope_there,) = (
+    value_there, (gradient_there,) = (
         chain(lambda x: row_value(x, EDGE)[2:], x, 0),
         chain(lambda x: row_value(x, EDGE)[3:], x, 1)[1:],
     )
-    for each in (*value_there, slope_there):
+    for each in (*value_there, gradient_there):
         assert torch.equal(each, torch.zeros_like(each))
 
 
@@ -134,8 +134,8 @@ def test_silu_of_what_is_huge_or_no_number(dtype: torch.dtype, place: torch.devi
     torch.testing.assert_close(found.cpu(), expected, rtol=1e-6, atol=1e-30, equal_nan=True)
     finite = x[x.isfinite()][:, None].to(place)
     for derivative in (
-        operators(1).slope(torch.ones_like(finite), finite, "silu"),
-        *operators(1).bend(torch.ones_like(finite), torch.ones_like(finite), finite, "silu", True),
+        operators(1).gradient(torch.ones_like(finite), finite, "silu"),
+        *operators(1).double_backward(torch.ones_like(finite), torch.ones_like(finite), finite, "silu", True),
     ):
         assert derivative.isfinite().all()
 
@@ -155,8 +155,8 @@ def test_the_operators_keep_the_rules_of_torch(name: str, place: torch.device) -
     of = operators(len(g))
     cases = (
         (of.value, (x, name)),
-        (of.slope, (*g, x, name)),
-        *((of.bend, (a, *g, x, name, flag)) for flag in (True, False)),
+        (of.gradient, (*g, x, name)),
+        *((of.double_backward, (a, *g, x, name, flag)) for flag in (True, False)),
     )
     for operator, inputs in cases:
         library.opcheck(operator, inputs, test_utils=CHECKS)
@@ -168,8 +168,8 @@ def test_arrays_need_not_be_contiguous(place: torch.device) -> None:
     g = [torch.ones((), dtype=torch.float64, device=place).expand(each.shape) for each in row_value(x, EDGE)]
     assert not apart.is_contiguous()
     assert all(map(torch.equal, row_value(apart, EDGE), row_value(x, EDGE)))
-    slope = operators(len(g)).slope
-    assert torch.equal(slope(*g, apart, EDGE), slope(*(each.contiguous() for each in g), x, EDGE))
+    gradient = operators(len(g)).gradient
+    assert torch.equal(gradient(*g, apart, EDGE), gradient(*(each.contiguous() for each in g), x, EDGE))
 
 
 def test_arrays_that_do_not_fit_together_are_refused() -> None:
@@ -177,7 +177,7 @@ def test_arrays_that_do_not_fit_together_are_refused() -> None:
     with pytest.raises(ValueError, match=r"do not fit together: \(5, 2\)"):
         row_value(x[:, :2], EDGE)
     with pytest.raises(ValueError, match="do not fit together"):
-        operators(4).slope(*(each[:4] for each in row_value(x, EDGE)), x, EDGE)
+        operators(4).gradient(*(each[:4] for each in row_value(x, EDGE)), x, EDGE)
 
 
 def test_few_numbers_and_other_precisions_go_to_torch() -> None:

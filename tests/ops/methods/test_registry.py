@@ -82,9 +82,9 @@ def test_every_method_has_a_name_and_no_method_two() -> None:
 
 @pytest.mark.parametrize("method", ONE_OF_EACH)
 def test_the_backend_is_an_argument_and_no_part_of_what_is_saved(method: Method) -> None:
-    naive = dataclasses.replace(method, backend="naive")  # type: ignore[type-var]
-    assert naive != method
-    assert method_to_config(naive) == method_to_config(method)
+    reference = dataclasses.replace(method, backend="reference")  # type: ignore[type-var]
+    assert reference != method
+    assert method_to_config(reference) == method_to_config(method)
 
 
 @pytest.mark.parametrize("method", ONE_OF_EACH)
@@ -92,7 +92,7 @@ def test_methods_are_values(method: Method) -> None:
     assert method == dataclasses.replace(method)  # type: ignore[type-var]
     assert {method: 1}[dataclasses.replace(method)] == 1  # type: ignore[type-var]
     with pytest.raises(dataclasses.FrozenInstanceError):
-        method.backend = "naive"  # type: ignore[attr-defined]
+        method.backend = "reference"  # type: ignore[attr-defined]
     assert sum(method == other for other in ONE_OF_EACH) == 1
 
 
@@ -128,8 +128,8 @@ def test_arguments_distinguish_methods() -> None:
             "`transform` must be one of auto, dense, separable, got 'fast'",
         ),
         ({"method": "gaunt_grid", "bracket": 1}, "`bracket` must be true or false, got 1"),
-        ({"method": "so2", "backend": "cuda"}, "`backend` must be auto, torch or naive, got 'cuda'"),
-        ({"method": "cg", "backend": "cuda"}, "`backend` must be auto, compiled, torch or naive, got 'cuda'"),
+        ({"method": "so2", "backend": "cuda"}, "`backend` must be auto, torch or reference, got 'cuda'"),
+        ({"method": "cg", "backend": "cuda"}, "`backend` must be auto, generated, torch or reference, got 'cuda'"),
         *(
             ({"method": name, **needed, **bad}, message)
             for name, needed in {
@@ -144,7 +144,7 @@ def test_arguments_distinguish_methods() -> None:
                 ({"copies": 1.5}, r"`copies` must be a whole number, 1 or more, got 1\.5"),
                 ({"copies": True}, "`copies` must be a whole number, 1 or more, got True"),
                 ({"weights": "all"}, "`weights` must be one of shared, filter, degrees, got 'all'"),
-                ({"backend": "cuda"}, "`backend` must be one of auto, compiled, torch, naive, got 'cuda'"),
+                ({"backend": "cuda"}, "`backend` must be one of auto, generated, torch, reference, got 'cuda'"),
             )
         ),
     ],

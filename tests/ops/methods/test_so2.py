@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from equinet.ops import SphericalHarmonics, TensorProductSpec
 from equinet.ops.coupling.clebsch_gordan import clebsch_gordan
-from equinet.ops.kernels.edge.reference import NaiveConvolution
+from equinet.ops.kernels.edge.reference import ReferenceConvolution
 from equinet.ops.methods.so2 import PolarFrame, SO2Convolution, polar_basis, rotation_to_pole, supports
 
 # name: features, harmonics, outputs
@@ -65,7 +65,7 @@ def so2(spec: TensorProductSpec) -> nn.Module:
 
 def twin(spec: TensorProductSpec) -> nn.Module:
     """What :meth:`SO2Convolution.path_weights` says: all paths one by one with these weights, summed."""
-    return OnEdgeVectors(NaiveConvolution(spec, like=SO2Convolution(spec)))
+    return OnEdgeVectors(ReferenceConvolution(spec, like=SO2Convolution(spec)))
 
 
 def random_inputs(
@@ -85,7 +85,7 @@ def value_and_two_derivatives(module: nn.Module, leaves: list[Tensor], edge_inde
     inputs = [leaf.clone().requires_grad_() for leaf in leaves]
     out = module.double()(*inputs, edge_index)
     first = torch.autograd.grad(out, inputs, torch.randn_like(out), create_graph=True, materialize_grads=True)
-    mixed = sum((slope * torch.randn_like(slope)).sum() for slope in first)
+    mixed = sum((gradient * torch.randn_like(gradient)).sum() for gradient in first)
     return [out, *first, *torch.autograd.grad(mixed, inputs, materialize_grads=True)]
 
 
@@ -96,7 +96,7 @@ def test_values_and_two_derivatives_are_those_of_clebsch_gordan(name: str) -> No
     ours = value_and_two_derivatives(so2(spec), leaves, edge_index)
     theirs = value_and_two_derivatives(twin(spec), leaves, edge_index)
     assert ours[0].shape == (4, sum(out.dim for out in spec.paths_per_output), spec.channels)
-    isotropic = spec.irreps_in2.lmax == 0  # then nothing depends on the vectors, whose slopes are numbers 2 and 5
+    isotropic = spec.irreps_in2.lmax == 0  # then nothing depends on the vectors, whose gradients are numbers 2 and 5
     for n, (mine, other) in enumerate(zip(ours, theirs)):
         assert other.abs().max() > 0.1 or (isotropic and n in (2, 5))
         torch.testing.assert_close(mine, other, rtol=1e-11, atol=1e-10)
@@ -153,28 +153,28 @@ def test_unit_inputs_give_unit_outputs(name: str) -> None:
 @pytest.mark.parametrize("name", SPECS)
 def test_in_single_precision_it_errs_little_more_than_clebsch_gordan(name: str) -> None:
     spec = spec_of(name)
-    squares = {"so2": 0.0, "twin": 0.0, "so2 slope": 0.0, "twin slope": 0.0}
+    squares = {"so2": 0.0, "twin": 0.0, "so2 gradient": 0.0, "twin gradient": 0.0}
     for seed in range(5):
         *leaves, edge_index = random_inputs(spec, nodes=10, edges=60, dtype=torch.float32, seed=seed)
         leaves[1] = leaves[1] / leaves[1].norm(dim=1, keepdim=True)
 
-        def value_and_slope(
+        def value_and_gradient(
             module: nn.Module, dtype: torch.dtype, leaves: list[Tensor] = leaves, edge_index: Tensor = edge_index
         ) -> tuple[Tensor, Tensor]:
             inputs = [leaf.to(dtype).requires_grad_() for leaf in leaves]
             out = module.to(dtype)(*inputs, edge_index)
-            slopes = torch.autograd.grad(out.square().sum(), inputs, materialize_grads=True)
-            return out.detach().double(), torch.cat([slope.double().flatten() for slope in slopes])
+            gradients = torch.autograd.grad(out.square().sum(), inputs, materialize_grads=True)
+            return out.detach().double(), torch.cat([gradient.double().flatten() for gradient in gradients])
 
-        exact, exact_slope = value_and_slope(twin(spec), torch.float64)
+        exact, exact_gradient = value_and_gradient(twin(spec), torch.float64)
         for label, module in (("so2", so2(spec)), ("twin", twin(spec))):
-            out, slope = value_and_slope(module, torch.float32)
+            out, gradient = value_and_gradient(module, torch.float32)
             squares[label] += (out - exact).square().sum().item()
-            squares[f"{label} slope"] += (slope - exact_slope).square().sum().item()
+            squares[f"{label} gradient"] += (gradient - exact_gradient).square().sum().item()
     # Degrees 4 and 5 are turned there and back, while the twin multiplies by harmonics up to degree 4, once.
     factor = 3 if name == "high degrees" else 2
     assert squares["so2"] ** 0.5 <= factor * squares["twin"] ** 0.5
-    assert squares["so2 slope"] ** 0.5 <= factor * squares["twin slope"] ** 0.5
+    assert squares["so2 gradient"] ** 0.5 <= factor * squares["twin gradient"] ** 0.5
 
 
 @pytest.mark.parametrize("name", ["MACE", "no direction", "scalars", "pseudo-tensors"])

@@ -15,7 +15,7 @@ from equinet.bench.products import reference
 from equinet.bench.products.contenders import Bound, all_couplings, pair_inputs
 from equinet.bench.products.problems import Problem
 from equinet.ops.external.cuequivariance import kernels_unavailable, unavailable
-from equinet.ops.kernels.node.reference import NaiveManyBody
+from equinet.ops.kernels.node.reference import ReferenceManyBody
 from equinet.ops.layout import one_of_each
 from equinet.ops.spec import ManyBodySpec, TensorProductSpec
 from equinet.ops.species import SpeciesGroups
@@ -140,7 +140,7 @@ class ContractionBuilt:
             return torch.from_numpy(np.ascontiguousarray(values))
 
         self._change = reference.same_polynomials(spec, evaluate).to(device)
-        self._naive = NaiveManyBody(spec).double().to(device)
+        self._naive = ReferenceManyBody(spec).double().to(device)
 
     def flops(self, problem: Problem) -> float | None:
         return None

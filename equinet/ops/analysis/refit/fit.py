@@ -69,19 +69,19 @@ class _Term:
     def __init__(self, rows: slice, variables: Tensor, table: Tensor, count: int) -> None:
         self.rows, self.variables, self.table = rows, variables, table
         one_hot = torch.nn.functional.one_hot(variables, count).double()  # (monomials, nu, factors)
-        self.slopes = [torch.einsum("mn,nv->nmv", table, one_hot[:, j]) for j in range(variables.shape[1])]
+        self.gradients = [torch.einsum("mn,nv->nmv", table, one_hot[:, j]) for j in range(variables.shape[1])]
 
     def values(self, factors: Float[Tensor, "problems copies factors"]) -> Float[Tensor, "problems rows copies"]:
         return (factors[..., self.variables].prod(-1) @ self.table.T).transpose(1, 2)
 
-    def slope(self, factors: Tensor, weight: Float[Tensor, "problems copies"]) -> Tensor:
+    def gradient(self, factors: Tensor, weight: Float[Tensor, "problems copies"]) -> Tensor:
         """Derivative of the weighted values with respect to the factors, ``(problems, rows, copies, factors)``."""
         picked = factors[..., self.variables]
         total = factors.new_zeros(len(factors), len(self.table), *factors.shape[1:])
-        for j, slopes in enumerate(self.slopes):
+        for j, gradients in enumerate(self.gradients):
             others = [picked[..., i] for i in range(picked.shape[-1]) if i != j]
             rest = weight.unsqueeze(2) * torch.stack(others).prod(0)
-            total += torch.einsum("brn,nmv->bmrv", rest, slopes)
+            total += torch.einsum("brn,nmv->bmrv", rest, gradients)
         return total
 
 
@@ -205,14 +205,14 @@ class _Family:
                 columns.append(column)
         return torch.cat(columns, dim=2)
 
-    def _slopes(self, factors: Tensor, output: Tensor) -> Float[Tensor, "problems rows factors"]:
+    def _gradients(self, factors: Tensor, output: Tensor) -> Float[Tensor, "problems rows factors"]:
         found, before = [], self.linear.shape[1]
         for part, block in self._by_part(factors):
-            slope = block.new_zeros(len(block), self.size, part.copies, part.count)
+            gradient = block.new_zeros(len(block), self.size, part.copies, part.count)
             for term in part.terms:
-                slope[:, term.rows] += term.slope(block, output[:, before : before + part.copies])
+                gradient[:, term.rows] += term.gradient(block, output[:, before : before + part.copies])
                 before += part.copies
-            found.append(slope.flatten(2))
+            found.append(gradient.flatten(2))
         return torch.cat(found, dim=2)
 
     def _state(self, factors: Tensor, y: Tensor, penalty: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -222,8 +222,8 @@ class _Family:
         chol = torch.linalg.cholesky(values.mT @ values + ridge)
         output = values.new_zeros(len(values), values.shape[2], 1)
         for _ in range(3 if bool((penalty == 0).any()) else 1):  # again and again, the ridge is felt less and less
-            slope = values.mT @ (y.unsqueeze(2) - values @ output) - penalty[:, None, None] * output
-            output = output + torch.cholesky_solve(slope, chol)
+            gradient = values.mT @ (y.unsqueeze(2) - values @ output) - penalty[:, None, None] * output
+            output = output + torch.cholesky_solve(gradient, chol)
         output = output.squeeze(2)
         rest = y - (values @ output.unsqueeze(2)).squeeze(2)
         return values, output, rest, rest.square().sum(1) + penalty * output.square().sum(1)
@@ -239,14 +239,14 @@ class _Family:
             if len(on) == 0:
                 break
             values, output, rest, _ = self._state(factors[on], y[on], penalty[on])
-            jacobian = torch.cat([self._slopes(factors[on], output), values], dim=2)
+            jacobian = torch.cat([self._gradients(factors[on], output), values], dim=2)
             normal = jacobian.mT @ jacobian
             extra = torch.full_like(normal[:, 0], max(strength, RIDGE))
             extra[:, :width] = damping[on, None] * normal.diagonal(dim1=1, dim2=2)[:, :width] + RIDGE
-            slope = (jacobian.mT @ rest.unsqueeze(2)).squeeze(2)
-            slope[:, width:] -= strength * output
+            gradient = (jacobian.mT @ rest.unsqueeze(2)).squeeze(2)
+            gradient[:, width:] -= strength * output
             chol, failed = torch.linalg.cholesky_ex(normal + torch.diag_embed(extra))
-            step = torch.cholesky_solve(slope.unsqueeze(2), chol).squeeze(2)[:, :width]
+            step = torch.cholesky_solve(gradient.unsqueeze(2), chol).squeeze(2)[:, :width]
             step = torch.where((failed == 0).unsqueeze(1) & step.isfinite(), step, 0.0)
             trial = self._unit(factors[on] + step)
             found = self._state(trial, y[on], penalty[on])[3]

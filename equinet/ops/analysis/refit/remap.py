@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from equinet.ops.harmonics import SphericalHarmonics
-from equinet.ops.kernels.edge.reference import NaiveConvolution
+from equinet.ops.kernels.edge.reference import ReferenceConvolution
 from equinet.ops.protocols import Convolution, Method
 
 from .basis import random_features
@@ -24,13 +24,13 @@ def essence(method: Method, role: Literal["many_body", "convolution"]) -> dict[s
     """What decides which function of its weights a method computes: not the way it is computed."""
     kind = type(method).__name__
     essence = {field.name: getattr(method, field.name) for field in fields(method)}  # type: ignore[arg-type]
-    naive = essence.pop("backend", None) == "naive" and kind == "CPDecomposed"  # that one has no decomposition
+    reference = essence.pop("backend", None) == "reference" and kind == "CPDecomposed"  # that one has no decomposition
     if kind in ("GauntGrid", "GauntFourier"):
         kind, essence = "Gaunt", {"bracket": False, **essence}
         essence.pop("transform", None)
     if role == "many_body":
         essence.pop("weights", None)
-    return {"kind": kind, "naive": naive, **essence}
+    return {"kind": kind, "reference": reference, **essence}
 
 
 class ConvolutionMap(NamedTuple):
@@ -111,5 +111,5 @@ def _path_map(executor: Convolution) -> Float[Tensor, "slots paths weights"] | N
     features = random_features(7, 2, spec.irreps_in1.dim // spec.channels, spec.channels)
     ends = torch.arange(edges) % 2
     inputs = (features, attrs, weight, torch.stack([ends, 1 - ends]))
-    by_paths = NaiveConvolution(spec, like=executor).double()(*inputs)
+    by_paths = ReferenceConvolution(spec, like=executor).double()(*inputs)
     return found if torch.allclose(executor(*inputs), by_paths, atol=1e-8) else None

@@ -9,13 +9,13 @@ w, so four functions are enough for derivatives of any order:
 
 ================  =====================================================================================================
 ``forward``       z
-``tangent``       change of z along (a, b, c), changes of (x, y, w)
-``backward``      slopes of :math:`\langle g, z \rangle` with respect to x, y, w
-``bend``          change of those slopes along (a, b, c)
+``jvp``       change of z along (a, b, c), changes of (x, y, w)
+``backward``      gradients of :math:`\langle g, z \rangle` with respect to x, y, w
+``double_backward``          change of those gradients along (a, b, c)
 ================  =====================================================================================================
 
 The first two go from receiver to receiver and write every sum once; the last two go from row to row, where both directions of a
-pair share the weights, and add to the slopes of features on both ends.
+pair share the weights, and add to the gradients of features on both ends.
 
 Source:
     The order of summation is the channel-wise convolution of MACE and NequIP; both directions of a pair at once is possible
@@ -53,13 +53,11 @@ class EdgeLoops:
         self.couplings, self.dtype, self.mirrored = couplings, dtype, mirrored
         self.lanes = lanes_for(couplings.channels, dtype)
 
-    def forward(self, *, tangent: bool) -> Function:
-        """``forward`` or ``tangent``: for the nodes ``begin`` to ``end``, whose results are overwritten."""
+    def forward(self, *, jvp: bool) -> Function:
+        """``forward`` or ``jvp``: for the nodes ``begin`` to ``end``, whose results are overwritten."""
         c = self.couplings
-        changes = ("a", "b", "c") if tangent else ()
-        f = Function(
-            "tangent" if tangent else "forward", (*INCOMING, "x", "y", "w", *changes, "out"), self.dtype, self.lanes
-        )
+        changes = ("a", "b", "c") if jvp else ()
+        f = Function("jvp" if jvp else "forward", (*INCOMING, "x", "y", "w", *changes, "out"), self.dtype, self.lanes)
         matrices: Matrices = {name: self._room(f) for name in ("y", "b") if name in f.pointer}
         with f.loop(f.begin, f.end) as node:
             with f.loop(
@@ -121,47 +119,50 @@ class EdgeLoops:
                 if factors:
                     f.store(f.sum_of_products(factors, f.load("out", where)), "out", where)
 
-    def backward(self, *, bend: bool, features: bool, harmonics: bool) -> Function:
-        """``backward`` or ``bend``: for the rows ``begin`` to ``end``; features' slopes ``dx`` are added to.
+    def backward(self, *, double_backward: bool, features: bool, harmonics: bool) -> Function:
+        """``backward`` or ``double_backward``: for the rows ``begin`` to ``end``; features' gradients ``dx`` are added to.
 
         Args:
-            bend: Which of the two.
-            features: Whether the slopes ``dx`` of the features are wanted.
-            harmonics: Whether the slopes ``dy`` of the harmonics are wanted.
+            double_backward: Which of the two.
+            features: Whether the gradients ``dx`` of the features are wanted.
+            harmonics: Whether the gradients ``dy`` of the harmonics are wanted.
         """
         c = self.couplings
-        changes = ("a", "b", "c") if bend else ()
+        changes = ("a", "b", "c") if double_backward else ()
         results = [name for name, there in (("dx", features), ("dy", harmonics), ("dw", True)) if there]
         f = Function(
-            "bend" if bend else "backward", (*ROWS, "g", "x", "y", "w", *changes, *results), self.dtype, self.lanes
+            "double_backward" if double_backward else "backward",
+            (*ROWS, "g", "x", "y", "w", *changes, *results),
+            self.dtype,
+            self.lanes,
         )
         matrices: Matrices = {name: self._room(f) for name in ("y", "b") if name in f.pointer}
-        slopes = f.scratch(len(c.terms)) if harmonics else None
+        gradients = f.scratch(len(c.terms)) if harmonics else None
         with f.loop(f.begin, f.end) as row:
             ends = [f.load_integer(name, row) for name in ROWS]
             for name, memory in matrices.items():
                 self._matrix(f, name, row, memory)
-            if slopes is not None:
+            if gradients is not None:
                 with f.loop(0, len(c.terms) * f.lanes, f.lanes) as n:
-                    f.store(f.zero(), slopes, n)
+                    f.store(f.zero(), gradients, n)
             for blocks in self._portions():
                 with f.loop(0, c.channels, f.lanes) as channel:
-                    self._slopes(f, blocks, matrices, slopes, ends, row, channel)
-            if slopes is not None:
-                self._harmonics(f, slopes, row)
+                    self._gradients(f, blocks, matrices, gradients, ends, row, channel)
+            if gradients is not None:
+                self._harmonics(f, gradients, row)
         return f
 
-    def _slopes(
+    def _gradients(
         self,
         f: Function,
         blocks: list[Block],
         matrices: Matrices,
-        slopes: Value | None,
+        gradients: Value | None,
         ends: list[Value],
         row: Value,
         channel: Value,
     ) -> None:
-        """Slopes of one row for some channels. ``ends`` are sender and receiver; a mirrored row is used from both sides."""
+        """Gradients of one row for some channels. ``ends`` are sender and receiver; a mirrored row is used from both sides."""
         c = self.couplings
         directions = [(0, 1), (1, 0)] if self.mirrored else [(0, 1)]  # (end of the features, end of the result)
         x = {source: self._rows(f, "x", ends[source], c.dim, channel) for source, _ in directions}
@@ -190,9 +191,9 @@ class EdgeLoops:
                 dw = f.sum_of_products(
                     [(tensors["y"], of_a), (tensors["b"], of_x)] if a else [(tensors["y"], of_x)], dw
                 )
-                if slopes is not None:
+                if gradients is not None:
                     products = [(w, of_a), (factor_of["y"], of_x)] if a else [(w, of_x)]
-                    f.store(f.sum_of_products(products, f.load(slopes, t * f.lanes)), slopes, t * f.lanes)
+                    f.store(f.sum_of_products(products, f.load(gradients, t * f.lanes)), gradients, t * f.lanes)
                 for source, target in directions if "dx" in f.pointer else ():
                     for name, tensor in tensors.items():
                         product = f.multiply(tensor, scaled[name, target][k])
@@ -205,7 +206,7 @@ class EdgeLoops:
     def _both_ways(
         self, f: Function, g: dict[int, list[Value]], x: dict[int, list[Value]], block: Block, i: int, k: int
     ) -> Value:
-        """Product of result's slope and feature, summed over the directions with T's sign in each."""
+        """Product of result's gradient and feature, summed over the directions with T's sign in each."""
         total = f.multiply(g[1][k], x[0][block.inputs[i]])
         if self.mirrored:
             back = f.multiply(g[0][k], x[1][block.inputs[i]])
@@ -233,12 +234,12 @@ class EdgeLoops:
         for t, terms in enumerate(c.terms):
             f.store(f.sum_of_products([(f.constant(number), values[j]) for j, number in terms]), memory, t)
 
-    def _harmonics(self, f: Function, slopes: Value, row: Value) -> None:
-        """Slopes of the harmonics from those of T."""
+    def _harmonics(self, f: Function, gradients: Value, row: Value) -> None:
+        """Gradients of the harmonics from those of T."""
         c = self.couplings
         totals = self._room(f)
         with f.loop(0, len(c.terms)) as t:
-            f.store(f.total(f.load(slopes, f.at((t, f.lanes)))), totals, t)
+            f.store(f.total(f.load(gradients, f.at((t, f.lanes)))), totals, t)
         for j in range(c.harmonics):
             factors = [
                 (f.constant(number), f.load_number(totals, t))

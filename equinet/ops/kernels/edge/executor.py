@@ -27,7 +27,7 @@ def worthwhile(spec: TensorProductSpec) -> bool:
     return can_run() and len(couplings_of(name_of(spec)).terms) <= MOST_TERMS
 
 
-class CompiledConvolution(EdgeMatrixConvolution):
+class GeneratedConvolution(EdgeMatrixConvolution):
     """Gather, product and sum in one loop: in machine code made for this processor (:mod:`.edge_loops`), in kernels on CUDA
     (:mod:`.edge_tiles`).
 

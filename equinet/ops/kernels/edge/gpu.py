@@ -20,26 +20,26 @@ MANY_NODES = 500
 
 # What a kernel may have in float32, half in float64, before it spills (seen in what compilers make of it for an H100):
 # rows of the result, or entries.
-MOST = {"forward": 100, "tangent": 72, "backward": 200, "bend": 130}
+MOST = {"forward": 100, "jvp": 72, "backward": 200, "double_backward": 130}
 
 
 def portions(function: str, blocks: list[Block], dtype: torch.dtype) -> list[list[Block]]:
     """The blocks, in as many kernels as it takes for each to keep in registers what it works on.
 
-    Sums take registers for every row of the result, so blocks that share rows stay together. Slopes take them, and time to
+    Sums take registers for every row of the result, so blocks that share rows stay together. Gradients take them, and time to
     compile, for every entry.
     """
     together: list[tuple[set[int], list[Block]]] = []
     for block in blocks:
         rows, members = set(block.outputs), [block]
-        if function in ("forward", "tangent"):
+        if function in ("forward", "jvp"):
             for other in [each for each in together if each[0] & rows]:
                 rows, members = other[0] | rows, [*other[1], *members]
                 together.remove(other)
         together.append((rows, members))
     found: list[tuple[int, list[Block]]] = []
     for rows, members in together:
-        size = len(rows) if function in ("forward", "tangent") else sum(len(block.entries) for block in members)
+        size = len(rows) if function in ("forward", "jvp") else sum(len(block.entries) for block in members)
         if found and found[-1][0] + size <= MOST[function] // (dtype.itemsize // 4):
             found[-1] = (found[-1][0] + size, found[-1][1] + members)
         else:
@@ -63,18 +63,22 @@ def kernels_for(
     tiles = EdgeTiles(couplings, dtype, mirrored, tile)
     kernels = []
     for n, part in enumerate(portions(function, couplings.blocks, dtype)):
-        if function in ("forward", "tangent"):
-            kernels.append(tiles.forward(part, tangent=function == "tangent"))
+        if function in ("forward", "jvp"):
+            kernels.append(tiles.forward(part, jvp=function == "jvp"))
         else:
-            bend = function == "bend"
-            kernels.append(tiles.backward(part, bend=bend, features=features, harmonics=harmonics, more=n > 0))
+            double_backward = function == "double_backward"
+            kernels.append(
+                tiles.backward(
+                    part, double_backward=double_backward, features=features, harmonics=harmonics, more=n > 0
+                )
+            )
     return kernels, tile
 
 
 def sum_on_nodes(
     function: str, inputs: Tensors, pointers: Tensor, senders: Tensor, codes: Tensor, mirrored: bool, product: str
 ) -> Tensor:
-    """``forward`` or ``tangent`` of contiguous inputs."""
+    """``forward`` or ``jvp`` of contiguous inputs."""
     c, x = couplings_of(product), inputs[0]
     out = x.new_empty(x.shape[0], c.rows, c.channels)
     # With few nodes there are not enough programs to hide what each waits for, unless warps share a node's edges.
@@ -85,7 +89,7 @@ def sum_on_nodes(
     return out
 
 
-def slopes(
+def gradients(
     function: str,
     inputs: Tensors,
     index: Tensor,
@@ -96,7 +100,7 @@ def slopes(
     features: bool,
     harmonics: bool,
 ) -> tuple[Tensor | None, Tensor | None, Tensor]:
-    """``backward`` or ``bend`` of contiguous inputs: slopes of features, of harmonics and of weights."""
+    """``backward`` or ``double_backward`` of contiguous inputs: gradients of features, of harmonics and of weights."""
     c, (_, x, y, w) = couplings_of(product), inputs[:4]
     count = index.shape[1]
     of_edges = x.new_empty(count, 1 + mirrored, c.dim, c.channels) if features else None

@@ -3,11 +3,11 @@
 Four operators, one for each function of :mod:`edge_loops`. The product is linear in features x, harmonics y and weights w, so the
 derivative of each is one or more of the four:
 
-* slopes of ``forward`` in (x, y, w) are ``backward``;
-* slopes of ``backward`` for cotangents (a, b, c): in g ``tangent``, in (x, y, w) ``bend``;
-* slopes of ``tangent``: in (a, b, c) ``backward``, in (x, y, w) ``bend``;
-* slopes of ``bend`` for cotangents u: in (a, b, c) ``bend`` along u. In (x, y, w) they are the second difference
-  B(u + v) - B(u) - B(v) of ``backward`` B at v = (a, b, c), exact because B is quadratic; in g likewise that of ``tangent``.
+* gradients of ``forward`` in (x, y, w) are ``backward``;
+* gradients of ``backward`` for cotangents (a, b, c): in g ``jvp``, in (x, y, w) ``double_backward``;
+* gradients of ``jvp``: in (a, b, c) ``backward``, in (x, y, w) ``double_backward``;
+* gradients of ``double_backward`` for cotangents u: in (a, b, c) ``double_backward`` along u. In (x, y, w) they are the second difference
+  B(u + v) - B(u) - B(v) of ``backward`` B at v = (a, b, c), exact because B is quadratic; in g likewise that of ``jvp``.
 """
 
 from __future__ import annotations
@@ -32,22 +32,20 @@ Tensors = tuple[Tensor, ...]
 
 # What every operator knows of the edges (see :class:`equinet.ops.edges.Edges`), and of the product.
 EDGES = "Tensor index, Tensor pointers, Tensor senders, Tensor codes, bool mirrored, str product"
-# Which slopes of inputs are wanted beside those of the weights; the others are empty.
+# Which gradients of inputs are wanted beside those of the weights; the others are empty.
 WANTED = "bool features, bool harmonics"
 library.define("equinet::edge_forward", f"(Tensor x, Tensor y, Tensor w, {EDGES}) -> Tensor")
-library.define(
-    "equinet::edge_tangent", f"(Tensor x, Tensor y, Tensor w, Tensor a, Tensor b, Tensor c, {EDGES}) -> Tensor"
-)
+library.define("equinet::edge_jvp", f"(Tensor x, Tensor y, Tensor w, Tensor a, Tensor b, Tensor c, {EDGES}) -> Tensor")
 library.define(
     "equinet::edge_backward",
     f"(Tensor g, Tensor x, Tensor y, Tensor w, {EDGES}, {WANTED}) -> (Tensor, Tensor, Tensor)",
 )
 library.define(
-    "equinet::edge_bend",
+    "equinet::edge_double_backward",
     f"(Tensor g, Tensor x, Tensor y, Tensor w, Tensor a, Tensor b, Tensor c, {EDGES}, {WANTED}) -> (Tensor, Tensor, Tensor)",
 )
-forward, tangent = torch.ops.equinet.edge_forward.default, torch.ops.equinet.edge_tangent.default
-backward, bend = torch.ops.equinet.edge_backward.default, torch.ops.equinet.edge_bend.default
+forward, jvp = torch.ops.equinet.edge_forward.default, torch.ops.equinet.edge_jvp.default
+backward, double_backward = torch.ops.equinet.edge_backward.default, torch.ops.equinet.edge_double_backward.default
 
 
 @cache
@@ -56,9 +54,11 @@ def code_for(
 ) -> Any:
     """Machine code of one of the four functions."""
     loops = EdgeLoops(couplings_of(product), dtype, mirrored)
-    if function in ("forward", "tangent"):
-        return compile_function(loops.forward(tangent=function == "tangent"))
-    return compile_function(loops.backward(bend=function == "bend", features=features, harmonics=harmonics))
+    if function in ("forward", "jvp"):
+        return compile_function(loops.forward(jvp=function == "jvp"))
+    return compile_function(
+        loops.backward(double_backward=function == "double_backward", features=features, harmonics=harmonics)
+    )
 
 
 def _check(inputs: Tensors, changes: Tensors, index: Tensor, pointers: Tensor | None, c: Couplings) -> None:
@@ -87,7 +87,7 @@ def _sum_on_nodes(function: str, inputs: Tensors, edges: Tensors, mirrored: bool
     return out
 
 
-def _slopes(
+def _gradients(
     function: str, inputs: Tensors, edges: Tensors, mirrored: bool, product: str, features: bool, harmonics: bool
 ) -> Tensors:
     index, pointers, _, codes = edges
@@ -98,16 +98,16 @@ def _slopes(
     inputs = tuple(each.contiguous() for each in inputs)
     found: tuple[Tensor | None, ...]
     if tiles.runs_on(x):
-        found = gpu.slopes(
+        found = gpu.gradients(
             function, inputs, index.contiguous(), pointers, codes, mirrored, product, features, harmonics
         )
     else:
-        found = _slopes_in_machine_code(function, inputs, index.contiguous(), mirrored, product, features, harmonics)
+        found = _gradients_in_machine_code(function, inputs, index.contiguous(), mirrored, product, features, harmonics)
     dx, dy, dw = (x.new_empty(0) if each is None else each for each in found)
     return dx, dy, dw
 
 
-def _slopes_in_machine_code(
+def _gradients_in_machine_code(
     function: str, inputs: Tensors, index: Tensor, mirrored: bool, product: str, features: bool, harmonics: bool
 ) -> tuple[Tensor | None, ...]:
     _, x, y, w = inputs[:4]
@@ -129,19 +129,19 @@ def _(x: Tensor, y: Tensor, w: Tensor, *rest: Any) -> Tensor:
     return _sum_on_nodes("forward", (x, y, w), rest[:4], *rest[4:])
 
 
-@library.impl("equinet::edge_tangent", DEVICES)
+@library.impl("equinet::edge_jvp", DEVICES)
 def _(x: Tensor, y: Tensor, w: Tensor, a: Tensor, b: Tensor, c: Tensor, *rest: Any) -> Tensor:
-    return _sum_on_nodes("tangent", (x, y, w, a, b, c), rest[:4], *rest[4:])
+    return _sum_on_nodes("jvp", (x, y, w, a, b, c), rest[:4], *rest[4:])
 
 
 @library.impl("equinet::edge_backward", DEVICES)
 def _(g: Tensor, x: Tensor, y: Tensor, w: Tensor, *rest: Any) -> Tensors:
-    return _slopes("backward", (g, x, y, w), rest[:4], *rest[4:])
+    return _gradients("backward", (g, x, y, w), rest[:4], *rest[4:])
 
 
-@library.impl("equinet::edge_bend", DEVICES)
+@library.impl("equinet::edge_double_backward", DEVICES)
 def _(g: Tensor, x: Tensor, y: Tensor, w: Tensor, a: Tensor, b: Tensor, c: Tensor, *rest: Any) -> Tensors:
-    return _slopes("bend", (g, x, y, w, a, b, c), rest[:4], *rest[4:])
+    return _gradients("double_backward", (g, x, y, w, a, b, c), rest[:4], *rest[4:])
 
 
 @library.register_fake("equinet::edge_forward")
@@ -150,7 +150,7 @@ def _(x: Tensor, y: Tensor, w: Tensor, *rest: Any) -> Tensor:
     return x.new_empty(x.shape[0], c.rows, c.channels)
 
 
-@library.register_fake("equinet::edge_tangent")
+@library.register_fake("equinet::edge_jvp")
 def _(x: Tensor, y: Tensor, w: Tensor, a: Tensor, b: Tensor, c: Tensor, *rest: Any) -> Tensor:
     couplings = couplings_of(rest[5])
     return x.new_empty(x.shape[0], couplings.rows, couplings.channels)
@@ -165,7 +165,7 @@ def _(g: Tensor, x: Tensor, y: Tensor, w: Tensor, *rest: Any) -> Tensors:
     return _like_inputs(x, y, w, *rest[6:])
 
 
-@library.register_fake("equinet::edge_bend")
+@library.register_fake("equinet::edge_double_backward")
 def _(g: Tensor, x: Tensor, y: Tensor, w: Tensor, a: Tensor, b: Tensor, c: Tensor, *rest: Any) -> Tensors:
     return _like_inputs(x, y, w, *rest[6:])
 
@@ -174,7 +174,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     """Keep the numbers apart from what says what to do with them: the six arguments of ``EDGES``, and those of ``WANTED``."""
     numbers = [each for each in inputs if isinstance(each, Tensor)]
     ctx.save_for_backward(*numbers)
-    ctx.rest = inputs[len(numbers) :]  # mirrored, product, and for slopes which are wanted
+    ctx.rest = inputs[len(numbers) :]  # mirrored, product, and for gradients which are wanted
 
 
 def _saved(ctx: Any) -> tuple[Tensors, tuple[Any, ...]]:
@@ -183,8 +183,10 @@ def _saved(ctx: Any) -> tuple[Tensors, tuple[Any, ...]]:
     return numbers[:-4], (*numbers[-4:], *ctx.rest[:2])
 
 
-def _slopes_wanted(function: Any, inputs: Tensors, edges: tuple[Any, ...], features: bool) -> tuple[Tensor | None, ...]:
-    """Slopes in (x, y, w) by ``backward`` or ``bend``; None for x and y if nobody is going to ask for them."""
+def _gradients_wanted(
+    function: Any, inputs: Tensors, edges: tuple[Any, ...], features: bool
+) -> tuple[Tensor | None, ...]:
+    """Gradients in (x, y, w) by ``backward`` or ``double_backward``; None for x and y if nobody is going to ask for them."""
     harmonics = wanted("positions")
     dx, dy, dw = function(*inputs, *edges, features, harmonics)
     return dx if features else None, dy if harmonics else None, dw
@@ -192,14 +194,14 @@ def _slopes_wanted(function: Any, inputs: Tensors, edges: tuple[Any, ...], featu
 
 def _differentiate_forward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
     inputs, edges = _saved(ctx)
-    return *_slopes_wanted(backward, (g, *inputs), edges, ctx.needs_input_grad[0]), *[None] * 6
+    return *_gradients_wanted(backward, (g, *inputs), edges, ctx.needs_input_grad[0]), *[None] * 6
 
 
-def _differentiate_tangent(ctx: Any, g: Tensor) -> tuple[Any, ...]:
+def _differentiate_jvp(ctx: Any, g: Tensor) -> tuple[Any, ...]:
     inputs, edges = _saved(ctx)
     needs = ctx.needs_input_grad
-    of_inputs = _slopes_wanted(bend, (g, *inputs), edges, needs[0])
-    return *of_inputs, *_slopes_wanted(backward, (g, *inputs[:3]), edges, needs[3]), *[None] * 6
+    of_inputs = _gradients_wanted(double_backward, (g, *inputs), edges, needs[0])
+    return *of_inputs, *_gradients_wanted(backward, (g, *inputs[:3]), edges, needs[3]), *[None] * 6
 
 
 def _cotangents(ctx: Any, inputs: Sequence[Tensor], cotangents: Tensors) -> Tensors:
@@ -212,22 +214,22 @@ def _cotangents(ctx: Any, inputs: Sequence[Tensor], cotangents: Tensors) -> Tens
 def _differentiate_backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
     (g, *inputs), edges = _saved(ctx)
     changes = _cotangents(ctx, inputs, cotangents)
-    of_inputs = _slopes_wanted(bend, (g, *inputs, *changes), edges, ctx.needs_input_grad[1])
-    return tangent(*inputs, *changes, *edges), *of_inputs, *[None] * 8
+    of_inputs = _gradients_wanted(double_backward, (g, *inputs, *changes), edges, ctx.needs_input_grad[1])
+    return jvp(*inputs, *changes, *edges), *of_inputs, *[None] * 8
 
 
-def _differentiate_bend(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
+def _differentiate_double_backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
     (g, *inputs), edges = _saved(ctx)
     z, v = inputs[:3], inputs[3:]
     u = _cotangents(ctx, z, cotangents)
     both, ahead = [p + q for p, q in zip(u, v)], [p + q for p, q in zip(z, u)]
-    dg = tangent(*ahead, *v, *edges) - tangent(*z, *v, *edges) - tangent(*u, *v, *edges)
+    dg = jvp(*ahead, *v, *edges) - jvp(*z, *v, *edges) - jvp(*u, *v, *edges)
     parts = [backward(g, *at, *edges, True, True) for at in (both, u, v)]
     dz = [ours - first - second for ours, first, second in zip(*parts)]
-    return dg, *dz, *bend(g, *z, *u, *edges, True, True), *[None] * 8
+    return dg, *dz, *double_backward(g, *z, *u, *edges, True, True), *[None] * 8
 
 
 library.register_autograd("equinet::edge_forward", _differentiate_forward, setup_context=_save)
-library.register_autograd("equinet::edge_tangent", _differentiate_tangent, setup_context=_save)
+library.register_autograd("equinet::edge_jvp", _differentiate_jvp, setup_context=_save)
 library.register_autograd("equinet::edge_backward", _differentiate_backward, setup_context=_save)
-library.register_autograd("equinet::edge_bend", _differentiate_bend, setup_context=_save)
+library.register_autograd("equinet::edge_double_backward", _differentiate_double_backward, setup_context=_save)

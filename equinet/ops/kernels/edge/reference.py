@@ -22,7 +22,7 @@ def paths_apart(weight: Float[Tensor, "edges paths channels"]) -> Float[Tensor, 
     return torch.eye(weight.shape[1], dtype=weight.dtype, device=weight.device).unsqueeze(2) * weight.unsqueeze(1)
 
 
-class NaiveConvolution(ConstantModule):
+class ReferenceConvolution(ConstantModule):
     r"""The formula of :class:`TensorProductSpec` path by path, summed on receivers. The oracle of tests.
 
     Args:

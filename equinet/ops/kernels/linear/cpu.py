@@ -64,17 +64,17 @@ def mix(x: Tensor, w: Tensor, nodes: Nodes, maps: Maps, shape: tuple[int, ...]) 
     return y
 
 
-def mix_slopes(x: Tensor, g: Tensor, nodes: Nodes, maps: Maps, numbers: int) -> Tensor:
-    """Slopes ``(numbers,)`` of all weights, one after the other, for slopes ``g`` of the result."""
+def mix_gradients(x: Tensor, g: Tensor, nodes: Nodes, maps: Maps, numbers: int) -> Tensor:
+    """Gradients ``(numbers,)`` of all weights, one after the other, for gradients ``g`` of the result."""
     dw = x.new_zeros(numbers)
     _run(True, x, g, dw, nodes, maps)
     return dw
 
 
 @cache
-def _code(slopes: bool, dtype: torch.dtype, lanes: int) -> Any:
+def _code(gradients: bool, dtype: torch.dtype, lanes: int) -> Any:
     loops = MixLoops(dtype, lanes)
-    return compile_function(loops.slopes() if slopes else loops.product())
+    return compile_function(loops.gradients() if gradients else loops.product())
 
 
 @lru_cache(maxsize=512)
@@ -85,13 +85,13 @@ def _constants(maps: Maps, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, 
     return sizes, torch.tensor(maps.blocks), torch.tensor(maps.scales, dtype=dtype), lanes
 
 
-def _run(slopes: bool, x: Tensor, other: Tensor, result: Tensor, nodes: Nodes, maps: Maps) -> None:
-    y = other if slopes else result
+def _run(gradients: bool, x: Tensor, other: Tensor, result: Tensor, nodes: Nodes, maps: Maps) -> None:
+    y = other if gradients else result
     require(x[:1].numel() in (0, maps.stride) and y[:1].numel() in (0, maps.to_stride) and len(x) == len(y), x, other)
     sizes, blocks, scales, lanes = _constants(maps, x.dtype)
     arrays = [sizes, blocks, nodes.spans, nodes.order, scales, x.contiguous(), other.contiguous(), result]
-    code = _code(slopes, x.dtype, lanes)
-    if slopes:
+    code = _code(gradients, x.dtype, lanes)
+    if gradients:
         run_in_parts(code, PARTS, arrays, smallest=1)
     else:
         run_in_parts(code, len(nodes.order), arrays)

@@ -19,8 +19,8 @@ import torch
 from equinet.ops.codegen.llvm import Function, Value, registers_hold
 
 ROWS_OF_A_TILE = 6
-NODES_AT_A_TIME = 32  # whose numbers stay in the cache while all tiles of a slope of weights go over them
-PARTS = 16  # into which the rows of a slope of weights are divided among threads
+NODES_AT_A_TIME = 32  # whose numbers stay in the cache while all tiles of a gradient of weights go over them
+PARTS = 16  # into which the rows of a gradient of weights are divided among threads
 
 # What is known of a block, in this order: where in a node's x and y it begins, how far its components are apart in each, how many
 # components there are, how many numbers each has in x (the depth), how many in y (the columns), where its weights begin.
@@ -98,9 +98,9 @@ class MixLoops:
             for v, total in enumerate(row):
                 f.store(f.multiply(f.load(total, 0), block.scale), "y", f.at(target, v * self.lanes))
 
-    def slopes(self) -> Function:
-        """Slopes of W from x and g: for parts ``begin`` to ``end`` of ``PARTS`` of the rows of every W. They are added."""
-        f = Function("mix_slopes", (*COMMON, "x", "g", "dw"), self.dtype, self.lanes)
+    def gradients(self) -> Function:
+        """Gradients of W from x and g: for parts ``begin`` to ``end`` of ``PARTS`` of the rows of every W. They are added."""
+        f = Function("mix_gradients", (*COMMON, "x", "g", "dw"), self.dtype, self.lanes)
         with self._blocks(f) as (block, species, first, last):
             low, high = (f.divided(f.product(block.depth, end), PARTS) for end in (f.begin, f.end))
             weights = f.at(block.weights, f.product(species, block.matrix))
@@ -110,10 +110,10 @@ class MixLoops:
                     with columns as column:
                         for height, rows in self._rows(f, low, high):
                             with rows as row:
-                                self._slope_tile(f, block, weights, start, stop, row, column, height, width)
+                                self._gradient_tile(f, block, weights, start, stop, row, column, height, width)
         return f
 
-    def _slope_tile(
+    def _gradient_tile(
         self,
         f: Function,
         block: Block,

@@ -6,7 +6,7 @@ Rows of x that belong together are read as a matrix, multiplied, and written to 
 concatenations this is one operation too, but each derivative of a slice is a tensor of zeros as large as the whole.
 
 The map is linear in x and in the weights, so its derivatives are three operations of one kind, which are each other's derivatives:
-forth (x to y), back (slopes of y to slopes of x) and outer (slopes of the weights).
+forth (x to y), back (gradients of y to gradients of x) and outer (gradients of the weights).
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from equinet.ops.codegen import llvm
 from equinet.ops.passes import wanted
 from equinet.ops.precision import chosen, matmul_precision
 from equinet.ops.species import SpeciesGroups
-from equinet.ops.tracing import recorded
+from equinet.ops.tracing import is_traced
 
 from . import cpu
 from .operator import recorded_mix
-from .plan import Block, Plan, maps_of, nodes_of, product_in_torch, slopes_in_torch
+from .plan import Block, Plan, gradients_in_torch, maps_of, nodes_of, product_in_torch
 
-__all__ = ["Block", "Frozen", "Plan", "mix", "product", "product_in_torch", "slopes", "slopes_in_torch"]
+__all__ = ["Block", "Frozen", "Plan", "gradients", "gradients_in_torch", "mix", "product", "product_in_torch"]
 
 
 class Matrices(NamedTuple):
@@ -40,7 +40,7 @@ class Matrices(NamedTuple):
 
 
 class Frozen:
-    """Matrices of weights that need no slopes, there and back, for as long as they do not change (except through ``.data``)."""
+    """Matrices of weights that need no gradients, there and back, for as long as they do not change (except through ``.data``)."""
 
     def __init__(self) -> None:
         self._weights: list[Tensor] = []  # held, so that no other tensor can come to lie at their addresses
@@ -75,13 +75,13 @@ def mix(
         weights: For each block its matrix, or with ``groups`` one for each species, ``(species, depth, out)``.
         plan: The blocks.
         groups: The species of the nodes.
-        frozen: Where to keep what is made of the weights while they need no slopes.
+        frozen: Where to keep what is made of the weights while they need no gradients.
 
     Raises:
         IndexError: If a node has a species without weights.
         ValueError: If shapes or precisions do not fit together.
     """
-    if recorded(x):
+    if is_traced(x):
         return recorded_mix(x, weights, plan, groups)
     if groups is not None:
         groups.require_weights_for(weights[0].shape[0])
@@ -92,7 +92,7 @@ def mix(
 
 
 class _Fixed(Function):
-    """The map with weights that need no slopes; its derivative is the map back."""
+    """The map with weights that need no gradients; its derivative is the map back."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, there: Matrices, back: Matrices, groups: SpeciesGroups | None) -> Tensor:
@@ -117,7 +117,7 @@ class _Forth(Function):
         (g,), (x, *weights) = grads, ctx.saved_tensors
         with matmul_precision(ctx.precision):  # a GPU differentiates in another thread than that of the choice
             dx = _Back.apply(ctx.plan, ctx.groups, x.shape[2], g, *weights) if ctx.needs_input_grad[2] else None
-            return None, None, dx, *_slopes_of_weights(ctx, ctx.needs_input_grad[3:], x, g, weights)
+            return None, None, dx, *_gradients_of_weights(ctx, ctx.needs_input_grad[3:], x, g, weights)
 
 
 class _Back(Function):
@@ -134,7 +134,7 @@ class _Back(Function):
         (a,), (g, *weights) = grads, ctx.saved_tensors
         with matmul_precision(ctx.precision):
             dg = _Forth.apply(ctx.plan, ctx.groups, a, *weights) if ctx.needs_input_grad[3] else None
-            return None, None, None, dg, *_slopes_of_weights(ctx, ctx.needs_input_grad[4:], a, g, weights)
+            return None, None, None, dg, *_gradients_of_weights(ctx, ctx.needs_input_grad[4:], a, g, weights)
 
 
 class _Outer(Function):
@@ -144,7 +144,7 @@ class _Outer(Function):
     ) -> tuple[Tensor, ...]:
         ctx.plan, ctx.groups, ctx.channels, ctx.precision = plan, groups, x.shape[2], chosen()
         ctx.save_for_backward(x, g)
-        return slopes(x, g, shapes, plan, groups)
+        return gradients(x, g, shapes, plan, groups)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
@@ -155,7 +155,7 @@ class _Outer(Function):
             return None, None, None, dx, dg
 
 
-def _slopes_of_weights(
+def _gradients_of_weights(
     ctx: Any, needed: tuple[bool, ...], x: Tensor, g: Tensor, weights: list[Tensor]
 ) -> tuple[Tensor | None, ...]:
     if not any(needed) or not wanted("weights"):
@@ -181,13 +181,13 @@ def _matrices(weights: list[Tensor], plan: Plan, channels: int, to_channels: int
     return Matrices(torch.cat([weight.reshape(-1) for weight in weights]), maps, (plan.to_rows, to_channels))
 
 
-def slopes(
+def gradients(
     x: Tensor, g: Tensor, shapes: list[torch.Size], plan: Plan, groups: SpeciesGroups | None
 ) -> tuple[Tensor, ...]:
-    """Slopes of all weights for the slopes ``g`` of the result, likewise."""
+    """Gradients of all weights for the gradients ``g`` of the result, likewise."""
     if not _runs_on(x):
-        return slopes_in_torch(x, g, shapes, plan, groups)
+        return gradients_in_torch(x, g, shapes, plan, groups)
     sizes = [shape.numel() for shape in shapes]
     maps = maps_of(plan, tuple(shapes), x.shape[2], g.shape[2])
-    flat = cpu.mix_slopes(x, g, nodes_of(x, groups), maps, sum(sizes))
+    flat = cpu.mix_gradients(x, g, nodes_of(x, groups), maps, sum(sizes))
     return tuple(part.view(shape) for part, shape in zip(flat.split(sizes), shapes))

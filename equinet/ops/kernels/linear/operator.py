@@ -1,7 +1,7 @@
 """The linear maps of :mod:`.blocks` as torch operators, for graphs that torch writes down and compiles.
 
 What runs at once goes through :mod:`.blocks`, which costs less per call. The two operators are closed under differentiation: the
-slopes of ``mix`` are ``mix`` back and ``mix_slopes``, those of ``mix_slopes``, which is linear in x and in g, are ``mix`` both ways.
+gradients of ``mix`` are ``mix`` back and ``mix_gradients``, those of ``mix_gradients``, which is linear in x and in g, are ``mix`` both ways.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from equinet.ops.precision import chosen
 from equinet.ops.species import SpeciesGroups
 
 from . import cpu
-from .plan import Block, Plan, maps_of, product_in_torch, slopes_in_torch
+from .plan import Block, Plan, gradients_in_torch, maps_of, product_in_torch
 
 # Nodes in the order of species and the spans of species (None: all are alike), and the plan.
 PLAN = "Tensor? order, Tensor? spans, int[] blocks, float[] scales, int rows, int to_rows"
 library.define("equinet::mix", f"(Tensor x, Tensor w, {PLAN}, int to_channels) -> Tensor")
-library.define("equinet::mix_slopes", f"(Tensor x, Tensor g, {PLAN}, int numbers) -> Tensor")
-mix, mix_slopes = torch.ops.equinet.mix.default, torch.ops.equinet.mix_slopes.default
+library.define("equinet::mix_gradients", f"(Tensor x, Tensor g, {PLAN}, int numbers) -> Tensor")
+mix, mix_gradients = torch.ops.equinet.mix.default, torch.ops.equinet.mix_gradients.default
 
 
 def recorded_mix(x: Tensor, weights: list[Tensor], plan: Plan, groups: SpeciesGroups | None) -> Tensor:
@@ -74,21 +74,21 @@ def _run_mix(x: Tensor, w: Tensor, order: Tensor | None, spans: Tensor | None, *
     return cpu.mix(x, w, nodes, maps, (plan.to_rows, to_channels))
 
 
-def _run_slopes(x: Tensor, g: Tensor, order: Tensor | None, spans: Tensor | None, *numbers: Any) -> Tensor:
+def _run_gradients(x: Tensor, g: Tensor, order: Tensor | None, spans: Tensor | None, *numbers: Any) -> Tensor:
     plan, count = _plan(*numbers[:4]), numbers[4]
     shapes = _shapes(plan, x.shape[2], g.shape[2], count, order is not None)
     groups = _groups(x, order, spans)
     if not llvm.runs_on(x):
-        found = slopes_in_torch(x, g, shapes, plan, groups)
-        return torch.cat([slope.reshape(-1) for slope in found])
+        found = gradients_in_torch(x, g, shapes, plan, groups)
+        return torch.cat([gradient.reshape(-1) for gradient in found])
     maps = maps_of(plan, tuple(shapes), x.shape[2], g.shape[2])
     nodes = cpu.all_alike(x.shape[0]) if groups is None else groups.nodes
-    return cpu.mix_slopes(x, g, nodes, maps, count)
+    return cpu.mix_gradients(x, g, nodes, maps, count)
 
 
 for _device in ("CPU", "CUDA"):
     library.impl("equinet::mix", _device)(_run_mix)
-    library.impl("equinet::mix_slopes", _device)(_run_slopes)
+    library.impl("equinet::mix_gradients", _device)(_run_gradients)
 
 
 @library.register_fake("equinet::mix")
@@ -98,7 +98,7 @@ def _(
     return x.new_empty(x.shape[0], to_rows, to_channels)
 
 
-@library.register_fake("equinet::mix_slopes")
+@library.register_fake("equinet::mix_gradients")
 def _(
     x: Tensor, g: Tensor, order: Any, spans: Any, blocks: Any, scales: Any, rows: int, to_rows: int, numbers: int
 ) -> Tensor:
@@ -128,11 +128,11 @@ def _differentiate_mix(ctx: Any, g: Tensor) -> tuple[Any, ...]:
         shapes = _shapes(plan, x.shape[2], g.shape[2], w.numel(), order is not None)
         dx = mix(g, _turned(w, shapes), order, spans, *_numbers(plan.reversed), x.shape[2])
     if ctx.needs_input_grad[1]:
-        dw = mix_slopes(x, g, order, spans, *_numbers(plan), w.numel())
+        dw = mix_gradients(x, g, order, spans, *_numbers(plan), w.numel())
     return dx, dw, *[None] * 7
 
 
-def _differentiate_slopes(ctx: Any, c: Tensor) -> tuple[Any, ...]:
+def _differentiate_gradients(ctx: Any, c: Tensor) -> tuple[Any, ...]:
     x, g, order, spans = _saved(ctx)
     plan = ctx.plan
     shapes = _shapes(plan, x.shape[2], g.shape[2], c.numel(), order is not None)
@@ -141,4 +141,4 @@ def _differentiate_slopes(ctx: Any, c: Tensor) -> tuple[Any, ...]:
 
 
 library.register_autograd("equinet::mix", _differentiate_mix, setup_context=_save)
-library.register_autograd("equinet::mix_slopes", _differentiate_slopes, setup_context=_save)
+library.register_autograd("equinet::mix_gradients", _differentiate_gradients, setup_context=_save)

@@ -29,7 +29,7 @@ class Block(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """All blocks, and the number of rows of x and of y. Rows of y without a block are zero, as are slopes of x."""
+    """All blocks, and the number of rows of x and of y. Rows of y without a block are zero, as are gradients of x."""
 
     blocks: tuple[Block, ...]
     rows: int
@@ -104,10 +104,10 @@ def product_in_torch(
     return y if groups is None or len(spans) == 1 else torch.empty_like(y).index_copy_(0, groups.order, y)
 
 
-def slopes_in_torch(
+def gradients_in_torch(
     x: Tensor, g: Tensor, shapes: list[torch.Size], plan: Plan, groups: SpeciesGroups | None
 ) -> tuple[Tensor, ...]:
-    """Likewise: slopes of all weights for the slopes ``g`` of the result."""
+    """Likewise: gradients of all weights for the gradients ``g`` of the result."""
     count, found = max(x.shape[0], 1), []
     (x, spans), (g, _) = _in_order(x, groups), _in_order(g, groups)
     for block, shape in zip(plan.blocks, shapes):
@@ -118,10 +118,10 @@ def slopes_in_torch(
         if groups is None:
             found.append(values[0])
             continue
-        slope = x.new_zeros(shape)
+        gradient = x.new_zeros(shape)
         for (z, _, _), value in zip(spans, values):
-            slope[z] = value
-        found.append(slope)
+            gradient[z] = value
+        found.append(gradient)
     return tuple(found)
 
 

@@ -10,9 +10,9 @@ and some l, so that nothing has to be decided while it runs.
 
 ================  ===============================================================================
 ``value``         B
-``slope``         slopes of :math:`\langle g, B \rangle` with respect to x
-``weight_slope``  slopes of :math:`\langle g, B \rangle` with respect to K
-``bend``          slopes of :math:`\langle a, \mathrm{slope} \rangle` with respect to g, x and K
+``gradient``         gradients of :math:`\langle g, B \rangle` with respect to x
+``weight_gradient``  gradients of :math:`\langle g, B \rangle` with respect to K
+``double_backward``          gradients of :math:`\langle a, \mathrm{gradient} \rangle` with respect to g, x and K
 ================  ===============================================================================
 
 Source:
@@ -187,8 +187,8 @@ TABLES = ("monomials", "table", "order", "species", "count")
 class NodeLoops:
     """Writes the four functions for one set of polynomials.
 
-    ``value`` and ``slope`` work on the nodes ``begin`` to ``end`` of ``order``, nodes sorted by species so that their K stay in the
-    cache; ``weight_slope`` and ``bend`` on blocks of channels, as nodes add to the same slopes of K.
+    ``value`` and ``gradient`` work on the nodes ``begin`` to ``end`` of ``order``, nodes sorted by species so that their K stay in the
+    cache; ``weight_gradient`` and ``double_backward`` on blocks of channels, as nodes add to the same gradients of K.
     """
 
     def __init__(self, polynomials: Polynomials, dtype: torch.dtype) -> None:
@@ -213,89 +213,93 @@ class NodeLoops:
             self._copy(f, sums, 0, "out", node, p.outputs, channel)
         return f
 
-    def slope(self) -> Function:
-        f, p = self._function("slope", ("g", "x", "K", "dx")), self.p
-        powers, slopes = f.scratch(p.monomial_count), f.scratch(p.monomial_count)
+    def gradient(self) -> Function:
+        f, p = self._function("gradient", ("g", "x", "K", "dx")), self.p
+        powers, gradients = f.scratch(p.monomial_count), f.scratch(p.monomial_count)
         with f.loop(0, p.channels, self.lanes) as channel, f.loop(f.begin, f.end) as n:
             node = f.load_integer("order", n)
             self._powers(f, powers, "x", node, channel)
-            self._clear(f, slopes, p.monomial_count)
+            self._clear(f, gradients, p.monomial_count)
             for group in self._groups(f, node, channel):
-                g = self._result_slope(f, group, node, channel)
+                g = self._result_gradient(f, group, node, channel)
                 coefficients = [f.load("K", t) for t, _ in group.terms]
                 inner = f.sum_of_products([(k, f.load(powers, l)) for k, (_, l) in zip(coefficients, group.terms)])
                 outer = f.multiply(g, f.load(powers, group.monomial))
-                f.accumulate(f.multiply(g, inner), slopes, group.monomial)
+                f.accumulate(f.multiply(g, inner), gradients, group.monomial)
                 for k, (_, l) in zip(coefficients, group.terms):
-                    f.accumulate(f.multiply(k, outer), slopes, l)
+                    f.accumulate(f.multiply(k, outer), gradients, l)
             for product, first, last in self._products(f, backwards=True):
-                s = f.load(slopes, product)
-                f.accumulate(f.multiply(s, f.load(powers, last)), slopes, first)
-                f.accumulate(f.multiply(s, f.load(powers, first)), slopes, last)
-            self._copy(f, slopes, 1, "dx", node, p.variables, channel)
+                s = f.load(gradients, product)
+                f.accumulate(f.multiply(s, f.load(powers, last)), gradients, first)
+                f.accumulate(f.multiply(s, f.load(powers, first)), gradients, last)
+            self._copy(f, gradients, 1, "dx", node, p.variables, channel)
         return f
 
-    def weight_slope(self) -> Function:
-        f, p = self._function("weight_slope", ("g", "x", "dK")), self.p
+    def weight_gradient(self) -> Function:
+        f, p = self._function("weight_gradient", ("g", "x", "dK")), self.p
         powers = f.scratch(p.monomial_count)
         with f.loop(f.begin, f.end) as block, f.loop(0, f.load_integer("count", 0)) as n:
             node, channel = f.load_integer("order", n), f.at((block, self.lanes))
             self._powers(f, powers, "x", node, channel)
             for group in self._groups(f, node, channel):
-                outer = f.multiply(self._result_slope(f, group, node, channel), f.load(powers, group.monomial))
+                outer = f.multiply(self._result_gradient(f, group, node, channel), f.load(powers, group.monomial))
                 for t, l in group.terms:
                     f.accumulate(f.multiply(outer, f.load(powers, l)), "dK", t)
         return f
 
-    def bend(self) -> Function:
-        f, p = self._function("bend", ("a", "g", "x", "K", "dg", "dx", "dK")), self.p
-        # Monomials and their changes along a, and what <a, slope> changes with each of the two.
-        powers, changes, slopes, change_slopes = (f.scratch(p.monomial_count) for _ in range(4))
+    def double_backward(self) -> Function:
+        f, p = self._function("double_backward", ("a", "g", "x", "K", "dg", "dx", "dK")), self.p
+        # Monomials and their changes along a, and what <a, gradient> changes with each of the two.
+        powers, changes, gradients, change_gradients = (f.scratch(p.monomial_count) for _ in range(4))
         sums = f.scratch(p.outputs)
         with f.loop(f.begin, f.end) as block, f.loop(0, f.load_integer("count", 0)) as n:
             node, channel = f.load_integer("order", n), f.at((block, self.lanes))
             self._powers(f, powers, "x", node, channel)
             self._changes(f, powers, changes, node, channel)
-            for memory, rows in ((slopes, p.monomial_count), (change_slopes, p.monomial_count), (sums, p.outputs)):
+            for memory, rows in (
+                (gradients, p.monomial_count),
+                (change_gradients, p.monomial_count),
+                (sums, p.outputs),
+            ):
                 self._clear(f, memory, rows)
             for group in self._groups(f, node, channel):
-                self._bend_group(f, group, powers, changes, slopes, change_slopes, sums, node, channel)
+                self._double_backward_group(f, group, powers, changes, gradients, change_gradients, sums, node, channel)
             for product, first, last in self._products(f, backwards=True):
-                s, c = f.load(slopes, product), f.load(change_slopes, product)
+                s, c = f.load(gradients, product), f.load(change_gradients, product)
                 x, a = f.load(powers, last), f.load(changes, last)
                 to_last = f.sum_of_products([(s, f.load(powers, first)), (c, f.load(changes, first))])
-                f.store(f.sum_of_products([(s, x), (c, a)], f.load(slopes, first)), slopes, first)
-                f.accumulate(f.multiply(c, x), change_slopes, first)
-                f.accumulate(to_last, slopes, last)
+                f.store(f.sum_of_products([(s, x), (c, a)], f.load(gradients, first)), gradients, first)
+                f.accumulate(f.multiply(c, x), change_gradients, first)
+                f.accumulate(to_last, gradients, last)
             self._copy(f, sums, 0, "dg", node, p.outputs, channel)
-            self._copy(f, slopes, 1, "dx", node, p.variables, channel)
+            self._copy(f, gradients, 1, "dx", node, p.variables, channel)
         return f
 
-    def _bend_group(
+    def _double_backward_group(
         self,
         f: Function,
         group: Group,
         powers: Value,
         changes: Value,
-        slopes: Value,
-        change_slopes: Value,
+        gradients: Value,
+        change_gradients: Value,
         sums: Value,
         node: Value,
         channel: Value,
     ) -> None:
-        """One group's part of <a, slope> = g (change of M) (sum of K x) + g M (sum of K a), and what it changes with."""
-        g = self._result_slope(f, group, node, channel)
+        """One group's part of <a, gradient> = g (change of M) (sum of K x) + g M (sum of K a), and what it changes with."""
+        g = self._result_gradient(f, group, node, channel)
         coefficients = [f.load("K", t) for t, _ in group.terms]
         inner = f.sum_of_products([(k, f.load(powers, l)) for k, (_, l) in zip(coefficients, group.terms)])
         inner_change = f.sum_of_products([(k, f.load(changes, l)) for k, (_, l) in zip(coefficients, group.terms)])
         m, change = f.load(powers, group.monomial), f.load(changes, group.monomial)
         output = f.at((group.output, self.lanes))
         f.store(f.sum_of_products([(change, inner), (m, inner_change)], f.load(sums, output)), sums, output)
-        f.accumulate(f.multiply(g, inner_change), slopes, group.monomial)
-        f.accumulate(f.multiply(g, inner), change_slopes, group.monomial)
+        f.accumulate(f.multiply(g, inner_change), gradients, group.monomial)
+        f.accumulate(f.multiply(g, inner), change_gradients, group.monomial)
         outer, outer_change = f.multiply(g, m), f.multiply(g, change)
         for k, (t, l) in zip(coefficients, group.terms):
-            f.accumulate(f.multiply(k, outer_change), slopes, l)
+            f.accumulate(f.multiply(k, outer_change), gradients, l)
             products = [(outer_change, f.load(powers, l)), (outer, f.load(changes, l))]
             f.store(f.sum_of_products(products, f.load("dK", t)), "dK", t)
 
@@ -347,7 +351,7 @@ class NodeLoops:
                     ],
                 )
 
-    def _result_slope(self, f: Function, group: Group, node: Value, channel: Value) -> Value:
+    def _result_gradient(self, f: Function, group: Group, node: Value, channel: Value) -> Value:
         p = self.p
         return f.load("g", f.at((node, p.outputs * p.channels), (group.output, p.channels), channel))
 

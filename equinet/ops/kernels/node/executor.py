@@ -15,7 +15,7 @@ from .operator import name_of, polynomials_of, value
 from .reference import HornerManyBody, Kept
 
 
-class CompiledManyBody(HornerManyBody):
+class GeneratedManyBody(HornerManyBody):
     """The nested sum over the few coefficients that are not zero, in machine code made for this processor (:mod:`.node_loops`), in
     kernels on CUDA (:mod:`.node_tiles`).
 

@@ -1,10 +1,10 @@
 r"""The many-body product and its derivatives for GPUs: the four functions of :mod:`node_loops` on tiles of nodes by channels.
 
-* ``value``, ``slope``, and the slopes in g and x of ``bend``: a thread has one channel of one node, and goes through the terms
+* ``value``, ``gradient``, and the gradients in g and x of ``double_backward``: a thread has one channel of one node, and goes through the terms
   K m_M x_l in straight-line code, along a walk through the tree in which the parent of a monomial is the one it is made from. Only
-  the monomials on the way from the root are alive at a time, and so are their slopes, which are passed on to the parent when
+  the monomials on the way from the root are alive at a time, and so are their gradients, which are passed on to the parent when
   the walk leaves them. Neighbours in the order by species read the same K, which so stay in the cache.
-* ``weight_slope``, and the slopes in K of ``bend``, are sums over nodes: see :mod:`.node_sums`.
+* ``weight_gradient``, and the gradients in K of ``double_backward``, are sums over nodes: see :mod:`.node_sums`.
 
 No sum depends on which program comes first: results are the same bits in every run.
 """
@@ -60,7 +60,7 @@ class NodeTiles:
     """Writes the kernels in which a program owns nodes, all for a grid of blocks of nodes by blocks of channels.
 
     Names in the code, with d the degree of a monomial on the way: ``m{d}`` the monomial, ``c{d}`` its change along a, ``s{d}`` the
-    slope in m, ``q{d}`` the slope in c. Those of degree 1 are ``x{v}``, ``a{v}``, ``dx{v}``, and nobody asks for the last.
+    gradient in m, ``q{d}`` the gradient in c. Those of degree 1 are ``x{v}``, ``a{v}``, ``dx{v}``, and nobody asks for the last.
 
     Args:
         polynomials: What to compute.
@@ -83,8 +83,8 @@ class NodeTiles:
         self._store(w, "out", begun)
         return self._kernel("node_value", ("x", "K", "out"), w)
 
-    def slope(self) -> Kernel:
-        """``slope``."""
+    def gradient(self) -> Kernel:
+        """``gradient``."""
         w, begun = Writer(), set[str]()
         self._begin(w, "g", "x")
         for head in self._walk(w, changes=False, begun=begun):
@@ -93,10 +93,10 @@ class NodeTiles:
                 w.add(name("s", head.path), f"g{head.output} * inner_x", begun)
             self._outer(w, head, product(f"g{head.output}", name("m", head.path)), begun)
         self._store(w, "dx", begun)
-        return self._kernel("node_slope", ("g", "x", "K", "dx"), w)
+        return self._kernel("node_gradient", ("g", "x", "K", "dx"), w)
 
-    def bend(self) -> Kernel:
-        """The slopes of ``bend`` in g and x. The part of a head in <a, slope> is g (c (sum of K x) + m (sum of K a))."""
+    def double_backward(self) -> Kernel:
+        """The gradients of ``double_backward`` in g and x. The part of a head in <a, gradient> is g (c (sum of K x) + m (sum of K a))."""
         w, begun = Writer(), set[str]()
         self._begin(w, "a", "g", "x")
         for head in self._walk(w, changes=True, begun=begun):
@@ -111,7 +111,7 @@ class NodeTiles:
                 self._outer(w, head, f"{g} * {c}", begun)
         self._store(w, "dg", begun)
         self._store(w, "dx", begun)
-        return self._kernel("node_bend", ("a", "g", "x", "K", "dg", "dx"), w)
+        return self._kernel("node_double_backward", ("a", "g", "x", "K", "dg", "dx"), w)
 
     def _begin(self, w: Writer, *arrays: str) -> None:
         """Where a program's nodes are, and these arrays of theirs."""
@@ -132,7 +132,7 @@ class NodeTiles:
         """Heads, after the code for the monomials on the way to each (and their changes along a), and before that for the way back.
 
         Args:
-            begun: Names that have been given a value, for those who collect slopes; None if nothing is to be passed on to parents.
+            begun: Names that have been given a value, for those who collect gradients; None if nothing is to be passed on to parents.
         """
         way: Path = ()
         terms = 0
@@ -157,7 +157,7 @@ class NodeTiles:
                 terms = 0
 
     def _leave(self, w: Writer, path: Path, changes: bool, begun: set[str]) -> None:
-        """Pass the slopes of a monomial on to its parent and its last variable."""
+        """Pass the gradients of a monomial on to its parent and its last variable."""
         if len(path) < 2:
             return
         v, parent, s = path[-1], path[:-1], name("s", path)
@@ -180,7 +180,7 @@ class NodeTiles:
                 w(f"inner_{each} {'+=' if n else '='} k{n} * {each}{l}")
 
     def _outer(self, w: Writer, head: Head, factor: str, begun: set[str]) -> None:
-        """Add K times a factor to the slope in each x_l of a head."""
+        """Add K times a factor to the gradient in each x_l of a head."""
         w(f"outer = {factor}")
         for n, (_, l) in enumerate(head.terms):
             w.add(f"dx{l}", f"k{n} * outer", begun)
@@ -205,7 +205,7 @@ class NodeTiles:
 
 
 def name(letter: str, path: Path) -> str:
-    """Of a monomial (m), its change (c), or the slope in one of them (s, q); empty for the monomial of degree 0, which is one."""
+    """Of a monomial (m), its change (c), or the gradient in one of them (s, q); empty for the monomial of degree 0, which is one."""
     if len(path) > 1:
         return f"{letter}{len(path)}"
     return {"m": "x", "c": "a", "s": "dx"}[letter] + str(path[0]) if path else ""
@@ -217,7 +217,7 @@ def product(*factors: str) -> str:
 
 @cache
 def kernel_for(function: str, p: Polynomials, dtype: torch.dtype) -> tuple[Kernel, Tile]:
-    """The kernel of ``value``, ``slope`` or ``bend``, and its tile."""
+    """The kernel of ``value``, ``gradient`` or ``double_backward``, and its tile."""
     tile = tile_for(p.channels, 4)
     kernel: Kernel = getattr(NodeTiles(p, dtype, tile), function)()
     return kernel, tile
@@ -225,9 +225,9 @@ def kernel_for(function: str, p: Polynomials, dtype: torch.dtype) -> tuple[Kerne
 
 def run(function: str, inputs: Tensors, order: Tensor, species: Tensor, p: Polynomials, results: Tensors) -> None:
     """One of the four functions of contiguous inputs."""
-    if function in ("value", "slope", "bend"):
+    if function in ("value", "gradient", "double_backward"):
         kernel, tile = kernel_for(function, p, results[0].dtype)
         grid = (blocks(len(order), tile.rows), blocks(p.channels, tile.channels))
         kernel(grid, order, species, *inputs, *results[:2], len(order))
-    if function in ("weight_slope", "bend"):
-        sum_over_nodes(inputs[:-1] if function == "bend" else inputs, order, species, p, results[-1])
+    if function in ("weight_gradient", "double_backward"):
+        sum_over_nodes(inputs[:-1] if function == "double_backward" else inputs, order, species, p, results[-1])

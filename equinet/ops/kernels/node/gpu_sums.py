@@ -1,4 +1,4 @@
-"""Slopes of a many-body product in its weights, for GPUs: sums over the nodes of each species, without atomics.
+"""Gradients of a many-body product in its weights, for GPUs: sums over the nodes of each species, without atomics.
 
 A program owns some terms, looks up of which variables each is the product, and adds up over a chunk of nodes of one species. The chunks
 of a species are added afterwards, in their order.
@@ -32,7 +32,7 @@ def paths_of(polynomials: Polynomials) -> list[Path]:
 
 
 def sum_over_nodes(inputs: Tensors, order: Tensor, species: Tensor, p: Polynomials, out: Tensor) -> None:
-    """``weight_slope`` of (g, x), or the slopes in K of ``bend`` of (a, g, x), into ``out``: ``(species, terms, channels)``.
+    """``weight_gradient`` of (g, x), or the gradients in K of ``double_backward`` of (a, g, x), into ``out``: ``(species, terms, channels)``.
 
     Nothing waits for the device: where chunks begin is found there, and how many there can be follows from shapes. ``order`` is cut
     into pieces of equal length, and where the species changes. The chunk of species z in piece p is in slot p + z, which no two
@@ -60,7 +60,7 @@ def table_on(polynomials: Polynomials, device: torch.device) -> Tensor:
 
 
 @cache
-def sum_of_chunk(p: Polynomials, species: int, dtype: torch.dtype, bend: bool) -> tuple[Kernel, Tile]:
+def sum_of_chunk(p: Polynomials, species: int, dtype: torch.dtype, double_backward: bool) -> tuple[Kernel, Tile]:
     """Sums over every chunk, for a grid of slots by blocks of channels by blocks of terms.
 
     In a tile of terms by channels a thread has eight sums. Straight-line code would have to be a kernel for every few terms, whose
@@ -89,14 +89,16 @@ def sum_of_chunk(p: Polynomials, species: int, dtype: torch.dtype, bend: bool) -
         for n in range(degree):
             at = f"(node * {p.variables} + v{n}) * {channels} + channel, mask=inside & (v{n} >= 0)"
             w(f"factor = tl.load(x + {at}, other=1.0)")
-            if bend:
+            if double_backward:
                 change = f"m * tl.load(a + {at}, other=0.0)"
                 w(f"c = c * factor + {change}" if n else f"c = {change}")
             w("m = m * factor")
-        w(f"total += {'c' if bend else 'm'}")
+        w(f"total += {'c' if double_backward else 'm'}")
     w(f"tl.store(out + (slot * {terms} + term) * {channels} + channel, total, mask=inside)")
-    found = parameters(("starts", "order", "table"), ("a", "g", "x", "out") if bend else ("g", "x", "out"), "piece")
-    called = "node_bend_weights" if bend else "node_weight_slope"
+    found = parameters(
+        ("starts", "order", "table"), ("a", "g", "x", "out") if double_backward else ("g", "x", "out"), "piece"
+    )
+    called = "node_double_backward_weights" if double_backward else "node_weight_gradient"
     return Kernel(called, found, dtype, w.text, warps=t.warps), t
 
 

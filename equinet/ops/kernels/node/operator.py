@@ -1,7 +1,7 @@
 """The many-body product as torch operators: machine code on a CPU, generated kernels on a GPU.
 
-Four operators, one for each function of :mod:`node_loops`. The slopes of ``value`` are ``slope`` and ``weight_slope``, those of
-``slope`` are ``bend``, and those of ``weight_slope``, which is linear in K's place, are ``value`` and ``slope`` again. ``bend`` is
+Four operators, one for each function of :mod:`node_loops`. The gradients of ``value`` are ``gradient`` and ``weight_gradient``, those of
+``gradient`` are ``double_backward``, and those of ``weight_gradient``, which is linear in K's place, are ``value`` and ``gradient`` again. ``double_backward`` is
 differentiated, which no training needs, through the same sums in torch.
 """
 
@@ -30,11 +30,16 @@ DEVICES = ("CPU", "CUDA")
 # The nodes sorted by species, the species of each node, and the product.
 NODES = "Tensor order, Tensor species, str product"
 library.define("equinet::node_value", f"(Tensor x, Tensor K, {NODES}) -> Tensor")
-library.define("equinet::node_slope", f"(Tensor g, Tensor x, Tensor K, {NODES}) -> Tensor")
-library.define("equinet::node_weight_slope", f"(Tensor g, Tensor x, Tensor K, {NODES}) -> Tensor")
-library.define("equinet::node_bend", f"(Tensor a, Tensor g, Tensor x, Tensor K, {NODES}) -> (Tensor, Tensor, Tensor)")
-value, slope = torch.ops.equinet.node_value.default, torch.ops.equinet.node_slope.default
-weight_slope, bend = torch.ops.equinet.node_weight_slope.default, torch.ops.equinet.node_bend.default
+library.define("equinet::node_gradient", f"(Tensor g, Tensor x, Tensor K, {NODES}) -> Tensor")
+library.define("equinet::node_weight_gradient", f"(Tensor g, Tensor x, Tensor K, {NODES}) -> Tensor")
+library.define(
+    "equinet::node_double_backward", f"(Tensor a, Tensor g, Tensor x, Tensor K, {NODES}) -> (Tensor, Tensor, Tensor)"
+)
+value, gradient = torch.ops.equinet.node_value.default, torch.ops.equinet.node_gradient.default
+weight_gradient, double_backward = (
+    torch.ops.equinet.node_weight_gradient.default,
+    torch.ops.equinet.node_double_backward.default,
+)
 
 
 def name_of(spec: ManyBodySpec) -> str:
@@ -73,7 +78,7 @@ def _run(function: str, inputs: Tensors, nodes: Tensors, product: str, results: 
     p, (order, species) = polynomials_of(product), nodes
     shapes = {"x": (p.variables, p.channels), "a": (p.variables, p.channels), "g": (p.outputs, p.channels)}
     shapes["K"] = (len(p.terms), p.channels)
-    names = {"value": "xK", "slope": "gxK", "weight_slope": "gx", "bend": "agxK"}[function]
+    names = {"value": "xK", "gradient": "gxK", "weight_gradient": "gx", "double_backward": "agxK"}[function]
     fits = all(each.shape[1:] == shapes[name] for name, each in zip(names, inputs))
     require(fits and all(len(each) == len(order) for name, each in zip(names, inputs) if name != "K"), *inputs)
     inputs, order, species = tuple(each.contiguous() for each in inputs), order.contiguous(), species.contiguous()
@@ -89,9 +94,9 @@ def _run_machine_code(
     code, blocks = code_for(function, product, inputs[0].dtype)
     p, count = polynomials_of(product), torch.tensor([len(order)])
     arrays = [p.monomials, p.table, order, species, count, *inputs, *results]
-    if function in ("value", "slope"):
+    if function in ("value", "gradient"):
         run_in_parts(code, len(order), arrays)
-    else:  # all nodes add to the slopes of K
+    else:  # all nodes add to the gradients of K
         results[-1].zero_()
         run_in_parts(code, blocks, arrays, smallest=1)
 
@@ -103,24 +108,24 @@ def _(x: Tensor, K: Tensor, order: Tensor, species: Tensor, product: str) -> Ten
     return out
 
 
-@library.impl("equinet::node_slope", DEVICES)
+@library.impl("equinet::node_gradient", DEVICES)
 def _(g: Tensor, x: Tensor, K: Tensor, order: Tensor, species: Tensor, product: str) -> Tensor:
     dx = x.new_empty(x.shape)
-    _run("slope", (g, x, K), (order, species), product, (dx,))
+    _run("gradient", (g, x, K), (order, species), product, (dx,))
     return dx
 
 
-@library.impl("equinet::node_weight_slope", DEVICES)
+@library.impl("equinet::node_weight_gradient", DEVICES)
 def _(g: Tensor, x: Tensor, K: Tensor, order: Tensor, species: Tensor, product: str) -> Tensor:
     dK = K.new_empty(K.shape)
-    _run("weight_slope", (g, x), (order, species), product, (dK,))
+    _run("weight_gradient", (g, x), (order, species), product, (dK,))
     return dK
 
 
-@library.impl("equinet::node_bend", DEVICES)
+@library.impl("equinet::node_double_backward", DEVICES)
 def _(a: Tensor, g: Tensor, x: Tensor, K: Tensor, order: Tensor, species: Tensor, product: str) -> Tensors:
     dg, dx, dK = g.new_empty(g.shape), x.new_empty(x.shape), K.new_empty(K.shape)
-    _run("bend", (a, g, x, K), (order, species), product, (dg, dx, dK))
+    _run("double_backward", (a, g, x, K), (order, species), product, (dg, dx, dK))
     return dg, dx, dK
 
 
@@ -129,17 +134,17 @@ def _(x: Tensor, K: Tensor, order: Tensor, species: Tensor, product: str) -> Ten
     return x.new_empty(x.shape[0], polynomials_of(product).outputs, x.shape[2])
 
 
-@library.register_fake("equinet::node_slope")
+@library.register_fake("equinet::node_gradient")
 def _(g: Tensor, x: Tensor, K: Tensor, order: Tensor, species: Tensor, product: str) -> Tensor:
     return x.new_empty(x.shape)
 
 
-@library.register_fake("equinet::node_weight_slope")
+@library.register_fake("equinet::node_weight_gradient")
 def _(g: Tensor, x: Tensor, K: Tensor, order: Tensor, species: Tensor, product: str) -> Tensor:
     return K.new_empty(K.shape)
 
 
-@library.register_fake("equinet::node_bend")
+@library.register_fake("equinet::node_double_backward")
 def _(a: Tensor, g: Tensor, x: Tensor, K: Tensor, order: Tensor, species: Tensor, product: str) -> Tensors:
     return g.new_empty(g.shape), x.new_empty(x.shape), K.new_empty(K.shape)
 
@@ -152,20 +157,20 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 def _differentiate_value(ctx: Any, g: Tensor) -> tuple[Any, ...]:
     *inputs, order, species = ctx.saved_tensors
     rest = (order, species, ctx.product)
-    dK = weight_slope(g, *inputs, *rest) if wanted("weights") and ctx.needs_input_grad[1] else None
-    return slope(g, *inputs, *rest), dK, None, None, None
+    dK = weight_gradient(g, *inputs, *rest) if wanted("weights") and ctx.needs_input_grad[1] else None
+    return gradient(g, *inputs, *rest), dK, None, None, None
 
 
-def _differentiate_slope(ctx: Any, a: Tensor) -> tuple[Any, ...]:
-    return *bend(a, *ctx.saved_tensors, ctx.product), None, None, None
+def _differentiate_gradient(ctx: Any, a: Tensor) -> tuple[Any, ...]:
+    return *double_backward(a, *ctx.saved_tensors, ctx.product), None, None, None
 
 
-def _differentiate_weight_slope(ctx: Any, c: Tensor) -> tuple[Any, ...]:
+def _differentiate_weight_gradient(ctx: Any, c: Tensor) -> tuple[Any, ...]:
     g, x, _, *nodes = ctx.saved_tensors
-    return value(x, c, *nodes, ctx.product), slope(g, x, c, *nodes, ctx.product), None, None, None, None
+    return value(x, c, *nodes, ctx.product), gradient(g, x, c, *nodes, ctx.product), None, None, None, None
 
 
-def _differentiate_bend(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
+def _differentiate_double_backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
     *numbers, _, species = ctx.saved_tensors
     again = torch.is_grad_enabled()
     with torch.enable_grad():
@@ -175,8 +180,8 @@ def _differentiate_bend(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
         (first,) = torch.autograd.grad((value_in_torch(x, K, species, ctx.product) * g).sum(), x, create_graph=True)
         second = torch.autograd.grad((first * a).sum(), (g, x, K), create_graph=True)
         total = torch.stack([(each * cotangent).sum() for each, cotangent in zip(second, cotangents)]).sum()
-        slopes = torch.autograd.grad(total, (a, g, x, K), create_graph=again, materialize_grads=True)
-    return *slopes, None, None, None
+        gradients = torch.autograd.grad(total, (a, g, x, K), create_graph=again, materialize_grads=True)
+    return *gradients, None, None, None
 
 
 def value_in_torch(x: Tensor, K: Tensor, species: Tensor, product: str) -> Tensor:
@@ -191,6 +196,6 @@ def value_in_torch(x: Tensor, K: Tensor, species: Tensor, product: str) -> Tenso
 
 
 library.register_autograd("equinet::node_value", _differentiate_value, setup_context=_save)
-library.register_autograd("equinet::node_slope", _differentiate_slope, setup_context=_save)
-library.register_autograd("equinet::node_weight_slope", _differentiate_weight_slope, setup_context=_save)
-library.register_autograd("equinet::node_bend", _differentiate_bend, setup_context=_save)
+library.register_autograd("equinet::node_gradient", _differentiate_gradient, setup_context=_save)
+library.register_autograd("equinet::node_weight_gradient", _differentiate_weight_gradient, setup_context=_save)
+library.register_autograd("equinet::node_double_backward", _differentiate_double_backward, setup_context=_save)

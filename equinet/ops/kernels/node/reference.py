@@ -59,7 +59,7 @@ class PolynomialTables(ConstantModule, ABC):
         return str(self.spec)
 
 
-class NaiveManyBody(PolynomialTables):
+class ReferenceManyBody(PolynomialTables):
     """The formula of :class:`ManyBodySpec` term by term: every monomial, then every polynomial. The oracle of tests."""
 
     def _add(self, k: int, nu: int, coefficients: np.ndarray) -> None:

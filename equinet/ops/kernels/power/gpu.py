@@ -31,8 +31,8 @@ KINDS: dict[str, tuple[str, tuple[tuple[int, int], ...], int]] = {
     "bracket": ("uuvvv", ((0, 2), (1, 3)), 4),  # D1 u, D2 u, D2 v, -D1 v, v
 }
 
-# 32-bit registers that a thread's own numbers may fill; the rest are for what it needs at one point, which is most for ``bend``.
-ROOM = {"value": 144, "slope": 144, "bend": 128}
+# 32-bit registers that a thread's own numbers may fill; the rest are for what it needs at one point, which is most for ``double_backward``.
+ROOM = {"value": 144, "gradient": 144, "double_backward": 128}
 # Warps that keep an H100 busy; with fewer, threads own one number each.
 MANY_WARPS = 132 * 8
 # Numbers of a program in the interpreter, whose cost is per operation, whatever their number.
@@ -153,8 +153,8 @@ class PowerTiles:
             self._add_to_out(w, "o")
         return self._end(w, "power_value", self.inputs, {"o": "out"})
 
-    def slope(self) -> Kernel:
-        r"""Slopes of :math:`\langle g, \mathrm{out} \rangle` in the inputs.
+    def gradient(self) -> Kernel:
+        r"""Gradients of :math:`\langle g, \mathrm{out} \rangle` in the inputs.
 
         With :math:`h_n = \sum_k O_k g_{nk}` at a point, that of q is :math:`A = \sum_n h_n w^{n-2}` and that of w is :math:`q A'(w)`.
         """
@@ -172,13 +172,13 @@ class PowerTiles:
                     self._sum_of_terms(w, "q", side)
                     w.add(f"c{self.further}{side}", f"q * ({self._series(side, 1)})", begun)
             self._add_to_inputs(w)
-        return self._end(w, "power_slope", [*self.inputs, "g"], {f"d{name}": f"d{name}" for name in self.inputs})
+        return self._end(w, "power_gradient", [*self.inputs, "g"], {f"d{name}": f"d{name}" for name in self.inputs})
 
-    def bend(self) -> Kernel:
-        r"""Slopes of what ``slope`` gives along changes a of u and b of v, in g, u and v.
+    def double_backward(self) -> Kernel:
+        r"""Gradients of what ``gradient`` gives along changes a of u and b of v, in g, u and v.
 
         The change of the values along (a, b) is y; that of q is :math:`\dot q = \sum x^s y^t + y^s x^t`, and that of ``<g, out>``
-        is :math:`A \dot q + q A' \dot w`, whose slopes these are.
+        is :math:`A \dot q + q A' \dot w`, whose gradients these are.
         """
         changes = [{"u": "a", "v": "b"}[name] for name in self.inputs]
         w = self._begin([*changes, *self.inputs, "g"], "z", *(f"d{name}" for name in self.inputs))
@@ -187,14 +187,14 @@ class PowerTiles:
             self._slots(w, "y", changes)
             self._from_out(w)
             for side in self.form.sides:
-                self._bend_at(w, side)
+                self._double_backward_at(w, side)
             self._add_to_out(w, "z")
             self._add_to_inputs(w)
         results = {"z": "dg"} | {f"d{name}": f"d{name}" for name in self.inputs}
-        return self._end(w, "power_bend", [*changes, *self.inputs, "g"], results)
+        return self._end(w, "power_double_backward", [*changes, *self.inputs, "g"], results)
 
-    def _bend_at(self, w: Writer, side: str) -> None:
-        """At one point: changes of all products, ``p``, and slopes of all slots, ``c``."""
+    def _double_backward_at(self, w: Writer, side: str) -> None:
+        """At one point: changes of all products, ``p``, and gradients of all slots, ``c``."""
         w("dq = " + " + ".join(f"x{s}{side} * y{t}{side} + y{s}{side} * x{t}{side}" for s, t in self.terms))
         w(f"p2{side} = dq")
         w(f"A = {self._series(side, 0)}")
@@ -251,7 +251,7 @@ class PowerTiles:
             self._from_points(w, f"p{n}", self.form.out, self.starts[-1], rows)
 
     def _add_to_inputs(self, w: Writer) -> None:
-        """Slopes ``c`` of the slots to sums of those of the inputs."""
+        """Gradients ``c`` of the slots to sums of those of the inputs."""
         for s, source, letters in self.slots:
             self._from_points(w, f"c{s}", letters, self.starts[s], [f"d{source}{i}" for i in range(len(letters))])
 
@@ -328,7 +328,9 @@ def numbers_for(form: Form, function: str, dtype: torch.dtype, count: int) -> in
     if interpreting():
         return NUMBERS_INTERPRETED
     inputs, results = form.rows("u") + form.rows("v"), (form.highest - 1) * len(form.out)
-    kept = {"value": inputs + results, "slope": 2 * inputs + results, "bend": 3 * inputs + 2 * results}[function]
+    kept = {"value": inputs + results, "gradient": 2 * inputs + results, "double_backward": 3 * inputs + 2 * results}[
+        function
+    ]
     room = ROOM[function] // (kept * dtype.itemsize // 4)
     each = next((each for each in (4, 2) if each <= room and count >= 32 * each * MANY_WARPS), 1)
     return 32 * each

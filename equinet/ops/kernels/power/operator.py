@@ -1,7 +1,7 @@
 r"""Powers in a pointwise algebra as torch operators for GPUs.
 
-Three operators, one for each function of :mod:`power_tiles`. The slopes of ``power_value`` are ``power_slope`` and those of
-``power_slope`` are ``power_bend``; ``power_bend`` is differentiated, which no training needs, through the same sums in torch. The
+Three operators, one for each function of :mod:`power_tiles`. The gradients of ``power_value`` are ``power_gradient`` and those of
+``power_gradient`` are ``power_double_backward``; ``power_double_backward`` is differentiated, which no training needs, through the same sums in torch. The
 table is constant: one that requires gradients is refused.
 """
 
@@ -25,10 +25,10 @@ Tensors = list[Tensor]
 # u, or u and v; the constants of all points; and str(form).
 INPUTS = "Tensor[] fields, Tensor table, str form"
 library.define("equinet::power_value", f"({INPUTS}) -> Tensor")
-library.define("equinet::power_slope", f"(Tensor g, {INPUTS}) -> Tensor[]")
-library.define("equinet::power_bend", f"(Tensor[] changes, Tensor g, {INPUTS}) -> Tensor[]")
-_value, slope = torch.ops.equinet.power_value.default, torch.ops.equinet.power_slope.default
-bend = torch.ops.equinet.power_bend.default
+library.define("equinet::power_gradient", f"(Tensor g, {INPUTS}) -> Tensor[]")
+library.define("equinet::power_double_backward", f"(Tensor[] changes, Tensor g, {INPUTS}) -> Tensor[]")
+_value, gradient = torch.ops.equinet.power_value.default, torch.ops.equinet.power_gradient.default
+double_backward = torch.ops.equinet.power_double_backward.default
 
 
 def value(
@@ -92,14 +92,14 @@ def _(fields: Tensors, table: Tensor, form: str) -> Tensor:
     return _run("value", (), fields, table, form, [_shape(fields, form_of(form))])[0]
 
 
-@library.impl("equinet::power_slope", ("CUDA", "CPU"))
+@library.impl("equinet::power_gradient", ("CUDA", "CPU"))
 def _(g: Tensor, fields: Tensors, table: Tensor, form: str) -> Tensors:
-    return _run("slope", (g,), fields, table, form, [each.shape for each in fields])
+    return _run("gradient", (g,), fields, table, form, [each.shape for each in fields])
 
 
-@library.impl("equinet::power_bend", ("CUDA", "CPU"))
+@library.impl("equinet::power_double_backward", ("CUDA", "CPU"))
 def _(changes: Tensors, g: Tensor, fields: Tensors, table: Tensor, form: str) -> Tensors:
-    return _run("bend", (*changes, g), fields, table, form, [each.shape for each in (g, *fields)])
+    return _run("double_backward", (*changes, g), fields, table, form, [each.shape for each in (g, *fields)])
 
 
 @library.register_fake("equinet::power_value")
@@ -107,12 +107,12 @@ def _(fields: Tensors, table: Tensor, form: str) -> Tensor:
     return table.new_empty(_shape(fields, form_of(form)))
 
 
-@library.register_fake("equinet::power_slope")
+@library.register_fake("equinet::power_gradient")
 def _(g: Tensor, fields: Tensors, table: Tensor, form: str) -> Tensors:
     return [table.new_empty(each.shape) for each in fields]
 
 
-@library.register_fake("equinet::power_bend")
+@library.register_fake("equinet::power_double_backward")
 def _(changes: Tensors, g: Tensor, fields: Tensors, table: Tensor, form: str) -> Tensors:
     return [table.new_empty(each.shape) for each in (g, *fields)]
 
@@ -127,16 +127,16 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 
 def _differentiate_value(ctx: Any, g: Tensor) -> tuple[Any, ...]:
     *fields, table = ctx.saved_tensors
-    return slope(g, fields, table, ctx.form), None, None
+    return gradient(g, fields, table, ctx.form), None, None
 
 
-def _differentiate_slope(ctx: Any, changes: Sequence[Tensor | None]) -> tuple[Any, ...]:
+def _differentiate_gradient(ctx: Any, changes: Sequence[Tensor | None]) -> tuple[Any, ...]:
     g, *fields, table = ctx.saved_tensors
-    dg, *slopes = bend(_whole(changes, fields), g, fields, table, ctx.form)
-    return dg, slopes, None, None
+    dg, *gradients = double_backward(_whole(changes, fields), g, fields, table, ctx.form)
+    return dg, gradients, None, None
 
 
-def _differentiate_bend(ctx: Any, cotangents: Sequence[Tensor | None]) -> tuple[Any, ...]:
+def _differentiate_double_backward(ctx: Any, cotangents: Sequence[Tensor | None]) -> tuple[Any, ...]:
     *numbers, table = ctx.saved_tensors
     form, number = form_of(ctx.form), len(numbers) // 2
     again = torch.is_grad_enabled()
@@ -149,15 +149,15 @@ def _differentiate_bend(ctx: Any, cotangents: Sequence[Tensor | None]) -> tuple[
         along = torch.stack([(each * change).sum() for each, change in zip(first, changes)]).sum()
         second = torch.autograd.grad(along, (g, *fields), create_graph=True)
         total = torch.stack([(each * c).sum() for each, c in zip(second, cotangents) if c is not None]).sum()
-        slopes = torch.autograd.grad(total, numbers, create_graph=again, materialize_grads=True)
-    return list(slopes[:number]), slopes[number], list(slopes[number + 1 :]), None, None
+        gradients = torch.autograd.grad(total, numbers, create_graph=again, materialize_grads=True)
+    return list(gradients[:number]), gradients[number], list(gradients[number + 1 :]), None, None
 
 
 def _whole(some: Sequence[Tensor | None], like: Sequence[Tensor]) -> Tensors:
-    """Zeros in place of slopes that nobody asked for."""
+    """Zeros in place of gradients that nobody asked for."""
     return [torch.zeros_like(other) if each is None else each for each, other in zip(some, like)]
 
 
 library.register_autograd("equinet::power_value", _differentiate_value, setup_context=_save)
-library.register_autograd("equinet::power_slope", _differentiate_slope, setup_context=_save)
-library.register_autograd("equinet::power_bend", _differentiate_bend, setup_context=_save)
+library.register_autograd("equinet::power_gradient", _differentiate_gradient, setup_context=_save)
+library.register_autograd("equinet::power_double_backward", _differentiate_double_backward, setup_context=_save)

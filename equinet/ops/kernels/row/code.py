@@ -1,6 +1,6 @@
 """Functions of the few numbers of a row, and their derivatives, as machine code and as kernels for GPUs.
 
-``value``, ``slope`` and ``bend`` of a function f are one sweep over the rows each: f(x); the slope in x of g f(x); the slopes in g and,
+``value``, ``gradient`` and ``double_backward`` of a function f are one sweep over the rows each: f(x); the gradient in x of g f(x); the gradients in g and,
 if they are wanted, in x of a times that.
 """
 
@@ -67,7 +67,7 @@ class Sweep(NamedTuple):
 
 
 def sweep(function: RowFunction, what: str) -> Sweep:
-    """``value``, ``slope``, ``bend`` or, without slopes in x, ``bend_outputs``."""
+    """``value``, ``gradient``, ``double_backward`` or, without gradients in x, ``double_backward_outputs``."""
     program = Program()
 
     def inputs(array: str, width: int) -> list[Number]:
@@ -78,16 +78,16 @@ def sweep(function: RowFunction, what: str) -> Sweep:
     if what == "value":
         return Sweep("row_value", {"x": function.width}, _split("out", values, function.widths))
     g = inputs("g", function.outputs)
-    slope = scalars.gradient(values, g, x)
+    gradient = scalars.gradient(values, g, x)
     wide = {f"g{n}": width for n, width in enumerate(function.widths)}
-    if what == "slope":
-        return Sweep("row_slope", {**wide, "x": function.width}, {"dx": slope})
+    if what == "gradient":
+        return Sweep("row_gradient", {**wide, "x": function.width}, {"dx": gradient})
     a = inputs("a", function.width)
-    bends = scalars.gradient(slope, a, [*g, *x] if what == "bend" else g)
-    results = _split("dg", bends[: function.outputs], function.widths)
-    if what == "bend":
-        results["dx"] = bends[function.outputs :]
-    return Sweep("row_bend", {"a": function.width, **wide, "x": function.width}, results)
+    double_backward = scalars.gradient(gradient, a, [*g, *x] if what == "double_backward" else g)
+    results = _split("dg", double_backward[: function.outputs], function.widths)
+    if what == "double_backward":
+        results["dx"] = double_backward[function.outputs :]
+    return Sweep("row_double_backward", {"a": function.width, **wide, "x": function.width}, results)
 
 
 def _split(name: str, numbers: list[Number], widths: Sequence[int]) -> dict[str, list[Number]]:

@@ -3,7 +3,7 @@ r"""Functions of the few numbers of a row as torch operators, for the processor 
 Rows are those of an array ``(rows, width)``; of a function of one number each number is a row, whatever the shape of the array. A
 function goes by a name that operators of torch can hold: its family and, after a blank, what the family needs to know.
 
-There are three operators: the slopes of ``row_value`` are ``row_slope``, and those of ``row_slope`` are ``row_bend``. ``row_bend`` is
+There are three operators: the gradients of ``row_value`` are ``row_gradient``, and those of ``row_gradient`` are ``row_double_backward``. ``row_double_backward`` is
 differentiated, which no training needs, through the same steps in torch. They are defined for every number of results that
 occurs, as lists of tensors, which would do for all, take torch twice as long.
 """
@@ -20,7 +20,7 @@ from torch import Tensor, library
 from equinet.ops.codegen import llvm, scalars, tiles
 from equinet.ops.codegen.threads import require
 from equinet.ops.passes import wanted
-from equinet.ops.tracing import recorded
+from equinet.ops.tracing import is_traced
 
 from . import code
 from .code import RowFunction
@@ -52,7 +52,7 @@ def function_of(name: str) -> RowFunction:
 
 def rows_run_on(x: Tensor) -> bool:
     """Whether there is code for numbers like these: not for a compiler of torch's, which makes one sweep of a formula itself."""
-    return not recorded(x) and (llvm.runs_on(x) or tiles.runs_on(x))
+    return not is_traced(x) and (llvm.runs_on(x) or tiles.runs_on(x))
 
 
 def row_value(x: Tensor, name: str) -> Tensors:
@@ -82,8 +82,8 @@ class Operators(NamedTuple):
     """Of functions with so many results; see the module."""
 
     value: Any
-    slope: Any
-    bend: Any
+    gradient: Any
+    double_backward: Any
 
 
 @cache
@@ -91,14 +91,14 @@ def operators(results: int) -> Operators:
     """Those of functions with ``results`` results.
 
     * ``value(x, function)``: the results.
-    * ``slope(*g, x, function)``: the slope in x of the sum of results times g.
-    * ``bend(a, *g, x, function, inputs)``: the slopes in every g of a times that and, if ``inputs``, in x; else the last is empty.
+    * ``gradient(*g, x, function)``: the gradient in x of the sum of results times g.
+    * ``double_backward(a, *g, x, function, inputs)``: the gradients in every g of a times that and, if ``inputs``, in x; else the last is empty.
     """
     g, several = ", ".join(f"Tensor g{n}" for n in range(results)), ", ".join(["Tensor"] * results)
     schemas = {
         "value": f"(Tensor x, str function) -> {several if results == 1 else f'({several})'}",
-        "slope": f"({g}, Tensor x, str function) -> Tensor",
-        "bend": f"(Tensor a, {g}, Tensor x, str function, bool inputs) -> ({several}, Tensor)",
+        "gradient": f"({g}, Tensor x, str function) -> Tensor",
+        "double_backward": f"(Tensor a, {g}, Tensor x, str function, bool inputs) -> ({several}, Tensor)",
     }
     for what, schema in schemas.items():
         name = f"equinet::row_{what}_{results}"
@@ -139,32 +139,39 @@ def _value(x: Tensor, function: str) -> Any:
     return _one_or_all(results)
 
 
-def _slope(*arguments: Any) -> Tensor:
+def _gradient(*arguments: Any) -> Tensor:
     *g, x, function = arguments
     dx = x.new_empty(x.shape)
-    _run("slope", function, x, (), tuple(g), (dx,))
+    _run("gradient", function, x, (), tuple(g), (dx,))
     return dx
 
 
-def _bend(*arguments: Any) -> Tensors:
+def _double_backward(*arguments: Any) -> Tensors:
     a, *g, x, function, inputs = arguments
     dg, dx = _like_results(x, function), x.new_empty(x.shape if inputs else 0)
-    _run("bend" if inputs else "bend_outputs", function, x, (a,), tuple(g), (*dg, dx) if inputs else dg)
+    _run(
+        "double_backward" if inputs else "double_backward_outputs",
+        function,
+        x,
+        (a,),
+        tuple(g),
+        (*dg, dx) if inputs else dg,
+    )
     return *dg, dx
 
 
-_KERNELS: dict[str, Callable[..., Any]] = {"value": _value, "slope": _slope, "bend": _bend}
+_KERNELS: dict[str, Callable[..., Any]] = {"value": _value, "gradient": _gradient, "double_backward": _double_backward}
 
 
-def _like_bend(*arguments: Any) -> Tensors:
+def _like_double_backward(*arguments: Any) -> Tensors:
     *_, x, function, inputs = arguments
     return *_like_results(x, function), x.new_empty(x.shape if inputs else 0)
 
 
 _FAKES: dict[str, Callable[..., Any]] = {
     "value": lambda x, function: _one_or_all(_like_results(x, function)),
-    "slope": lambda *arguments: arguments[-2].new_empty(arguments[-2].shape),
-    "bend": _like_bend,
+    "gradient": lambda *arguments: arguments[-2].new_empty(arguments[-2].shape),
+    "double_backward": _like_double_backward,
 }
 
 
@@ -175,17 +182,17 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 
 
 def _differentiate_value(ctx: Any, *g: Tensor) -> tuple[Any, ...]:
-    return operators(len(g)).slope(*g, *ctx.saved_tensors, ctx.function), None
+    return operators(len(g)).gradient(*g, *ctx.saved_tensors, ctx.function), None
 
 
-def _differentiate_slope(ctx: Any, a: Tensor) -> tuple[Any, ...]:
+def _differentiate_gradient(ctx: Any, a: Tensor) -> tuple[Any, ...]:
     *g, x = ctx.saved_tensors
     inputs = wanted("positions") and ctx.needs_input_grad[len(g)]
-    *dg, dx = operators(len(g)).bend(a, *g, x, ctx.function, inputs)
+    *dg, dx = operators(len(g)).double_backward(a, *g, x, ctx.function, inputs)
     return *dg, dx if inputs else None, None
 
 
-def _differentiate_bend(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
+def _differentiate_double_backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
     again, (inputs,) = torch.is_grad_enabled(), ctx.inputs
     with torch.enable_grad():
         a, *g, x = numbers = [
@@ -196,8 +203,8 @@ def _differentiate_bend(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
         (first,) = torch.autograd.grad(_dot(values, g), x, create_graph=True)
         second = torch.autograd.grad((first * a).sum(), (*g, x), create_graph=True, materialize_grads=True)
         total = _dot(second if inputs else second[:-1], cotangents)
-        slopes = torch.autograd.grad(total, numbers, create_graph=again, materialize_grads=True)
-    return *slopes, None, None
+        gradients = torch.autograd.grad(total, numbers, create_graph=again, materialize_grads=True)
+    return *gradients, None, None
 
 
 def _dot(first: Any, second: Any) -> Tensor:
@@ -206,6 +213,6 @@ def _dot(first: Any, second: Any) -> Tensor:
 
 _DERIVATIVES: dict[str, Callable[..., Any]] = {
     "value": _differentiate_value,
-    "slope": _differentiate_slope,
-    "bend": _differentiate_bend,
+    "gradient": _differentiate_gradient,
+    "double_backward": _differentiate_double_backward,
 }
