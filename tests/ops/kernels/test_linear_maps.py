@@ -50,8 +50,8 @@ def by_formula(x: Tensor, weights: list[Tensor], plan: Plan, groups: SpeciesGrou
 @pytest.mark.parametrize("species", [None, 1, 3])
 @pytest.mark.parametrize("nodes", [5, 1, 0])
 @pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
-def test_the_map_and_three_derivatives_are_those_of_the_formula(plan, nodes, species, compiled, monkeypatch) -> None:
-    monkeypatch.setattr("equinet.ops.codegen.llvm.runs_on", lambda values: compiled)
+def test_the_map_and_three_derivatives_are_those_of_the_formula(plan, nodes, species, generated, monkeypatch) -> None:
+    monkeypatch.setattr("equinet.ops.codegen.llvm.runs_on", lambda values: generated)
     x, weights, groups = inputs(plan, nodes, species)
     results = []
     for form in (mix, by_formula):
