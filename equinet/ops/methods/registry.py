@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, replace
 from typing import Any, cast
 
 from torch import Tensor, nn
@@ -76,6 +76,13 @@ def method_to_config(method: Method) -> str | dict[str, Any]:
     saved = [field for field in fields(method) if field.metadata.get("saved", True)]  # type: ignore[arg-type]
     given = {f.name: getattr(method, f.name) for f in saved if getattr(method, f.name) != f.default}
     return {"method": name, **given} if given else name
+
+
+def reference_of(method: Method) -> Method | None:
+    """The method whose executors are the reference forms of those of ``method``; None if they may be another function."""
+    if "backend" not in {field.name for field in fields(cast(Any, method))} or getattr(method, "approximates", False):
+        return None
+    return cast(Method, replace(cast(Any, method), backend="reference"))
 
 
 class TensorProduct(nn.Module):

@@ -75,9 +75,7 @@ def test_on_a_gpu_what_has_no_kernel_of_its_own_runs_by_that_of_exact_couplings(
 ) -> None:
     spec, ran = ManyBodySpec("3x0e+3x1o+3x2e", "3x0e+3x1o", 3, 2), []
     run = node_operator.gpu.run
-    monkeypatch.setattr(
-        node_operator.gpu, "run", lambda function, *rest: (ran.append(function), run(function, *rest))
-    )
+    monkeypatch.setattr(node_operator.gpu, "run", lambda function, *rest: (ran.append(function), run(function, *rest)))
     found = with_two_derivatives(method.many_body(spec), spec, 5, gpu)
     expected = with_two_derivatives(replace(method, backend="reference").many_body(spec), spec, 5, torch.device("cpu"))
     assert {"value", "gradient", "double_backward"} <= set(ran)
