@@ -35,8 +35,8 @@ class Data(NamedTuple):
 class Reporter(Protocol):
     """Is told what happens; shows or stores it."""
 
-    def epoch_begins(self, epoch: int, batches: int, done: int) -> None:
-        """Training of an epoch starts; ``done`` of its batches were finished before an interruption."""
+    def epoch_begins(self, epoch: int, epochs: int, batches: int, done: int) -> None:
+        """Training of one of ``epochs`` epochs starts; ``done`` of its batches were finished before an interruption."""
 
     def batch_done(self) -> None:
         """One optimiser step is done."""
@@ -54,7 +54,7 @@ class Predict(Protocol):
 class Silent:
     """A reporter that says nothing."""
 
-    def epoch_begins(self, epoch: int, batches: int, done: int) -> None: ...
+    def epoch_begins(self, epoch: int, epochs: int, batches: int, done: int) -> None: ...
 
     def batch_done(self) -> None: ...
 
@@ -90,7 +90,7 @@ def fit(
 
     Returns:
         The final state. The potential itself ends with the weights of the epoch with the lowest validation loss; to train on
-        later, save the state before ``fit`` returns, as :class:`equinet.train.log.TerminalReporter` does after every epoch.
+        later, save the state before ``fit`` returns, as :func:`equinet.train.run` does after every epoch.
 
     Raises:
         FloatingPointError: If the loss is no longer finite; says where.
@@ -102,7 +102,7 @@ def fit(
     batches = len(data.train)
     while state.epoch < config.epochs and not _out_of_time(state, config):
         potential.train()
-        reporter.epoch_begins(state.epoch, batches, state.batch)
+        reporter.epoch_begins(state.epoch, config.epochs, batches, state.batch)
         for graph in data.train.epoch(state.epoch, skip=state.batch):
             began = clock()
             set_learning_rate(optimizer, config, state, config.epochs * batches)

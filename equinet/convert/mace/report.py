@@ -7,11 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rich import box
-from rich.table import Table
-from rich.text import Text
-
 from equinet.graph.elements import SYMBOLS
+from equinet.tables import Column, Table
 
 from .architecture import Architecture
 from .origin import published_as
@@ -39,9 +36,6 @@ def describe(
     """
     c = architecture.config
     kinds = [interaction.kind for interaction in mace["interactions"].children()]
-    table = Table(box=box.SIMPLE, show_header=False, pad_edge=False)
-    table.add_column(no_wrap=True, style="dim")
-    table.add_column(overflow="fold")
     size = f"{Path(path).stat().st_size / 1e6:.1f} MB"
     rows = {
         "file": f"{origin['file']}, {size}, SHA-256 {origin['sha256'][:16]}…",
@@ -63,10 +57,7 @@ def describe(
         + ("of the last layer alone" if c.readout_layers == "last" else "in the last layer; linear in the others"),
         "pair repulsion": "ZBL" if c.zbl else "",
     }
-    for name, value in rows.items():
-        if value:
-            table.add_row(name, Text(value))
-    return table
+    return Table("", [Column("", tone="faint"), Column("", fold=True)], [(k, v) for k, v in rows.items() if v])
 
 
 def table_of_published() -> str:

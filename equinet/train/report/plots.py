@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter, StrMethodFormatter
 
-from .metrics import QUANTITIES, Predictions, errors
+from equinet.train.metrics import QUANTITIES, Predictions, errors
 
 COLORS = {"train": "#9aa5b1", "valid": "#e08214", "test": "#2166ac"}
 UNITS = {"energy": "eV/atom", "forces": "eV/Å", "stress": "eV/Å³"}

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ase import Atoms
-from ase.calculators.calculator import BaseCalculator
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from .ensembles import Ensemble
-from .record import Observation, Summary
-from .simulate import simulate
+from equinet.md import Ensemble, Observation, Summary, simulate
+
+from .render import progress
+
+if TYPE_CHECKING:
+    from ase import Atoms
+    from ase.calculators.calculator import BaseCalculator
 
 
 def run_with_progress(
@@ -23,22 +24,11 @@ def run_with_progress(
         atoms, calculator, steps, ensemble, settings: See :func:`simulate`.
         console: Where to show it.
     """
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("steps"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task(ensemble, total=steps)
+    with progress(console, "steps") as move:
 
         def show(step: int, observation: Observation) -> None:
             energy = observation.potential_energy / len(atoms)
-            text = f"{ensemble}  {observation.temperature:5.0f} K  {energy:.4f} eV/atom"
-            bar.update(task, completed=step, description=text)
+            move(step, steps, f"{ensemble}  {observation.temperature:5.0f} K  {energy:.4f} eV/atom")
 
         summary = simulate(atoms, calculator, steps=steps, ensemble=ensemble, progress=show, **settings)
     closing = f"{ensemble}: {summary.step[-1]} steps, {1e3 * summary.seconds_per_step:.1f} ms per step"
