@@ -17,12 +17,12 @@ from safetensors.torch import save
 from torch import Tensor
 
 from equinet.graph.elements import SYMBOLS
-from equinet.models import MACE, MACEConfig
+from equinet.models import ModelConfig, build_model, model_config
 from equinet.nn import EnergyScale
 from equinet.ops.methods.cp import factors_to_be_loaded
 from equinet.potential import Potential
 
-FORMAT = 3
+FORMAT = 4
 UNITS = {"length": "Å", "energy": "eV", "forces": "eV/Å", "stress": "eV/Å^3, tension positive"}
 
 
@@ -113,7 +113,7 @@ def load_potential(
     config = config_of(header)
     # The weights are drawn and then replaced; the caller's stream stays as it was.
     with torch.random.fork_rng(devices=[]), factors_to_be_loaded():
-        model = MACE(config, elements, header["avg_num_neighbors"])
+        model = build_model(config, elements, header["avg_num_neighbors"])
     zeros = [0.0] * len(elements)
     scale = EnergyScale(zeros, zeros, zeros, exact_isolated_atoms=header["exact_isolated_atoms"])
     potential = Potential(model, scale).to(getattr(torch, header["dtype"]))
@@ -127,14 +127,18 @@ def load_potential(
     return potential.to(device=device, dtype=dtype).eval()
 
 
-def config_of(header: Mapping[str, Any]) -> MACEConfig:
-    """The architecture that the header of a model file states."""
+def config_of(header: Mapping[str, Any]) -> ModelConfig:
+    """The architecture that the header of a model file states; before format 4 every model was a MACE.
+
+    Raises:
+        ValueError: If the architecture is not registered here.
+    """
     model = dict(header["model"])
     if header["format"] < 3:  # two switches stood for what are now names
         density, residual_first = model.pop("density_normalization", False), model.pop("residual_first", False)
         kinds = ("density", "density_residual") if density else ("plain", "residual")
         model |= {"first_interaction": kinds[residual_first], "interaction": kinds[1]}
-    return MACEConfig.model_validate(model)
+    return model_config(model)
 
 
 def _name_since_format_2(name: str) -> str:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
 from e3nn import o3
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from equinet.datasets.properties import property_named
 from equinet.graph.elements import SYMBOLS
-from equinet.models import MACE
+from equinet.models import Model
 from equinet.nn import EnergyScale
-from equinet.ops import SpeciesGroups, natural_irreps, to_mul_ir
+from equinet.ops import SpeciesGroups, to_mul_ir
 from equinet.ops.edges import Edges, sum_on_nodes
 from equinet.ops.passes import only
 from equinet.ops.precision import full_float32
@@ -46,6 +49,53 @@ class Frame(Protocol):
     def graph_count(self) -> int: ...
 
 
+class NodeValues(NamedTuple):
+    """Per-node values in physical units.
+
+    Attributes:
+        energy: ``(nodes,)`` eV, float64.
+        properties: Further properties that the model predicts, ``(nodes, ...)`` each.
+    """
+
+    energy: Tensor
+    properties: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction(Mapping[str, Tensor]):
+    """Energies, forces and further properties of one or several structures.
+
+    A property can also be had by its name, ``prediction["forces"]``, as code that runs through the table of properties does.
+
+    Attributes:
+        energy: ``(graphs,)`` eV, float64.
+        node_energy: ``(nodes,)`` eV, float64; their sums are the energies.
+        forces: ``(nodes, 3)`` eV/Å.
+        stress: ``(graphs, 3, 3)`` eV/Å³, tension positive, NaN for a structure without a periodic direction; None if not asked for.
+        properties: Further properties that the model predicts, ``(nodes, ...)`` or ``(graphs, ...)``.
+    """
+
+    energy: Tensor
+    node_energy: Tensor
+    forces: Tensor
+    stress: Tensor | None = None
+    properties: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def __iter__(self) -> Iterator[str]:
+        """Names of everything that is predicted."""
+        names = ("energy", "node_energy", "forces", *(["stress"] if self.stress is not None else []))
+        return iter((*names, *self.properties))
+
+    def __len__(self) -> int:
+        return len(tuple(iter(self)))
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in tuple(iter(self)):
+            raise KeyError(f"{name!r} is not predicted; there are: {', '.join(self)}")
+        value: Tensor = self.properties[name] if name in self.properties else getattr(self, name)
+        return value
+
+
 class Potential(nn.Module):
     r"""Energy of structures and its derivatives.
 
@@ -56,8 +106,8 @@ class Potential(nn.Module):
               \qquad \sigma = \frac{1}{2V} \sum_e (\mathbf f_e \mathbf r_e^T + \mathbf r_e \mathbf f_e^T)
 
     Args:
-        model: Dimensionless energies of nodes.
-        scale: Makes them eV.
+        model: Per-node outputs from edge vectors; energies without a unit.
+        scale: Conversion of these energies to eV.
 
     Attributes:
         origin: Where a potential comes from that was not trained from random weights here: file, SHA-256, licence, head. It is
@@ -70,7 +120,7 @@ class Potential(nn.Module):
     species_of: Tensor
     origin: dict[str, Any]
 
-    def __init__(self, model: MACE, scale: EnergyScale) -> None:
+    def __init__(self, model: Model, scale: EnergyScale) -> None:
         super().__init__()
         if model.num_species != len(scale.reference):
             raise ValueError(
@@ -91,17 +141,17 @@ class Potential(nn.Module):
     @property
     def cutoff(self) -> float:
         """Longest edge the model sees, in Å."""
-        return self.model.config.cutoff
+        return self.model.cutoff
 
     @property
     def dtype(self) -> torch.dtype:
         """Precision of weights and arithmetic; energies are summed and returned in float64 in any case."""
-        return self.model.embedding.dtype
+        return self.model.dtype
 
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return self.model.embedding.device
+        return self.model.device
 
     @property
     def symbols(self) -> tuple[str, ...]:
@@ -131,9 +181,7 @@ class Potential(nn.Module):
         """
         return SpeciesGroups(self.species(atomic_numbers))
 
-    def forward(
-        self, graph: AtomicGraph, *, stress: bool = False, groups: SpeciesGroups | None = None
-    ) -> dict[str, Tensor]:
+    def forward(self, graph: AtomicGraph, *, stress: bool = False, groups: SpeciesGroups | None = None) -> Prediction:
         """Energies, forces and on request stress.
 
         In training mode the derivatives can be differentiated again.
@@ -144,61 +192,62 @@ class Potential(nn.Module):
             groups: What :meth:`groups` makes of the atoms, on the model's device; by default it is made here, for which a GPU
                 must be waited for.
 
-        Returns:
-            ``energy (graphs,)`` eV float64, ``node_energy (nodes,)`` eV float64, ``forces (nodes, 3)`` eV/Å and, if asked
-            for, ``stress (graphs, 3, 3)`` eV/Å³, tension positive, NaN for a structure without a periodic direction.
-
         Raises:
             ValueError: If the model does not know an element.
         """
         groups = self.groups(graph.atomic_numbers) if groups is None else groups
         edges, vectors = self.geometry(graph)
         return self.derive(
-            lambda vectors: self.node_energies(vectors, groups, edges), vectors, edges, graph, stress=stress
+            lambda vectors: self.node_values(vectors, groups, edges), vectors, edges, graph, stress=stress
         )
 
     def derive(
         self,
-        node_energies: Callable[[Tensor], Tensor],
+        node_values: Callable[[Tensor], NodeValues],
         vectors: Float[Tensor, "rows 3"],
         edges: Edges,
         graph: Frame,
         *,
         stress: bool = False,
-    ) -> dict[str, Tensor]:
-        """What :meth:`forward` returns, of energies as a function of the edge vectors.
+    ) -> Prediction:
+        """Energies and their derivatives from per-node values as a function of the edge vectors.
 
         Args:
-            node_energies: From edge vectors to the energy of each node, as :meth:`node_energies` computes it.
-            vectors: Where to evaluate it, in Å.
+            node_values: Function from edge vectors to per-node values, as :meth:`node_values` is one.
+            vectors: Edge vectors to evaluate it at, in Å.
             edges: In the order of ``vectors``.
             graph: The structures.
             stress: Whether to compute the stress too.
         """
         with torch.enable_grad(), full_float32(self.device):
             vectors.requires_grad_()
-            node_energy = node_energies(vectors)
+            node_energy, properties = node_values(vectors)
             with only("positions"):
                 (pair_forces,) = torch.autograd.grad(node_energy.sum(), vectors, create_graph=self.training)
         if not self.training:
             node_energy = node_energy.detach()
             vectors = vectors.detach()
-        result = {
-            "energy": sum_on_nodes(node_energy, graph.graph_of_node, graph.graph_count),
-            "node_energy": node_energy,
-            "forces": forces_from_pairs(pair_forces, edges),
-        }
-        if stress:
-            result["stress"] = stress_from_pairs(pair_forces, vectors, edges, graph)
-        return result
+            properties = {name: value.detach() for name, value in properties.items()}
+        return Prediction(
+            energy=sum_on_nodes(node_energy, graph.graph_of_node, graph.graph_count),
+            node_energy=node_energy,
+            forces=forces_from_pairs(pair_forces, edges),
+            stress=stress_from_pairs(pair_forces, vectors, edges, graph) if stress else None,
+            properties={
+                name: sum_on_nodes(value, graph.graph_of_node, graph.graph_count)
+                if property_named(name).per == "structure"
+                else value
+                for name, value in properties.items()
+            },
+        )
 
-    def node_energies(
+    def node_values(
         self,
         vectors: Float[Tensor, "rows 3"],
         species: SpeciesGroups | Int[Tensor, " nodes"],
         edges: Edges | Int[Tensor, "2 rows"],
-    ) -> Float[Tensor, " nodes"]:
-        """Energy of every node in eV, float64, differentiable in the edge vectors (Å).
+    ) -> NodeValues:
+        """Energy of every node in eV, float64, and further properties, differentiable in the edge vectors (Å).
 
         Args:
             vectors: From sender to receiver, in Å, none of length zero.
@@ -211,50 +260,70 @@ class Potential(nn.Module):
         groups = as_groups(species)
         output = self.model(vectors, groups, edges)
         energy = self.scale(output.energy, output.coordination, groups.species)
-        return energy if output.repulsion is None else energy + output.repulsion.double()
+        if output.repulsion is not None:
+            energy = energy + output.repulsion.double()
+        return NodeValues(energy, output.properties)
+
+    def node_energies(
+        self,
+        vectors: Float[Tensor, "rows 3"],
+        species: SpeciesGroups | Int[Tensor, " nodes"],
+        edges: Edges | Int[Tensor, "2 rows"],
+    ) -> Float[Tensor, " nodes"]:
+        """Energy of every node in eV, float64: the energies of :meth:`node_values`."""
+        return self.node_values(vectors, species, edges).energy
 
     @torch.no_grad()
     def calibrate(self, graph: AtomicGraph) -> None:
-        """Choose the normalisation of a fresh model from a sample of what it will be trained on; see ``MACE.calibrate``."""
+        """Choose the constants of a fresh model from a sample of its training structures: see :meth:`equinet.models.Model.calibrate`."""
         graph = graph.to(self.device)
         edges, vectors = self.geometry(graph)
         species = self.species(graph.atomic_numbers)
         with full_float32(self.device):
-            self.model.calibrate(vectors, species, edges)
-        if self.model.zbl is not None:  # on average the scaled energies include it, as the labels do
-            repulsion = self.model.zbl(vectors.norm(dim=1, keepdim=True), species, edges)
-            self.model.bias.sub_(repulsion.mean() / self.scale.scale[species].mean())
+            self.model.calibrate(vectors, species, edges, self.scale.scale[species])
 
     def tabulate(self, error: float = 1e-6) -> Potential:
-        """Replace the radial networks, a large part of the cost, by tables. For inference: the weights are frozen.
+        """Copy the potential with tables in place of its radial networks, a large part of the cost. For inference only.
 
         Args:
-            error: What the functions of the distance and their gradients may err, relative to their size. Forces err less, as
-                many pairs contribute.
+            error: Largest relative error of the functions of the distance and of their derivatives. Forces err less, as many
+                pairs contribute.
 
         Returns:
-            The same potential.
+            A new potential in eval mode, whose weights are frozen.
 
         Raises:
             ValueError: If ``error`` is so small that rounding would exceed it, or the networks are no functions of the distance
                 alone; says why.
         """
-        self.eval().requires_grad_(False)
-        self.model.tabulate(error)
-        return self
+        tabulated = copy.deepcopy(self).eval().requires_grad_(False)
+        tabulated.model.tabulate(error)
+        return tabulated
 
     @torch.no_grad()
     def descriptors(self, graph: AtomicGraph) -> Float[Tensor, "nodes features"]:
-        """Features of every node after the last layer, in e3nn's ``mul_ir`` order; see :meth:`descriptor_irreps`."""
+        """Features of every node after the last layer, in e3nn's ``mul_ir`` order; see :meth:`descriptor_irreps`.
+
+        Raises:
+            ValueError: If the model has no features.
+        """
+        irreps = self.descriptor_irreps
         edges, vectors = self.geometry(graph)
         with full_float32(self.device):
             output = self.model(vectors, self.species(graph.atomic_numbers), edges)
-        return to_mul_ir(output.features, self.descriptor_irreps)
+        assert output.features is not None
+        return to_mul_ir(output.features, irreps)
 
     @property
     def descriptor_irreps(self) -> o3.Irreps:
-        """Irreps of :meth:`descriptors`; the last layer keeps scalars only."""
-        return natural_irreps(0, self.model.config.channels)
+        """Irreps of :meth:`descriptors`.
+
+        Raises:
+            ValueError: If the model has no features.
+        """
+        if (irreps := self.model.descriptor_irreps) is None:
+            raise ValueError(f"{type(self.model).__name__} has no equivariant features that could serve as descriptors")
+        return irreps
 
     def geometry(self, graph: AtomicGraph) -> tuple[Edges, Float[Tensor, "rows 3"]]:
         """Each pair of neighbours once, or both directions if the model asks for them, and vectors in its precision."""
@@ -270,6 +339,13 @@ class Potential(nn.Module):
         where = f"{str(self.dtype).removeprefix('torch.')} on {self.device}"
         indented = "\n".join("  " + line for line in repr(self.model).splitlines())
         return f"Potential({' '.join(self.symbols)}, cutoff {self.cutoff:g} Å, {where})\n{indented}\n  {self.scale.extra_repr()}"
+
+
+def only_energies(potential: Potential) -> str | None:
+    """Reason why a fast path that knows energies alone would lose something the model predicts; None if it would not."""
+    if not potential.model.predicts:
+        return None
+    return f"it also predicts {', '.join(potential.model.predicts)}, and only energy, forces and stress have a form for that"
 
 
 def forces_from_pairs(pair_forces: Float[Tensor, "rows 3"], edges: Edges) -> Float[Tensor, "nodes 3"]:

@@ -21,7 +21,7 @@ from equinet.graph.atomic_graph import AtomicGraph, displacements
 from equinet.graph.verlet import Candidates
 from equinet.ops import SpeciesGroups
 from equinet.ops.edges import Edges, Incoming
-from equinet.potential import Potential
+from equinet.potential import Potential, Prediction, only_energies
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -61,7 +61,7 @@ class StaticStep:
             raise ValueError("the potential is in training mode; call `.eval()`")
         if not 0 <= skin < np.inf:
             raise ValueError(f"`skin` must be 0 or more Å (0.3 to 1 is usual), got {skin}")
-        if reason := potential.model.reaches_beyond_cutoff:
+        if reason := potential.model.reaches_beyond_cutoff or only_energies(potential):
             raise ValueError(f"a step of this potential cannot be made static: {reason}")
         self.potential, self.skin = potential, float(skin)
         self.searches = self.recordings = 0
@@ -70,7 +70,7 @@ class StaticStep:
         self._slots: Slots | None = None
         self._run: Callable[[], Tensor] | None = None
 
-    def __call__(self, atoms: Atoms, *, stress: bool = False) -> dict[str, Tensor]:
+    def __call__(self, atoms: Atoms, *, stress: bool = False) -> Prediction:
         """As :meth:`equinet.Potential.forward` of the graph of ``atoms``, on the CPU, in float64.
 
         Raises:
@@ -86,8 +86,7 @@ class StaticStep:
         found = self._run().cpu()
         sizes = [1, len(positions), 3 * len(positions), 9]
         energy, node_energy, forces, tension = found.split(sizes)
-        results = {"energy": energy, "node_energy": node_energy, "forces": forces.view(-1, 3)}
-        return results | {"stress": tension.view(1, 3, 3)} if stress else results
+        return Prediction(energy, node_energy, forces.view(-1, 3), tension.view(1, 3, 3) if stress else None)
 
     def _prepare(self, positions: Floats, cell: Floats, pbc: NDArray[np.bool_], numbers: NDArray[np.int64]) -> None:
         """See that list and recording are of these atoms."""
@@ -186,7 +185,7 @@ def static_step(
     edges = Edges.ready(graph.edge_index, incoming, graph.num_nodes, mirrored=not potential.model.directed)
     vectors = (displacements(graph) + beyond).to(potential.dtype)
     found = potential.derive(
-        lambda vectors: potential.node_energies(vectors, groups, edges), vectors, edges, graph, stress=True
+        lambda vectors: potential.node_values(vectors, groups, edges), vectors, edges, graph, stress=True
     )
     return torch.cat([found[name].double().flatten() for name in RESULTS])
 

@@ -29,7 +29,7 @@ from equinet.graph.atomic_graph import AtomicGraph
 from equinet.ops import SpeciesGroups
 from equinet.ops.edges import Edges, Incoming
 from equinet.ops.passes import only
-from equinet.potential import Potential
+from equinet.potential import NodeValues, Potential, Prediction, only_energies
 
 # Sizes to write a graph down with. They may be any that are neither 0 nor 1, which torch takes for what they will always be.
 NODES, ROWS, GRAPHS = 5, 7, 3
@@ -128,13 +128,12 @@ class CompiledPotential:
     def __init__(self, potential: Potential, *, backend: str = "inductor") -> None:
         if potential.training:
             raise ValueError("the potential is in training mode; call `.eval()`, or take `CompiledTraining`")
+        _refuse_properties(potential)
         self.potential = potential
         graph = write_down(potential, lambda batch: [_energies(potential, batch)])
         self._energies = torch.compile(graph, backend=backend, fullgraph=True, dynamic=True)
 
-    def __call__(
-        self, graph: AtomicGraph, *, stress: bool = False, groups: SpeciesGroups | None = None
-    ) -> dict[str, Tensor]:
+    def __call__(self, graph: AtomicGraph, *, stress: bool = False, groups: SpeciesGroups | None = None) -> Prediction:
         """As :meth:`equinet.potential.Potential.forward`."""
         potential = self.potential
         groups = potential.groups(graph.atomic_numbers) if groups is None else groups
@@ -142,7 +141,7 @@ class CompiledPotential:
         batch = Batch.of(vectors, groups, edges, graph)
         with sizes_by_themselves():
             return potential.derive(
-                lambda vectors: self._energies(*batch._replace(vectors=vectors))[0],
+                lambda vectors: NodeValues(self._energies(*batch._replace(vectors=vectors))[0], {}),
                 vectors,
                 edges,
                 graph,
@@ -168,10 +167,11 @@ class CompiledTraining:
     """
 
     def __init__(self, potential: Potential, *, backend: str = "inductor", erase: bool = True) -> None:
+        _refuse_properties(potential)
         self.potential, self._backend, self._erase = potential, backend, erase
         self._compiled: dict[bool, Callable[..., list[Tensor]]] = {}
 
-    def __call__(self, graph: AtomicGraph, *, stress: bool = False) -> dict[str, Tensor]:
+    def __call__(self, graph: AtomicGraph, *, stress: bool = False) -> Prediction:
         """As :meth:`equinet.potential.Potential.forward` in training mode; differentiable in the weights, once."""
         if stress not in self._compiled:
             self._compiled[stress] = self._compile(stress)
@@ -181,7 +181,8 @@ class CompiledTraining:
         edges, vectors = potential.geometry(graph)
         # Backward passes are written down in this call, and are asked for gradients in weights.
         with sizes_by_themselves(), only("weights"):
-            return dict(zip(RESULTS, self._compiled[stress](*Batch.of(vectors, groups, edges, graph))))
+            found = self._compiled[stress](*Batch.of(vectors, groups, edges, graph))
+        return Prediction(**dict(zip(RESULTS, found)))  # type: ignore[arg-type]  # no further properties among them
 
     def _compile(self, stress: bool) -> Callable[..., list[Tensor]]:
         potential = self.potential
@@ -189,7 +190,7 @@ class CompiledTraining:
         def derive(batch: Batch) -> list[Tensor]:
             edges = batch.edges(mirrored=not potential.model.directed)
             found = potential.derive(
-                lambda vectors: _energies(potential, batch._replace(vectors=vectors)),
+                lambda vectors: NodeValues(_energies(potential, batch._replace(vectors=vectors)), {}),
                 batch.vectors,
                 edges,
                 batch,
@@ -221,16 +222,21 @@ class CompiledTraining:
             )
 
 
+def _refuse_properties(potential: Potential) -> None:
+    if reason := only_energies(potential):
+        raise ValueError(f"this potential cannot be compiled: {reason}")
+
+
 def _energies(potential: Potential, batch: Batch) -> Float[Tensor, " nodes"]:
     edges = batch.edges(mirrored=not potential.model.directed)
     return potential.node_energies(batch.vectors, batch.groups(), edges)
 
 
-def _gradients(output: dict[str, Tensor], weights: list[Tensor]) -> tuple[Tensor, ...]:
+def _gradients(output: Prediction, weights: list[Tensor]) -> tuple[Tensor, ...]:
     """Gradients of a number in which all of the output has a say."""
     draw = torch.Generator().manual_seed(0)
     total = torch.zeros((), dtype=torch.float64, device=weights[0].device)
-    for value in output.values():
+    for value in map(output.__getitem__, output):
         factor = torch.randn(value.shape, generator=draw, dtype=torch.float64).to(value.device)
         total = total + (factor * torch.where(value.isnan(), 0.0, value)).sum()
     return torch.autograd.grad(total, weights, materialize_grads=True)

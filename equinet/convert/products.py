@@ -12,9 +12,8 @@ import torch
 from rich import box
 from rich.table import Table
 
-from equinet.models import MACE
-from equinet.models.mace.model import irreps_of_layers
-from equinet.nn import GatedInteraction, Interaction, ManyBodyBlock
+from equinet.models import build_model
+from equinet.nn import Interaction, ManyBodyBlock
 from equinet.ops import Method, method_to_config
 from equinet.ops.analysis.refit import coefficients, essence, exact_map, group_errors, product_error, weights_for
 from equinet.potential import Potential
@@ -127,6 +126,8 @@ def convert(
         ValueError: If a product cannot do what the architecture asks of it, or a convolution has no exact form in the new
             product; says why and what to do.
     """
+    if reason := potential.model.not_convertible:
+        raise ValueError(f"the tensor products of this potential cannot be exchanged: {reason}")
     config = potential.model.config
     update = {
         name: method for name, method in (("many_body", many_body), ("convolution", convolution)) if method is not None
@@ -134,18 +135,18 @@ def convert(
     if not update:
         raise ValueError("there is nothing to convert: give `many_body`, `convolution` or both")
     changed = config.model_copy(update=update)
-    _require_same_irreps(irreps_of_layers(config), irreps_of_layers(changed), changed.many_body)
     old = copy.deepcopy(potential).cpu().double()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = MACE(changed, old.elements, old.model.avg_num_neighbors)
+        model: Any = build_model(changed, old.elements, old.model.avg_num_neighbors)
+    _require_same_irreps(old.model.layers, model.layers, changed.many_body)
     new = Potential(model, copy.deepcopy(old.scale)).double()
     same_many = essence(config.many_body, "many_body") == essence(changed.many_body, "many_body")
     same_conv = essence(config.convolution, "convolution") == essence(changed.convolution, "convolution")
-    if not same_conv and any(isinstance(interaction, GatedInteraction) for interaction, _, _ in old.model.layers):
-        raise ValueError(
-            "this model has gated interactions, whose convolutions are not converted; leave `convolution` out"
-        )
+    if not same_conv:
+        for interaction, _, _ in old.model.layers:
+            if interaction.not_convertible:
+                raise ValueError(interaction.not_convertible)
     _copy_state(old, new, [] if same_many else ["products"], [] if same_conv else ["convolution", "radial", "linear"])
     couplings: list[CouplingError] = []
     products: list[LayerError] = []
@@ -153,7 +154,7 @@ def convert(
     for n, (before, after) in enumerate(zip(old.model.layers, new.model.layers), start=1):
         if same_conv:
             convolutions.append("as it was")
-        elif reason := _convert_convolution(before[0], after[0]):  # type: ignore[arg-type]  # none of them is gated
+        elif reason := _convert_convolution(before[0], after[0]):
             raise ValueError(f"the convolution of layer {n} has no exact form in {changed.convolution}: {reason}")
         else:
             convolutions.append("exact")
@@ -172,10 +173,12 @@ def convert(
     )
 
 
-def _require_same_irreps(old: list[Any], new: list[Any], method: Method) -> None:
-    for n, (before, after) in enumerate(zip(old, new), start=1):
-        if before != after:
-            names = [", ".join(map(str, layer.result)) for layer in (before, after)]
+def _require_same_irreps(old: Sequence[Any], new: Sequence[Any], method: Method) -> None:
+    for n, layers in enumerate(zip(old, new), start=1):
+        # Densities too, as those of the next layer follow from the features.
+        specs = [product.product.spec for _, product, _ in layers]
+        if len({(str(spec.irreps_in), str(spec.irreps_out)) for spec in specs}) > 1:
+            names = [", ".join(str(ir) for _, ir in spec.irreps_out) for spec in specs]
             raise ValueError(
                 f"layer {n} of this model passes {names[0]} on and with {method} it would be {names[1]}: the products reach "
                 "different pseudotensors. Choose a product that reaches the same ones, or train anew"

@@ -21,7 +21,7 @@ from equinet.graph.atomic_graph import AtomicGraph
 from equinet.graph.verlet import VerletGraph
 from equinet.ops import SpeciesGroups
 from equinet.ops.precision import Precision, matmul_precision, require_available
-from equinet.potential import Potential, choose_device
+from equinet.potential import Potential, Prediction, choose_device
 from equinet.verify.backends import Rounding, require_backend_match, rounding
 
 WHAT_COUNTS = ("positions", "numbers", "cell", "pbc")
@@ -96,7 +96,7 @@ class EquinetCalculator(Calculator):
         if table_error < 0:
             raise ValueError(f"`table_error` must be positive, or 0 for no tables, got {table_error}")
         if table_error > 0:
-            self.potential.tabulate(table_error)
+            self.potential = self.potential.tabulate(table_error)
         self.graph_of = VerletGraph(self.potential.cutoff, skin)
         self.matmul = matmul
         self.rounding: Rounding | None = None
@@ -188,7 +188,7 @@ def _own_copy(model_or_path: Potential | str | os.PathLike[str], device: torch.d
     return potential.requires_grad_(False)  # else every pass would also build the gradients of the weights
 
 
-def _to_numpy(output: dict[str, Tensor]) -> dict[str, Any]:
+def _to_numpy(output: Prediction) -> dict[str, Any]:
     """Results under ASE's names, with one copy from the device instead of four that each wait for it."""
     names = [name for name in ("energy", "node_energy", "forces", "stress") if name in output]
     numbers = torch.cat([output[name].double().flatten() for name in names]).cpu().numpy()

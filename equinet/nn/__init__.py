@@ -2,7 +2,7 @@
 
 from .edge_functions import EdgeFunctions
 from .gated import GatedInteraction
-from .interaction import EdgeFeatures, Interaction
+from .interaction import EdgeFeatures, Interaction, InteractionSpec
 from .linear import EquivariantLinear, SpeciesLinear
 from .product import ManyBodyBlock
 from .radial import BesselBasis, PolynomialEnvelope, RadialMLP
@@ -22,6 +22,7 @@ __all__ = [
     "EquivariantLinear",
     "GatedInteraction",
     "Interaction",
+    "InteractionSpec",
     "ManyBodyBlock",
     "PolynomialEnvelope",
     "RadialMLP",

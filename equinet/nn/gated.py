@@ -5,10 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
 
 import torch
-from e3nn import o3
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -17,7 +15,7 @@ from equinet.ops.edges import Edges
 from equinet.ops.kernels.row.operator import silu
 from equinet.ops.precision import affine, matmul
 
-from .interaction import Convolving, EdgeFeatures
+from .interaction import MESSAGES, Convolving, EdgeFeatures, InteractionFormula, InteractionSpec
 from .linear import EquivariantLinear
 from .radial import SILU_GAIN
 
@@ -77,14 +75,11 @@ class GatedInteraction(Convolving):
     a constant that gives them a unit second moment. The layer also returns :math:`W h_i`, which the product adds to its result.
 
     Args:
-        irreps_out: Irreps of the features that the layer will produce (shape of the residual).
-        channels: Channels of features and density.
-        species: Number of species.
-        radial_sizes: Width of the radial basis and of the hidden layers of the radial network.
-        others: Of :class:`~equinet.nn.interaction.Convolving`.
+        spec: Sizes and irreps.
+        normalization: Initial lambda.
 
     Raises:
-        ValueError: If ``method`` cannot do it; says why.
+        ValueError: If the tensor product cannot compute the convolution; says why.
 
     Source:
         mace-torch, ``RealAgnosticResidualNonLinearInteractionBlock`` (MACE-MH-1, MACE-OMOL-0).
@@ -92,19 +87,13 @@ class GatedInteraction(Convolving):
 
     residual = True
     directed = True
+    not_tabulable = 'its radial networks are functions of the species too ("gated" interactions)'
+    not_convertible = "this model has gated interactions, whose convolutions are not converted; leave `convolution` out"
     _gate_of_row: Tensor
 
-    def __init__(
-        self,
-        *,
-        irreps_out: Sequence[o3.Irrep],
-        channels: int,
-        species: int,
-        radial_sizes: list[int],
-        **others: Any,
-    ) -> None:
-        super().__init__(channels=channels, **others)
-        basis, *hidden = radial_sizes
+    def __init__(self, spec: InteractionSpec, *, normalization: float) -> None:
+        super().__init__(spec, normalization=normalization)
+        channels, species, (basis, *hidden) = spec.channels, spec.species, spec.radial_sizes
         self.source = nn.Parameter(torch.empty(species, channels).uniform_(-1e-3, 1e-3))
         self.target = nn.Parameter(torch.empty(species, channels).uniform_(-1e-3, 1e-3))
         self.radial = EdgeMLP(basis, channels, [*hidden, self.convolution.weight_numel * self.channels])
@@ -118,7 +107,7 @@ class GatedInteraction(Convolving):
         self.linear_res = EquivariantLinear(own, self.channels, channels, self.irreps_density)
         self.gates_res = EquivariantLinear(own, self.channels, gates, scalar)
         self.linear_2 = EquivariantLinear(dict.fromkeys(self.irreps_density, 1), channels, channels)
-        self.skip = EquivariantLinear(own, channels, channels, irreps_out)
+        self.skip = EquivariantLinear(own, channels, channels, spec.irreps_out)
         of_row = [n for n, ir in enumerate(tensors) for _ in range(ir.dim)]
         self.register_buffer("_gate_of_row", torch.tensor(of_row, dtype=torch.int64), persistent=False)
 
@@ -141,6 +130,16 @@ class GatedInteraction(Convolving):
         gates = self.gates_1(total) / normalizer + self.gates_res(sent)
         density = self.linear_2(self._gate(message, gates)) / self.normalization.to(message.dtype)
         return density, self.skip(node_feats)
+
+    def formula(self, factor: str) -> InteractionFormula:
+        """The interaction in symbols; ``factor`` is what multiplies radial weights, ``"f · "`` or nothing."""
+        widths = " → ".join(str(linear.out_features) for linear in self.radial.linears)
+        return InteractionFormula(
+            f"MLP[{self.radial.basis} → {widths}](b, z_i, z_j)",
+            f"m_i = W {MESSAGES} / (α + β Σ_j {factor}tanh((w·b(r_ij))²)) + W h_i,  "
+            f"A_i = 1/{self.normalization.item():.3g} · W gate(m_i)",
+            " + W h_i",
+        )
 
     def _gate(
         self, x: Float[Tensor, "nodes harmonics channels"], gates: Float[Tensor, "nodes 1 gates"]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from e3nn import o3
@@ -23,6 +24,8 @@ from .table import RadialTable
 # Root mean square of the density at the start. Of 0.3, 0.5 and 1 all train alike; larger ones make the cubic products of
 # a few atoms so large that the first steps are spent on them.
 DENSITY_SIZE = 0.5
+
+MESSAGES = "Σ_j R(r_ij) (W h_j) ⊗ Y(r̂_ij)"
 
 
 class EdgeFeatures(NamedTuple):
@@ -47,45 +50,74 @@ class EdgeFeatures(NamedTuple):
         return values if self.factor is None else values * self.factor
 
 
+@dataclass(frozen=True, kw_only=True)
+class InteractionSpec:
+    """Sizes and irreps of one interaction, whatever its form.
+
+    Attributes:
+        irreps_in: Irreps of the incoming features, in order.
+        irreps_density: Irreps wanted in the density; those that no coupling reaches are left out.
+        irreps_out: Irreps of the features that the layer produces, which are those of the residual.
+        sh_degree: Highest degree of the spherical harmonics.
+        channels: Channels of features and density.
+        edge_channels: Channels of the messages.
+        species: Number of species.
+        radial_sizes: Widths of the radial basis and of the hidden layers of the radial network.
+        method: Tensor product of the convolution.
+    """
+
+    irreps_in: tuple[o3.Irrep, ...]
+    irreps_density: tuple[o3.Irrep, ...]
+    irreps_out: tuple[o3.Irrep, ...]
+    sh_degree: int
+    channels: int
+    edge_channels: int
+    species: int
+    radial_sizes: tuple[int, ...]
+    method: Method
+
+
+class InteractionFormula(NamedTuple):
+    """An interaction in symbols, for ``repr(model)``: radial weights R, density A_i, and the residual term or nothing."""
+
+    radial: str
+    density: str
+    residual: str
+
+
 class Convolving(Float64Buffers):
-    """What all interactions have: features mixed for sending, the tensor product with the edge, a constant.
+    """Base of all interactions: features mixed for sending, the tensor product with the edge, and a constant.
 
     Args:
-        irreps_in: Irreps of the incoming features, in order.
-        irreps_density: Irreps wanted in the density; those that no coupling reaches are left out (:attr:`irreps_density`).
-        sh_degree: Highest degree of the harmonics.
-        channels: Channels of features and density.
-        edge_channels: Channels of what is sent.
-        normalization: What densities are divided by at first.
-        method: Tensor product of the convolution.
+        spec: Sizes and irreps.
+        normalization: Initial divisor of the densities.
+
+    Attributes:
+        directed: True if the weights of the two directions of a pair differ.
+        not_tabulable: Reason why the radial network cannot be replaced by a table of the distance; None if it can.
+        not_convertible: Reason why the convolution cannot be exchanged for another exactly; None if it can.
 
     Raises:
-        ValueError: If ``method`` cannot do it; says why.
+        ValueError: If the tensor product cannot compute the convolution; says why.
     """
 
     normalization: Tensor
-    directed = False  # whether weights of the two directions of a pair differ
+    directed = False
+    not_tabulable: str | None = None
+    not_convertible: str | None = None
 
-    def __init__(
-        self,
-        *,
-        irreps_in: Sequence[o3.Irrep],
-        irreps_density: Sequence[o3.Irrep],
-        sh_degree: int,
-        channels: int,
-        edge_channels: int,
-        normalization: float,
-        method: Method,
-    ) -> None:
+    def __init__(self, spec: InteractionSpec, *, normalization: float) -> None:
         super().__init__()
-        spec = TensorProductSpec(
-            with_channels(irreps_in, edge_channels), natural_irreps(sh_degree), with_channels(irreps_density, 1)
+        product = TensorProductSpec(
+            with_channels(spec.irreps_in, spec.edge_channels),
+            natural_irreps(spec.sh_degree),
+            with_channels(spec.irreps_density, 1),
         )
-        if reason := method.supports(spec):
-            raise ValueError(f"{method} cannot do the convolution {spec}: {reason}")
-        self.channels = edge_channels
-        self.linear_up = EquivariantLinear(dict.fromkeys(irreps_in, 1), channels, edge_channels)
-        self.convolution = method.convolution(spec)
+        if reason := spec.method.supports(product):
+            raise ValueError(f"{spec.method} cannot do the convolution {product}: {reason}")
+        self.channels = spec.edge_channels
+        self.linear_up = EquivariantLinear(dict.fromkeys(spec.irreps_in, 1), spec.channels, spec.edge_channels)
+        self.convolution = spec.method.convolution(product)
         self.irreps_density = list(self.convolution.copies)
         self.register_buffer("normalization", torch.tensor(float(normalization), dtype=torch.float64))
 
@@ -119,41 +151,31 @@ class Interaction(Convolving):
     density itself is mixed by :math:`W_{z_i}` and nothing is passed around it.
 
     Args:
-        irreps_out: Irreps of the features that the layer will produce (shape of the residual).
-        channels: Channels of features and density.
-        species: Number of species.
-        radial_sizes: Width of the radial basis and of the hidden layers of the radial network.
+        spec: Sizes and irreps.
+        normalization: Initial lambda.
         residual: See above.
         density_normalization: See above.
-        others: Of :class:`Convolving`.
 
     Raises:
-        ValueError: If ``method`` cannot do it; says why.
+        ValueError: If the tensor product cannot compute the convolution; says why.
 
     Source:
         MACE, arXiv 2206.07697, eqs. 8 and 9; density normalisation as in the MACE-MP-0b models.
     """
 
     def __init__(
-        self,
-        *,
-        irreps_out: Sequence[o3.Irrep],
-        channels: int,
-        species: int,
-        radial_sizes: list[int],
-        residual: bool,
-        density_normalization: bool,
-        **others: Any,
+        self, spec: InteractionSpec, *, normalization: float, residual: bool, density_normalization: bool
     ) -> None:
-        super().__init__(channels=channels, **others)
+        super().__init__(spec, normalization=normalization)
         self.residual = residual
-        self.radial = RadialMLP([*radial_sizes, self.convolution.weight_numel * self.channels])
+        self.radial = RadialMLP([*spec.radial_sizes, self.convolution.weight_numel * self.channels])
         self.table: RadialTable | None = None
-        self.linear = EquivariantLinear(self.convolution.copies, self.channels, channels)
-        self.density = RadialMLP([radial_sizes[0], 1]) if density_normalization else None
-        incoming = list(self.linear_up.copies)
-        mixed = (incoming, irreps_out) if residual else (self.irreps_density, self.irreps_density)
-        self.species_linear = SpeciesLinear(*mixed, channels, species)
+        self.linear = EquivariantLinear(self.convolution.copies, self.channels, spec.channels)
+        self.density = RadialMLP([spec.radial_sizes[0], 1]) if density_normalization else None
+        mixed, into = (self.irreps_density, self.irreps_density)
+        if residual:
+            mixed, into = list(self.linear_up.copies), list(spec.irreps_out)
+        self.species_linear = SpeciesLinear(mixed, into, spec.channels, spec.species)
 
     def forward(
         self,
@@ -198,6 +220,15 @@ class Interaction(Convolving):
                 "train the potential they were made from"
             )
         return super().train(mode)
+
+    def formula(self, factor: str) -> InteractionFormula:
+        """The interaction in symbols; ``factor`` is what multiplies radial weights, ``"f · "`` or nothing."""
+        table = self.table
+        radial = f"MLP[{self.radial.extra_repr()}](b)" if table is None else f"table of {table.knots} knots"
+        norm = f"1/{self.normalization.item():.3g}"
+        norm += f" / (1 + Σ_j {factor}tanh((w·b(r_ij))²))" if self.density else ""
+        density = f"A_i = {norm} · {'' if self.residual else 'W[z_i] '}W {MESSAGES}"
+        return InteractionFormula(radial, density, " + W[z_i] h_i" if self.residual else "")
 
     def _normalizer(self, of_edge: EdgeFeatures, edges: Edges) -> Tensor:
         constant = self.normalization.to(of_edge.feats.dtype)

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from equinet.models import MACEConfig
+from equinet.models import AnyModelConfig, MACEConfig, model_class
 
 # Keys that configurations were written with before, and those that say the same now.
 RENAMED = {"model.residual_first": "model.first_interaction", "model.density_normalization": "model.interaction"}
@@ -91,8 +91,8 @@ class RunConfig(BaseModel):
 
     data: DataConfig
     """Frames."""
-    model: Annotated[MACEConfig, Field(default_factory=MACEConfig)]
-    """Architecture."""
+    model: Annotated[AnyModelConfig, Field(default_factory=MACEConfig)]
+    """Architecture; its key `architecture` decides which others there are."""
     train: Annotated[TrainConfig, Field(default_factory=TrainConfig)]
     """Training."""
 
@@ -131,7 +131,8 @@ def parse_config(tree: Mapping[str, Any], origin: str = "the configuration") -> 
     Raises:
         ValueError: If a key is unknown (names the nearest known one) or a value is not allowed.
     """
-    for key, known in _unknown_keys(tree, RunConfig, ""):
+    sections = _sections(tree, origin)
+    for key, known in _unknown_keys(tree, sections):
         elsewhere = [other for other, _, _ in describe_keys() if other.split(".")[-1] == key.split(".")[-1]]
         renamed = [RENAMED[key]] if key in RENAMED else []
         near = renamed or elsewhere or difflib.get_close_matches(key, known, n=1, cutoff=0.0)
@@ -140,8 +141,8 @@ def parse_config(tree: Mapping[str, Any], origin: str = "the configuration") -> 
         return RunConfig.model_validate(tree)
     except ValidationError as error:
         problems = "; ".join(
-            f"`{'.'.join(str(part) for part in item['loc'][:2])}`: {item['msg']}"
-            + (f", got {item['input']!r}" if item["type"] != "missing" else "")
+            f"`{'.'.join(str(part) for part in item['loc'][:2])}`: {item['msg'].removeprefix('Value error, ')}"
+            + (f", got {item['input']!r}" if item["type"] not in ("missing", "value_error") else "")
             for item in error.errors()
         )
         raise ValueError(f"{origin}: {problems}") from error
@@ -161,12 +162,11 @@ def to_toml(config: RunConfig) -> str:
     return "\n".join(lines)
 
 
-def describe_keys() -> Iterator[tuple[str, str, str]]:
-    """(key, default, explanation) of every key, for help and documentation."""
-    for section, field in RunConfig.model_fields.items():
-        model = field.annotation
-        assert isinstance(model, type)
-        assert issubclass(model, BaseModel)
+def describe_keys(
+    architecture: str = MACEConfig.model_fields["architecture"].default,
+) -> Iterator[tuple[str, str, str]]:
+    """(key, default, explanation) of every key, for help and documentation; those of [model] belong to ``architecture``."""
+    for section, model in _sections({"model": {"architecture": architecture}}).items():
         for name, inner in model.model_fields.items():
             default = (
                 "required" if inner.is_required() else _toml(inner.default) if inner.default is not None else "not set"
@@ -191,16 +191,32 @@ def _apply(tree: dict[str, Any], setting: str) -> None:
     branch[parts[-1]] = value
 
 
-def _unknown_keys(tree: Mapping[str, Any], model: type[BaseModel], prefix: str) -> Iterator[tuple[str, list[str]]]:
-    known = [prefix + name for name in model.model_fields]
-    for name, value in tree.items():
-        if name not in model.model_fields:
-            everywhere = known if prefix else known + [key for key, _, _ in describe_keys()]
-            yield prefix + name, everywhere
-            continue
-        annotation = model.model_fields[name].annotation
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel) and isinstance(value, Mapping):
-            yield from _unknown_keys(value, annotation, f"{prefix}{name}.")
+def _sections(tree: Mapping[str, Any], origin: str = "the configuration") -> dict[str, type[BaseModel]]:
+    """Configuration class of each section; that of [model] is the one its key ``architecture`` names.
+
+    Raises:
+        ValueError: If there is no such architecture.
+    """
+    model = tree.get("model")
+    name = model.get("architecture") if isinstance(model, Mapping) else None
+    try:
+        architecture = model_class(name).config_class if isinstance(name, str) else MACEConfig
+    except ValueError as error:
+        raise ValueError(f"{origin}: `model.architecture`: {error}") from error
+    return {"data": DataConfig, "model": architecture, "train": TrainConfig}
+
+
+def _unknown_keys(tree: Mapping[str, Any], sections: Mapping[str, type[BaseModel]]) -> Iterator[tuple[str, list[str]]]:
+    """Keys that no section has, each with the keys it may have been meant for."""
+    everywhere = [f"{section}.{name}" for section, model in sections.items() for name in model.model_fields]
+    for section, values in tree.items():
+        if section not in sections:
+            yield section, [*sections, *everywhere]
+        elif isinstance(values, Mapping):
+            fields = sections[section].model_fields
+            for name in values:
+                if name not in fields:
+                    yield f"{section}.{name}", [f"{section}.{known}" for known in fields]
 
 
 def _make_absolute(tree: dict[str, Any], folder: Path) -> None:

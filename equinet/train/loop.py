@@ -8,14 +8,14 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from equinet.datasets import GraphLoader
 from equinet.graph.atomic_graph import AtomicGraph
 from equinet.ops.passes import only
 from equinet.ops.precision import full_float32
-from equinet.potential import Potential
+from equinet.potential import Potential, Prediction
 
 from .config import TrainConfig
 from .loss import Loss
@@ -48,7 +48,7 @@ class Reporter(Protocol):
 class Predict(Protocol):
     """Makes predictions of a batch that can be differentiated in the potential's weights."""
 
-    def __call__(self, graph: AtomicGraph, *, stress: bool = False) -> dict[str, Tensor]: ...
+    def __call__(self, graph: AtomicGraph, *, stress: bool = False) -> Prediction: ...
 
 
 class Silent:

@@ -22,7 +22,7 @@ from equinet.datasets import (
     to_graphs,
 )
 from equinet.graph.atomic_graph import AtomicGraph, collate
-from equinet.models import MACE
+from equinet.models import build_model
 from equinet.nn import EnergyScale
 from equinet.potential import Potential, choose_device
 
@@ -109,7 +109,7 @@ def make_potential(config: RunConfig, prepared: Prepared) -> Potential:
         return potential
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.train.seed)
-        model = MACE(config.model, statistics.elements, statistics.avg_num_neighbors)
+        model = build_model(config.model, statistics.elements, statistics.avg_num_neighbors)
     scale = EnergyScale(
         statistics.reference, statistics.scale, statistics.shift, exact_isolated_atoms=config.model.exact_isolated_atoms
     )

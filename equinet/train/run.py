@@ -178,7 +178,7 @@ def _describe(
         soft_wrap=True,
     )
     console.print(
-        f"model       MACE {potential.model.hidden_irreps}{'' if start is None else f' from {start}'}, {config.model.layers} layers, {count_weights(potential):,} weights, "
+        f"model       {potential.model.headline}{'' if start is None else f' from {start}'}, {count_weights(potential):,} weights, "
         f"{config.train.dtype} on {potential.device}, {torch.get_num_threads()} threads",
         highlight=False,
         soft_wrap=True,
@@ -223,10 +223,9 @@ def _begin_metrics(path: Path, state: TrainingState) -> None:
 def _refuse_if_too_large(graphs: Sequence[AtomicGraph], potential: Potential, config: RunConfig) -> None:
     """Estimate the peak memory of a training step on the largest batch and compare it with what is free."""
     edges = sorted((graph.edge_index.shape[1] for graph in graphs), reverse=True)[: config.train.batch_size]
-    executors = [interaction.convolution for interaction, _, _ in potential.model.layers]
-    rows = [sum(out.dim * n for out, n in executor.copies.items()) for executor in executors]
-    weights = [executor.weight_numel for executor in executors]
-    per_edge = (sum(rows) + 2 * sum(weights)) * config.model.channels
+    per_edge = potential.model.numbers_per_edge
+    if per_edge is None:
+        return
     # Forces and their gradient keep about eight copies of messages and weights (7 to 9 measured for max_l 0 to 2).
     size = 8 * sum(edges) * per_edge * potential.dtype.itemsize
     free = available_memory() if potential.device.type == "cpu" else float(torch.cuda.mem_get_info(potential.device)[0])
@@ -234,5 +233,5 @@ def _refuse_if_too_large(graphs: Sequence[AtomicGraph], potential: Potential, co
         raise MemoryError(
             f"a training step on the largest {config.train.batch_size} frames ({sum(edges)} edges) needs about {size / 1e9:.1f} GB "
             f"and {free / 1e9:.1f} GB are free; lower `train.batch_size`, `model.cutoff` (now {config.model.cutoff:g} Å) "
-            "or `model.channels`"
+            "or the size of the model"
         )

@@ -11,15 +11,14 @@ import copy
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
-from typing import Any, NamedTuple, cast
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
 from equinet.graph.atomic_graph import AtomicGraph, displacements
-from equinet.ops import CPDecomposed, Method
 from equinet.ops.passes import only
 from equinet.ops.precision import Precision, chosen, formulas, matmul_precision
 from equinet.potential import Potential
@@ -178,21 +177,12 @@ def reference_potential(potential: Potential) -> Potential:
 
     A CP decomposition stays one: its reference form is the exact tensor, which it may only approximate.
     """
-    twin, config = copy.deepcopy(potential).cpu(), potential.model.config
-    convolution, many_body = _reference(config.convolution), _reference(config.many_body)
-    for interaction, product, _ in twin.model.layers:
-        if convolution is not None:
-            interaction.convolution = convolution.convolution(interaction.convolution.spec)
-        if many_body is not None:
-            product.product = many_body.many_body(product.product.spec)
+    twin = copy.deepcopy(potential).cpu()
+    for path in twin.model.executors():
+        reference = twin.model.reference_executor(path)
+        if reference is not None:
+            twin.model.set_submodule(path, reference)
     return twin.double()
-
-
-def _reference(method: Method) -> Method | None:
-    """A method's slow form; None if it has none that computes the same."""
-    if isinstance(method, CPDecomposed) or "backend" not in {field.name for field in fields(cast(Any, method))}:
-        return None
-    return cast(Method, replace(cast(Any, method), backend="reference"))
 
 
 def small_part(graph: AtomicGraph) -> AtomicGraph | None:
@@ -312,31 +302,30 @@ def _sizes(twin: Potential, graph: AtomicGraph) -> dict[str, float]:
 
 
 def _executors(potential: Potential) -> list[str]:
-    """Classes of the executors in order, and the backends that were asked for."""
-    layers = [(interaction.convolution, product.product) for interaction, product, _ in potential.model.layers]
-    return [type(executor).__name__ for layer in layers for executor in layer]
+    """Class names of the executors in the order of the computation."""
+    return [type(executor).__name__ for executor in potential.model.executors().values()]
 
 
 def _is_reference(potential: Potential) -> bool:
-    """Whether it is its own twin."""
-    config = potential.model.config
-    backends = {getattr(method, "backend", None) for method in (config.convolution, config.many_body)}
-    return backends == {"reference"} and potential.device.type == "cpu" and potential.dtype == torch.float64
+    """True if the potential is its own reference, in float64 on the CPU."""
+    if potential.device.type != "cpu" or potential.dtype != torch.float64:
+        return False
+    model = potential.model
+    references = ((executor, model.reference_executor(path)) for path, executor in model.executors().items())
+    return all(type(executor) is type(reference) for executor, reference in references if reference is not None)
 
 
 def _key(potential: Potential, part: AtomicGraph) -> tuple[object, ...]:
     """All that decides which kernels run, and how."""
     elements = tuple(part.atomic_numbers.unique().tolist())
     trained = any(parameter.requires_grad for parameter in potential.parameters())
-    tables = any(getattr(interaction, "table", None) is not None for interaction, _, _ in potential.model.layers)
     numerics = (str(potential.device), potential.dtype, chosen(), torch.__version__)
     return (
         repr(potential.model.config),
-        *_executors(potential),
+        *(type(module).__name__ for module in potential.model.modules()),
         potential.elements,
         elements,
         trained,
-        tables,
         *numerics,
     )
 

@@ -18,7 +18,7 @@ from equinet.accelerate.compilation import Batch, CompiledPotential, CompiledTra
 from equinet.graph import AtomicGraph, collate, from_atoms
 from equinet.ops import ClebschGordan, CPDecomposed, GauntFourier, SpeciesGroups
 from equinet.ops.kernels.linear.maps import Block, Plan, mix
-from equinet.potential import Potential
+from equinet.potential import NodeValues, Potential
 from equinet.train.loop import train_step
 from equinet.train.loss import Loss
 
@@ -72,8 +72,8 @@ def test_what_is_written_down_once_serves_structures_of_any_size(
         groups, (edges, vectors) = potential.groups(structures.atomic_numbers), potential.geometry(structures)
         batch, results = Batch.of(vectors, groups, edges, structures), []
         for energies in (
-            lambda v, batch=batch: graph(*batch._replace(vectors=v))[0],
-            lambda v, edges=edges, groups=groups: potential.node_energies(v, groups, edges),
+            lambda v, batch=batch: NodeValues(graph(*batch._replace(vectors=v))[0], {}),
+            lambda v, edges=edges, groups=groups: potential.node_values(v, groups, edges),
         ):
             results.append(potential.derive(energies, vectors.clone(), edges, structures, stress=True))
         for name, expected in results[1].items():
@@ -123,7 +123,8 @@ def test_a_compiled_potential_follows_its_weights_and_takes_groups(potential: Po
 
 
 def test_tables_can_be_compiled(potential: Potential, triclinic: Atoms) -> None:
-    compiled = CompiledPotential(potential.tabulate(1e-4), backend="eager")
+    potential = potential.tabulate(1e-4)
+    compiled = CompiledPotential(potential, backend="eager")
     graph = from_atoms(triclinic, potential.cutoff)
     torch.testing.assert_close(compiled(graph)["forces"], potential(graph)["forces"], rtol=1e-11, atol=1e-11)
 
@@ -135,7 +136,7 @@ def test_torch_compiles_the_energies_of_exact_couplings_as_they_are(
     energies = torch.compile(potential.node_energies, fullgraph=True, dynamic=True, backend="aot_eager")
     graph = batches[0]
     groups, (edges, vectors) = potential.groups(graph.atomic_numbers), potential.geometry(graph)
-    found = potential.derive(lambda v: energies(v, groups, edges), vectors, edges, graph)
+    found = potential.derive(lambda v: NodeValues(energies(v, groups, edges), {}), vectors, edges, graph)
     for name, expected in potential(graph).items():
         torch.testing.assert_close(found[name], expected, rtol=1e-12, atol=1e-12)
 

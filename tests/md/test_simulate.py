@@ -13,8 +13,7 @@ from ase.constraints import FixAtoms, FixBondLength
 from ase.io.trajectory import Trajectory
 
 from equinet.checkpoint import save_tensors
-from equinet.md import EquinetCalculator, Exploded, Interrupted, plot_run, read_run
-from equinet.md.dynamics import simulate
+from equinet.md import EquinetCalculator, Exploded, Interrupted, plot_run, read_run, simulate
 from equinet.md.dynamics.ensembles import degrees_of_freedom, draw_momenta
 from equinet.md.dynamics.restart import RunFiles
 

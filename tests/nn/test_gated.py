@@ -13,7 +13,7 @@ import torch
 from e3nn import o3
 from torch import Tensor, nn
 
-from equinet.nn import BesselBasis, EdgeFeatures, GatedInteraction, PolynomialEnvelope
+from equinet.nn import BesselBasis, EdgeFeatures, GatedInteraction, InteractionSpec, PolynomialEnvelope
 from equinet.nn.gated import SIGMOID_GAIN, EdgeMLP
 from equinet.nn.linear import EquivariantLinear
 from equinet.nn.radial import SILU_GAIN
@@ -31,16 +31,18 @@ def make_layer(
     """A layer none of whose parts is without effect."""
     torch.manual_seed(seed)
     layer = GatedInteraction(
-        irreps_in=FEATURES,
-        irreps_out=FEATURES,
-        irreps_density=DENSITY,
-        sh_degree=2,
-        channels=channels,
-        edge_channels=edge_channels,
-        species=SPECIES,
-        radial_sizes=[BASIS, *hidden],
+        InteractionSpec(
+            irreps_in=tuple(FEATURES),
+            irreps_out=tuple(FEATURES),
+            irreps_density=tuple(DENSITY),
+            sh_degree=2,
+            channels=channels,
+            edge_channels=edge_channels,
+            species=SPECIES,
+            radial_sizes=(BASIS, *hidden),
+            method=ClebschGordan(),
+        ),
         normalization=1.3,
-        method=ClebschGordan(),
     ).double()
     with torch.no_grad():
         layer.source.normal_()
@@ -284,11 +286,21 @@ def test_it_turns_with_its_input(representation: Callable[[str, Tensor], Tensor]
 
 
 def test_scalars_alone_have_no_gates() -> None:
-    scalar = [o3.Irrep("0e")]
+    scalar = o3.Irrep("0e")
     layer = GatedInteraction(
-        irreps_in=scalar, irreps_out=scalar, irreps_density=scalar, sh_degree=0, channels=2, edge_channels=2,
-        species=SPECIES, radial_sizes=[BASIS, 4], normalization=1.0, method=ClebschGordan(),
-    ).double()  # fmt: skip
+        InteractionSpec(
+            irreps_in=(scalar,),
+            irreps_out=(scalar,),
+            irreps_density=(scalar,),
+            sh_degree=0,
+            channels=2,
+            edge_channels=2,
+            species=SPECIES,
+            radial_sizes=(BASIS, 4),
+            method=ClebschGordan(),
+        ),
+        normalization=1.0,
+    ).double()
     case = Case(channels=2)
     of_edge = features_of(case.vectors, "weights")
     density, residual = layer(
@@ -309,9 +321,19 @@ def test_calibration_makes_a_density_of_size_one_half() -> None:
 
 def test_a_fresh_layer_tells_species_apart_hardly_and_divides_by_twenty() -> None:
     layer = GatedInteraction(
-        irreps_in=FEATURES, irreps_out=FEATURES, irreps_density=DENSITY, sh_degree=2, channels=2, edge_channels=2,
-        species=SPECIES, radial_sizes=[BASIS, 4], normalization=1.0, method=ClebschGordan(),
-    )  # fmt: skip
+        InteractionSpec(
+            irreps_in=tuple(FEATURES),
+            irreps_out=tuple(FEATURES),
+            irreps_density=tuple(DENSITY),
+            sh_degree=2,
+            channels=2,
+            edge_channels=2,
+            species=SPECIES,
+            radial_sizes=(BASIS, 4),
+            method=ClebschGordan(),
+        ),
+        normalization=1.0,
+    )
     assert (layer.alpha.item(), layer.beta.item()) == (20.0, 0.0)
     for parameter in (layer.source, layer.target):
         assert 0 < parameter.abs().max() <= 1e-3

@@ -194,7 +194,7 @@ def test_a_missing_train_file_is_named():
 
 
 def test_a_section_that_is_no_table_is_named():
-    with pytest.raises(ValueError, match=r"`model`: .*dictionary"):
+    with pytest.raises(ValueError, match=r"`model`: a model is described by a table of keys, got 3"):
         parse_config({"data": DATA, "model": 3})
 
 

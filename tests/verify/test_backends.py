@@ -22,9 +22,10 @@ from equinet.graph import AtomicGraph, collate, displacements, from_atoms
 from equinet.md import EquinetCalculator
 from equinet.ops import ClebschGordan
 from equinet.ops.kernels.edge.reference import ReferenceConvolution
+from equinet.ops.kernels.linear import cpu as linear_cpu
 from equinet.ops.kernels.node.reference import ReferenceManyBody
 from equinet.ops.kernels.row import operator as row_operator
-from equinet.potential import Potential
+from equinet.potential import NodeValues, Potential
 from equinet.train import evaluate_file, parse_config, run
 from equinet.verify import backends
 from equinet.verify.backends import (
@@ -226,10 +227,8 @@ def test_a_linear_map_of_ours_that_is_wrong_is_refused(
     potential: Potential, ethanol: Atoms, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The twin must not use the machine code for linear maps either, or it would be wrong likewise."""
-    from equinet.ops import kernels
-
-    right = kernels.mix
-    monkeypatch.setattr(kernels, "mix", lambda *inputs: 1.001 * right(*inputs))
+    right = linear_cpu.mix
+    monkeypatch.setattr(linear_cpu, "mix", lambda *inputs: 1.001 * right(*inputs))
     with pytest.raises(BackendMismatchError, match="energies of atoms"):
         require_backend_match(potential, from_atoms(ethanol, potential.cutoff))
 
@@ -426,13 +425,13 @@ def test_one_atom_with_hundreds_of_images_is_taken_all_the_same() -> None:
 
 def wrong_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """Break the readouts' input, whatever the backend, but not in float64 on the CPU, where the twin is."""
-    right = Potential.node_energies
+    right = Potential.node_values
 
-    def wrong(self: Potential, *inputs: Any) -> Tensor:
-        value = right(self, *inputs)
-        return value if self.dtype == torch.float64 else value * 1.001
+    def wrong(self: Potential, *inputs: Any) -> NodeValues:
+        values = right(self, *inputs)
+        return values if self.dtype == torch.float64 else values._replace(energy=values.energy * 1.001)
 
-    monkeypatch.setattr(Potential, "node_energies", wrong)
+    monkeypatch.setattr(Potential, "node_values", wrong)
 
 
 def test_the_calculator_refuses_before_its_first_result(

@@ -24,7 +24,7 @@ from equinet.cli import app, console, errors_to
 from equinet.datasets import SAMPLE, read_frames
 from equinet.graph import from_atoms
 from equinet.ops.edges import sum_on_nodes
-from equinet.potential import Potential
+from equinet.potential import Potential, Prediction
 from equinet.verify.physics import NO_LABELS, PROPERTIES, check, own_structures
 
 
@@ -119,20 +119,21 @@ def atoms_in_each(graph):
 
 
 class Handed(Potential):
-    def node_energies(self, vectors, species, edges):
+    def node_values(self, vectors, species, edges):
         receiver = edges.directed[1]
         each = torch.cat([vectors, -vectors]) if edges.mirrored else vectors
         lengths = each.norm(dim=1, keepdim=True)
         sums = [sum_on_nodes(torch.exp(-k * lengths) * each, receiver, edges.num_nodes) for k in (0.5, 1, 2)]
         handed = 1e-2 * torch.linalg.det(torch.stack(sums, dim=1))
-        return super().node_energies(vectors, species, edges) + handed.double()
+        values = super().node_values(vectors, species, edges)
+        return values._replace(energy=values.energy + handed.double())
 
 
 class Changing(Potential):
     def forward(self, graph, *, stress=False):
-        output = super().forward(graph, stress=stress)
+        output = dict(super().forward(graph, stress=stress))
         self.change(output, graph)
-        return output
+        return Prediction(**output)
 
 
 class Anchored(Changing):

@@ -15,7 +15,7 @@ from torch.nn.functional import silu
 
 from equinet.graph.elements import COVALENT_RADII
 from equinet.models import MACE
-from equinet.nn import GatedInteraction, Interaction, ManyBodyBlock, Readout
+from equinet.nn import EnergyScale, GatedInteraction, Interaction, ManyBodyBlock, Readout
 from equinet.nn.gated import SIGMOID_GAIN, EdgeMLP
 from equinet.nn.radial import SILU_GAIN
 from equinet.nn.transform import AgnesiTransform
@@ -40,12 +40,12 @@ def to_mace_arguments(potential: Potential) -> dict[str, Any]:
     Raises:
         ValueError: If MACE has no form of something in ``potential``; names it and says what to do.
     """
-    _refuse_what_mace_lacks(potential)
-    c, (reference, scale, shift) = potential.model.config, _energies(potential)
-    return arguments_of(c) | {
+    model = _mace_of(potential)
+    reference, scale, shift = _energies(potential.scale, model)
+    return arguments_of(model.config) | {
         "num_elements": len(potential.elements),
         "atomic_energies": reference.tolist(),
-        "avg_num_neighbors": potential.model.avg_num_neighbors,
+        "avg_num_neighbors": model.avg_num_neighbors,
         "atomic_numbers": list(potential.elements),
         "atomic_inter_scale": scale,
         "atomic_inter_shift": shift,
@@ -74,8 +74,8 @@ def to_mace_state_dict(potential: Potential, *, signs: WignerSigns = "0.4.4") ->
     Raises:
         ValueError: If MACE has no form of something in ``potential``; names it and says what to do.
     """
-    _refuse_what_mace_lacks(potential)
-    model, (reference, scale, shift) = potential.model, _energies(potential)
+    model = _mace_of(potential)
+    reference, scale, shift = _energies(potential.scale, model)
     state = {
         "atomic_numbers": torch.tensor(potential.elements),
         "num_interactions": torch.tensor(model.config.layers),
@@ -83,21 +83,25 @@ def to_mace_state_dict(potential: Potential, *, signs: WignerSigns = "0.4.4") ->
         "atomic_energies_fn.atomic_energies": reference,
         "scale_shift.scale": torch.tensor(scale, dtype=torch.float64),
         "scale_shift.shift": torch.tensor(shift, dtype=torch.float64),
-        **_of_distances(potential, scale),
+        **_of_distances(model, scale),
     }
     for n, (interaction, product, _) in enumerate(model.layers):
         of_layer = _gated(interaction) if isinstance(interaction, GatedInteraction) else _ungated(interaction, model)
         state |= {f"interactions.{n}.{name}": value for name, value in of_layer.items()}
         state |= {f"products.{n}.{name}": value for name, value in _many_body(product, signs).items()}
-    readouts = _readouts(potential)
+    readouts = [readout for _, _, readout in model.layers if readout is not None]
     for n, readout in enumerate(readouts):
         linear = n < len(readouts) - 1 or model.config.layers == 1
         state |= {f"readouts.{n}.{name}": value for name, value in _readout(readout, linear).items()}
     return {name: _copied(value) for name, value in state.items()}
 
 
-def _refuse_what_mace_lacks(potential: Potential) -> None:
-    c = potential.model.config
+def _mace_of(potential: Potential) -> MACE:
+    """The model of ``potential``, or a refusal of everything that mace-torch has no form for."""
+    model = potential.model
+    if not isinstance(model, MACE):
+        raise ValueError(f"only a MACE can be exported to mace-torch, and this potential is a {type(model).__name__}")
+    c = model.config
     for name in ("convolution", "many_body"):
         if not isinstance(getattr(c, name), ClebschGordan):
             raise ValueError(
@@ -115,7 +119,7 @@ def _refuse_what_mace_lacks(potential: Potential) -> None:
             f"MACE has one energy scale for all elements, but {', '.join(potential.symbols)} have "
             f'{potential.scale.scale.tolist()} eV; train with data.scale_shift = "global"'
         )
-    if any(getattr(interaction, "table", None) is not None for interaction, _, _ in potential.model.layers):
+    if any(getattr(interaction, "table", None) is not None for interaction, _, _ in model.layers):
         raise ValueError(
             "MACE has no tables for radial networks; export the potential from which this one was tabulated"
         )
@@ -131,20 +135,20 @@ def _refuse_what_mace_lacks(potential: Potential) -> None:
             "mace-torch reads energies from a single layer with a linear map alone; "
             "train with model.readout_hidden = 0 or with two layers"
         )
+    return model
 
 
-def _energies(potential: Potential) -> tuple[Tensor, float, float]:
+def _energies(scale: EnergyScale, model: MACE) -> tuple[Tensor, float, float]:
     """Atomic energies, scale and shift. The shift stays one where all elements have the same, as in a model from MACE."""
-    scale = potential.scale
-    shift = scale.shift + scale.scale * potential.model.bias.detach().to(scale.scale)
+    shift = scale.shift + scale.scale * model.bias.detach().to(scale.scale)
     if len(set(shift.tolist())) == 1:
         return scale.reference.detach(), scale.scale[0].item(), shift[0].item()
     return scale.reference + shift, scale.scale[0].item(), 0.0
 
 
-def _of_distances(potential: Potential, scale: float) -> dict[str, Tensor]:
-    """What depends on distances alone: basis, envelope, transform, repulsion."""
-    model, c = potential.model, potential.model.config
+def _of_distances(model: MACE, scale: float) -> dict[str, Tensor]:
+    """Weights of the functions of the distance: basis, envelope, transform, repulsion."""
+    c = model.config
     r_max, power = torch.tensor(c.cutoff, dtype=torch.float64), torch.tensor(c.envelope_power, dtype=torch.int32)
     here = "radial_embedding."
     state = {
@@ -159,19 +163,19 @@ def _of_distances(potential: Potential, scale: float) -> dict[str, Tensor]:
     if model.transform is not None:
         names = ("a", "q", "p") if isinstance(model.transform, AgnesiTransform) else ("alpha",)
         state |= {f"{here}distance_transform.{name}": getattr(model.transform, name) for name in names}
-        state[here + "distance_transform.covalent_radii"] = _all_radii(potential, model.transform.radii)
+        state[here + "distance_transform.covalent_radii"] = _all_radii(model, model.transform.radii)
     if model.zbl is not None:
         repulsion, here = model.zbl, "pair_repulsion_fn."
         state |= {here + name: getattr(repulsion, name) for name in ("a_exp", "a_prefactor")}
         state[here + "c"] = repulsion.c * (repulsion.factor / scale)  # MACE's scale multiplies the repulsion too
         state[here + "p"] = torch.tensor(repulsion.power, dtype=torch.int32)
-        state[here + "covalent_radii"] = _all_radii(potential, repulsion.radii)
+        state[here + "covalent_radii"] = _all_radii(model, repulsion.radii)
     return state
 
 
-def _all_radii(potential: Potential, radii: Tensor) -> Tensor:
+def _all_radii(model: MACE, radii: Tensor) -> Tensor:
     table = torch.tensor(COVALENT_RADII, dtype=torch.float64)
-    table[list(potential.elements)] = radii.to(table)
+    table[list(model.elements)] = radii.to(table)
     return table
 
 
@@ -274,10 +278,6 @@ def _readout(readout: Readout, linear: bool) -> dict[str, Tensor]:
 def _silu_ratio() -> float:
     """Our constant of SiLU over e3nn's, which is a mean over a million samples, the same in e3nn 0.4.4 and 0.6."""
     return SILU_GAIN / float(normalize2mom(silu).cst)
-
-
-def _readouts(potential: Potential) -> list[Readout]:
-    return [readout for _, _, readout in potential.model.layers if readout is not None]
 
 
 def _flat(weights: Any) -> Tensor:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+from pydantic import BeforeValidator, Field, PlainSerializer
 
+from equinet.models.base import ModelConfig
 from equinet.ops import method_from_config, method_to_config
 
 # A name or a table in a file, a method object in Python; written back as what the file would say.
@@ -16,11 +17,11 @@ TensorProduct = Annotated[Any, BeforeValidator(method_from_config), PlainSeriali
 InteractionKind = Literal["plain", "residual", "density", "density_residual", "gated"]
 
 
-class MACEConfig(BaseModel):
+class MACEConfig(ModelConfig):
     """Architecture of a MACE potential. Every field has a default that works for molecules and solids alike."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
-
+    architecture: Literal["mace"] = "mace"
+    """Name of the architecture; it decides which other keys [model] may have."""
     channels: int = Field(64, ge=1)
     """Channels of every irrep. 32 is fast, 64 good, 128 and more for the last per cent."""
     max_l: int = Field(1, ge=0, le=3)
@@ -31,8 +32,6 @@ class MACEConfig(BaseModel):
     """How many neighbour densities are multiplied (nu); the body order is nu + 1."""
     layers: int = Field(2, ge=1)
     """Rounds of message passing; the model sees `layers` times the cutoff."""
-    cutoff: float = Field(5.0, gt=0)
-    """Radius in Å beyond which atoms do not see each other directly."""
     convolution: TensorProduct = Field("cg", validate_default=True)
     """Tensor product of neighbour features with edge harmonics: "cg", "gaunt_grid", "gaunt_fourier", "bracket", "matrix", "so2", or a table with arguments such as { method = "cp", rank = 24 }."""
     many_body: TensorProduct = Field("cg", validate_default=True)
@@ -65,5 +64,3 @@ class MACEConfig(BaseModel):
     """Which layers add to the energy."""
     zbl: bool = False
     """Add the Ziegler-Biersack-Littmark repulsion of atoms closer than the sum of their covalent radii."""
-    exact_isolated_atoms: bool = True
-    """An atom alone has exactly its reference energy. False: MACE's form, in which the shift stays with it."""

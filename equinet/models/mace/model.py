@@ -4,53 +4,41 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from e3nn import o3
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from equinet.graph.elements import COVALENT_RADII, SYMBOLS
+from equinet.graph.elements import COVALENT_RADII
+from equinet.models.base import Model, NodeOutput, register_model
 from equinet.nn import (
     TRANSFORMS,
     ZBL,
     DistanceTransform,
     EdgeFeatures,
     EdgeFunctions,
-    GatedInteraction,
-    Interaction,
+    InteractionSpec,
     ManyBodyBlock,
     Readout,
 )
-from equinet.ops import ManyBodySpec, SpeciesGroups, TensorProductSpec, natural_irreps
+from equinet.ops import SpeciesGroups, natural_irreps
 from equinet.ops.edges import Edges, as_edges
-from equinet.ops.factorised.algebra import Algebra
-from equinet.ops.factorised.sphere import BracketChain
-from equinet.ops.layout import irreps_up_to, is_true, with_channels
+from equinet.ops.layout import with_channels
+from equinet.ops.methods.reference import reference_of
 from equinet.ops.species import as_groups
 
 from .config import MACEConfig
+from .equations import equations
+from .interactions import INTERACTIONS
+from .layers import LayerIrreps, irreps_of_layers
+
+Layer = tuple[Any, ManyBodyBlock, Readout | None]
 
 
-class NodeOutput(NamedTuple):
-    """What a model says of every node.
-
-    Attributes:
-        energy: ``(nodes,)``, dimensionless; :class:`equinet.nn.EnergyScale` makes it eV.
-        coordination: ``(nodes,)``, smooth count of neighbours.
-        features: ``(nodes, dim, channels)``, the features after the last layer.
-        repulsion: ``(nodes,)`` in eV, to be added to the scaled energy; None without :class:`equinet.nn.ZBL`.
-    """
-
-    energy: Tensor
-    coordination: Tensor
-    features: Tensor
-    repulsion: Tensor | None
-
-
-class MACE(nn.Module):
+@register_model
+class MACE(Model):
     """Energies of atoms from the vectors to their neighbours.
 
     Args:
@@ -63,24 +51,18 @@ class MACE(nn.Module):
             or the architecture contradicts itself; says why.
     """
 
+    config_class = MACEConfig
+    config: MACEConfig
     embedding: nn.Parameter
     bias: nn.Parameter
 
     def __init__(self, config: MACEConfig, elements: Sequence[int], avg_num_neighbors: float) -> None:
-        super().__init__()
-        if avg_num_neighbors <= 0:
-            raise ValueError(f"`avg_num_neighbors` must be positive, got {avg_num_neighbors}; are there edges at all?")
-        elements = tuple(int(z) for z in elements)
-        if not elements or not all(a < b for a, b in pairwise((0, *elements, len(SYMBOLS)))):
-            raise ValueError(f"`elements` must be distinct atomic numbers in ascending order, got {elements}")
-        if config.pseudotensors and "gated" in (config.first_interaction, config.interaction):
-            raise ValueError(
-                'the "gated" interaction has no form for pseudotensors; choose another, or pseudotensors = false'
-            )
-        self.config = config
-        self.elements = elements
-        self.num_species = len(elements)
-        self.avg_num_neighbors = float(avg_num_neighbors)
+        super().__init__(config, elements, avg_num_neighbors)
+        for form in (config.first_interaction, config.interaction):
+            if config.pseudotensors and not INTERACTIONS[form].pseudotensors:
+                raise ValueError(
+                    f'the "{form}" interaction has no form for pseudotensors; choose another, or pseudotensors = false'
+                )
         self.edge_functions = EdgeFunctions(
             max_degree=config.sh_degree,
             cutoff=config.cutoff,
@@ -89,10 +71,10 @@ class MACE(nn.Module):
             enveloped=config.envelope_on == "basis",
             of_length=config.distance_transform == "none",
         )
-        radii = [COVALENT_RADII[z] for z in elements]
+        radii = [COVALENT_RADII[z] for z in self.elements]
         kind = config.distance_transform
         self.transform: DistanceTransform | None = None if kind == "none" else TRANSFORMS[kind](radii)
-        self.zbl = ZBL(elements, radii, config.envelope_power) if config.zbl else None
+        self.zbl = ZBL(self.elements, radii, config.envelope_power) if config.zbl else None
         self.embedding = nn.Parameter(torch.randn(self.num_species, config.channels))
         self.bias = nn.Parameter(torch.zeros(self.num_species))
         self.interactions = nn.ModuleList()
@@ -104,29 +86,19 @@ class MACE(nn.Module):
     def _add_layer(self, irreps: LayerIrreps, *, first: bool, last: bool) -> None:
         config, kind = self.config, self.config.first_interaction if first else self.config.interaction
         own_width = config.edge_channels is not None and (config.edge_channels_first or not first)
-        arguments: dict[str, Any] = {
-            "irreps_in": irreps.features,
-            "irreps_out": irreps.result,
-            "irreps_density": irreps.density,
-            "sh_degree": config.sh_degree,
-            "channels": config.channels,
-            "edge_channels": config.edge_channels if own_width else config.channels,
-            "species": self.num_species,
-            "radial_sizes": [config.bessel_functions, *config.radial_hidden],
-            "method": config.convolution,
-        }
-        if kind == "gated":
-            self.interactions.append(GatedInteraction(normalization=1.0, **arguments))
-        else:
-            residual, density = "residual" in kind, "density" in kind
-            self.interactions.append(
-                Interaction(
-                    residual=residual,
-                    density_normalization=density,
-                    normalization=1.0 if density else self.avg_num_neighbors,
-                    **arguments,
-                )
-            )
+        spec = InteractionSpec(
+            irreps_in=tuple(irreps.features),
+            irreps_density=tuple(irreps.density),
+            irreps_out=tuple(irreps.result),
+            sh_degree=config.sh_degree,
+            channels=config.channels,
+            edge_channels=(config.edge_channels or config.channels) if own_width else config.channels,
+            species=self.num_species,
+            radial_sizes=(config.bessel_functions, *config.radial_hidden),
+            method=config.convolution,
+        )
+        form = INTERACTIONS[kind]
+        self.interactions.append(form.build(spec, normalization=self.avg_num_neighbors if form.averaged else 1.0))
         self.products.append(
             ManyBodyBlock(
                 irreps_in=irreps.density,
@@ -177,7 +149,11 @@ class MACE(nn.Module):
 
     @torch.no_grad()
     def calibrate(
-        self, vectors: Float[Tensor, "rows 3"], species: Int[Tensor, " nodes"], edges: Edges | Int[Tensor, "2 rows"]
+        self,
+        vectors: Float[Tensor, "rows 3"],
+        species: Int[Tensor, " nodes"],
+        edges: Edges | Int[Tensor, "2 rows"],
+        energy_unit: Float[Tensor, " nodes"],
     ) -> None:
         """Choose the constants of a fresh model, layer after layer, so that densities have a size of order one.
 
@@ -197,6 +173,9 @@ class MACE(nn.Module):
             if readout is not None:
                 energy = energy + readout(node_feats)
         self.bias.sub_(energy.mean())
+        if self.zbl is not None:  # on average the scaled energies include it, as the labels do
+            repulsion = self.zbl(vectors.norm(dim=1, keepdim=True), species, edges)
+            self.bias.sub_(repulsion.mean() / energy_unit.mean())
 
     def tabulate(self, error: float) -> None:
         """Replace the radial networks by tables, for good: see :meth:`equinet.potential.Potential.tabulate`."""
@@ -210,7 +189,6 @@ class MACE(nn.Module):
             return EdgeFeatures(lengths, lengths.new_empty(0), feats, envelope, self._factor(envelope))
 
         for interaction, _, _ in self.layers:
-            assert isinstance(interaction, Interaction)
             interaction.tabulate(features, self.config.cutoff, error)
 
     @property
@@ -218,9 +196,7 @@ class MACE(nn.Module):
         """Why :meth:`tabulate` cannot be; None if it can."""
         if self.transform is not None:
             return f"what its radial networks see depends on the species too (distance_transform = {self.config.distance_transform!r})"
-        if self.directed:
-            return 'its radial networks are functions of the species too ("gated" interactions)'
-        return None
+        return next((layer[0].not_tabulable for layer in self.layers if layer[0].not_tabulable), None)
 
     @property
     def reaches_beyond_cutoff(self) -> str | None:
@@ -235,6 +211,47 @@ class MACE(nn.Module):
     def directed(self) -> bool:
         """Whether the two directions of a pair of atoms have different weights, so that each is computed by itself."""
         return any(interaction.directed for interaction, _, _ in self.layers)
+
+    @property
+    def not_convertible(self) -> str | None:
+        """None: the tensor products of a MACE can be exchanged."""
+        return None
+
+    @property
+    def descriptor_irreps(self) -> o3.Irreps:
+        """Irreps of the features after the last layer, which keeps scalars only."""
+        return natural_irreps(0, self.config.channels)
+
+    @property
+    def headline(self) -> str:
+        """Features and layers in one line."""
+        return f"MACE {self.hidden_irreps}, {self.config.layers} layers"
+
+    def executors(self) -> dict[str, nn.Module]:
+        """Convolution and many-body product of every layer by submodule path, layer by layer."""
+        found: dict[str, Any] = {}
+        for n, (interaction, product, _) in enumerate(self.layers):
+            found |= {
+                f"interactions.{n}.convolution": interaction.convolution,
+                f"products.{n}.product": product.product,
+            }
+        return found
+
+    def reference_executor(self, path: str) -> nn.Module | None:
+        """The reference form of the executor at ``path``; None for a CP decomposition, whose reference may be another function."""
+        kind = "convolution" if path.endswith("convolution") else "many_body"
+        method, spec = reference_of(getattr(self.config, kind)), self.get_submodule(path).spec
+        return None if method is None else getattr(method, kind)(spec)
+
+    @property
+    def numbers_per_edge(self) -> int:
+        """Messages once and radial weights twice, of all layers."""
+        count = 0
+        for interaction, _, _ in self.layers:
+            executor = interaction.convolution
+            messages = sum(out.dim * n for out, n in executor.copies.items())
+            count += (messages + 2 * executor.weight_numel) * self.config.channels
+        return count
 
     @property
     def hidden_irreps(self) -> o3.Irreps:
@@ -268,91 +285,4 @@ class MACE(nn.Module):
         return envelope if self.config.envelope_on == "weights" else None
 
     def __repr__(self) -> str:
-        c = self.config
-        of = {"none": "r_ij", "agnesi": "agnesi(r_ij)", "soft": "soft(r_ij)"}[c.distance_transform]
-        factor = "f · " if c.envelope_on == "basis" else ""
-        lines = [
-            f"MACE({self.hidden_irreps}, {c.layers} layers, {self.num_species} species, {count_weights(self):,} weights)",
-            f"  Y_lm(r̂_ij), l ≤ {c.sh_degree}",
-            f"  f(r_ij) envelope p = {c.envelope_power}, zero from {c.cutoff:g} Å",
-            f"  b_n(r_ij) = {factor}{c.bessel_functions} Bessel functions of {of}",
-            "  h_i = W[z_i],  ε_i = b[z_i]",
-        ]
-        for n, layer in enumerate(self.layers, start=1):
-            lines += [f"  layer {n}", *(f"    {line}" for line in _equations(c, *layer))]
-        if self.zbl is not None:
-            lines.append("  E_i += ½ Σ_j ZBL(r_ij) up to the sum of covalent radii")
-        return "\n".join(lines)
-
-
-Layer = tuple[Interaction | GatedInteraction, ManyBodyBlock, Readout | None]
-
-
-def _equations(
-    config: MACEConfig, interaction: Interaction | GatedInteraction, product: ManyBodyBlock, readout: Readout | None
-) -> list[str]:
-    spec, executor = interaction.convolution.spec, _executor(interaction.convolution)
-    many, many_executor = product.product.spec, _executor(product.product)
-    factor = "f · " if config.envelope_on == "weights" else ""
-    norm, total = f"1/{interaction.normalization.item():.3g}", "Σ_j R(r_ij) (W h_j) ⊗ Y(r̂_ij)"
-    if isinstance(interaction, GatedInteraction):
-        radial = f"MLP[{interaction.radial.basis} → {' → '.join(str(linear.out_features) for linear in interaction.radial.linears)}](b, z_i, z_j)"
-        density = f"m_i = W {total} / (α + β Σ_j {factor}tanh((w·b(r_ij))²)) + W h_i,  A_i = {norm} · W gate(m_i)"
-        residual = " + W h_i"
-    else:
-        network, table = interaction.radial.extra_repr(), interaction.table
-        radial = f"MLP[{network}](b)" if table is None else f"table of {table.knots} knots"
-        norm += f" / (1 + Σ_j {factor}tanh((w·b(r_ij))²))" if interaction.density else ""
-        density = f"A_i = {norm} · {'' if interaction.residual else 'W[z_i] '}W {total}"
-        residual = " + W[z_i] h_i" if interaction.residual else ""
-    lines = [
-        f"R(r_ij) = {factor}{radial}",
-        f"{density}    {spec}  [{executor}]",
-        f"B_i = Σ_ν≤{many.correlation} w[z_i, ν] A_i^ν    {product.product.weight_numel} products per channel to "
-        f"{many.irreps_out}  [{many_executor}]",
-        f"h_i = W B_i{residual}",
-    ]
-    if readout is not None:
-        final = "MLP" if len(readout.network.sizes) > 2 else "W"
-        lines.append(f"ε_i += {final} h_i    [{readout.network.extra_repr()}]")
-    return lines
-
-
-def _executor(module: Any) -> str:
-    """Class of an executor and, where it multiplies in some space, which."""
-    spaces = [repr(part) for part in module.modules() if isinstance(part, (Algebra, BracketChain))]
-    return type(module).__name__ + (": " + " and ".join(spaces) if spaces else "")
-
-
-def count_weights(module: nn.Module) -> int:
-    """Number of learnable numbers in a module."""
-    return sum(parameter.numel() for parameter in module.parameters())
-
-
-class LayerIrreps(NamedTuple):
-    """Irreps of a layer: its features, its density, its result."""
-
-    features: list[o3.Irrep]
-    density: list[o3.Irrep]
-    result: list[o3.Irrep]
-
-
-def irreps_of_layers(config: MACEConfig) -> list[LayerIrreps]:
-    """What every layer carries: true tensors up to the degrees of ``config``, pseudotensors as far as products reach them."""
-    layers, features = [], [o3.Irrep("0e")]
-    for layer in range(config.layers):
-        wanted = irreps_up_to(config.sh_degree, pseudotensors=config.pseudotensors)
-        couplings = TensorProductSpec(
-            with_channels(features, 1), natural_irreps(config.sh_degree), with_channels(wanted, 1)
-        )
-        density = list(couplings.paths_per_output)
-        result = irreps_up_to(config.max_l, pseudotensors=config.pseudotensors)
-        if layer == config.layers - 1:
-            result = result[:1]  # only scalars are read from the last layer
-        elif config.pseudotensors:
-            powers = ManyBodySpec(with_channels(density, 1), with_channels(result, 1), config.correlation, 1)
-            reached = config.many_body.reached(powers)
-            result = [ir for ir in result if is_true(ir) or ir in reached]
-        layers.append(LayerIrreps(features, density, result))
-        features = result
-    return layers
+        return equations(self)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -61,6 +61,7 @@ class CPDecomposed(FactorisedMethod):
         Lin et al. 2025, arXiv 2507.01131.
     """
 
+    approximates: ClassVar[bool] = True  # its reference form is the exact tensor, which is another function
     rank: int
     factors: Literal["als", "trainable"] = "als"
 

@@ -22,6 +22,13 @@ def executor_of(method: Method, spec: TensorProductSpec | ManyBodySpec) -> Convo
     return method.many_body(spec) if isinstance(spec, ManyBodySpec) else method.convolution(spec)
 
 
+def reference_of(method: Method) -> Method | None:
+    """The method whose executors are the reference forms of those of ``method``; None if they may be another function."""
+    if "reference" not in offered_backends(method) or getattr(method, "approximates", False):
+        return None
+    return cast(Method, replace(cast(Any, method), backend="reference"))
+
+
 def reference_executor(method: Method, spec: TensorProductSpec | ManyBodySpec) -> Convolution | ManyBody:
     """Executor that computes what ``method`` computes, term by term.
 
