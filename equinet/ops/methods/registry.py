@@ -69,10 +69,9 @@ def method_class(name: str) -> type:
     if name not in METHODS:
         if name not in plugins.names():
             known = method_names()
-            near = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.0)[0]
-            raise ValueError(
-                f"there is no tensor product called {name!r}; did you mean {near!r}? Choose one of: {', '.join(known)}"
-            )
+            near = difflib.get_close_matches(name.lower(), known, n=1)
+            choose = f"did you mean {near[0]!r}? Choose one of" if near else "choose one of"
+            raise ValueError(f"there is no tensor product called {name!r}; {choose}: {', '.join(known)}")
         plugins.load(name, register_method)
     return METHODS[name]
 
