@@ -141,3 +141,10 @@ class ManyBodySpec:
 
     def __str__(self) -> str:
         return f"{self.irreps_in} ^ 1..{self.correlation} -> {self.irreps_out}, {self.species} species"
+
+
+def highest_degree(spec: TensorProductSpec | ManyBodySpec) -> int:
+    """Highest degree of inputs and output."""
+    if isinstance(spec, ManyBodySpec):
+        return max(spec.irreps_in.lmax, spec.irreps_out.lmax)
+    return max(spec.irreps_in1.lmax, spec.irreps_in2.lmax, *(out.l for out in spec.paths_per_output))

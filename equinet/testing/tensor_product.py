@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import math
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from equinet.ops import ManyBodySpec, Method, TensorProductSpec
+from equinet.ops.methods.reference import executor_of, reference_executor
 
 from .roles import ConvolutionRole, ManyBodyRole, normal, turn
 
@@ -57,7 +57,8 @@ class TensorProductContract:
         self.measured: dict[str, float] = {}
         self._require(method.supports(spec) is None, f"not supported: {method.supports(spec)}")
         self.executor = self._build(method)
-        self.twin = self._build(dataclasses.replace(method, backend="reference"))  # type: ignore[type-var]
+        twin: Any = reference_executor(method, spec)
+        self.twin = twin.double()
         role: Any = ManyBodyRole if isinstance(spec, ManyBodySpec) else ConvolutionRole
         self.role = role(spec, self.executor, self.twin)
 
@@ -144,9 +145,9 @@ class TensorProductContract:
             tensor.data.zero_()
         self._require(torch.equal(self.role.run(self.executor, plain, index), before), "a copy shares memory")
 
-    def _build(self, method: Any) -> Any:
-        make = method.many_body if isinstance(self.spec, ManyBodySpec) else method.convolution
-        return make(self.spec).double()
+    def _build(self, method: Method) -> Any:
+        executor: Any = executor_of(method, self.spec)
+        return executor.double()
 
     def _inputs(self, seed: int, *sizes: int) -> tuple[list[Tensor], Tensor]:
         leaves, index = self.role.inputs(seed, *(sizes or self.role.sizes))

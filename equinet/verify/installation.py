@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import math
 import platform
 from contextlib import suppress
-from dataclasses import replace
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, NamedTuple, get_args, get_type_hints
+from typing import Any, NamedTuple
 
 import torch
 from e3nn import o3
@@ -28,6 +28,8 @@ from equinet.ops import (
 )
 from equinet.ops.codegen import tiles
 from equinet.ops.codegen.llvm import processor, unavailable
+from equinet.ops.methods.reference import executor_of, offered_backends, reference_executor
+from equinet.ops.methods.registry import BUILT_IN, load_plugins, methods_of_others, needed_arguments
 
 REQUIRED = ("equinet", "torch", "e3nn", "torch-geometric", "ase", "vesin", "numpy", "scipy", "safetensors", "pydantic")
 
@@ -54,7 +56,7 @@ OPTIONAL = {
 
 
 def report() -> Group:
-    """Tables for the terminal: machine, packages, optional packages, and a self-test of every executor."""
+    """Tables for the terminal: machine, packages, products of other packages if there are any, and a self-test of every executor."""
     machine = Table(title="machine", show_header=False)
     for name, value in _machine().items():
         machine.add_row(name, value)
@@ -65,15 +67,30 @@ def report() -> Group:
         packages.add_row(name, version(name), "equinet itself", "[green]ok[/]")
     for name, (module, purpose, remedy) in OPTIONAL.items():
         packages.add_row(name, *_optional(name, module, purpose, remedy))
+    products = Table(title="tensor products of other packages")
+    for title in ("product", "class", "state"):
+        products.add_column(title)
+    for other in products_of_others():
+        products.add_row(*map(escape, other))
     tests = Table(title="self-test: executors against the formulas in float64")
-    for title in ("product", "backend", "executor", "on", "error", "state"):
-        tests.add_column(title)
+    for title in ("product", "backend", "on", "kernel", "error", "state"):
+        tests.add_column(title, no_wrap=title != "kernel")
     for row in self_test():
         good = row.error < (1e-5 if row.dtype == "float32" else 1e-12)
-        where = f"{row.device} {row.dtype}"
         state = "[green]ok[/]" if good else "[bold red]WRONG[/]"
-        tests.add_row(row.product, row.backend, row.executor, where, f"{row.error:.1e}", state)
-    return Group(machine, packages, tests)
+        where = f"{row.device} {row.dtype}"
+        tests.add_row(row.product, row.backend, where, escape(row.kernel), f"{row.error:.1e}", state)
+    return Group(machine, packages, *([products] if products.row_count else []), tests)
+
+
+def products_of_others() -> list[tuple[str, str, str]]:
+    """Name, class and state of every registered product of other people, those that cannot be loaded with the reason."""
+    found = []
+    for name, kind in methods_of_others().items():
+        needed = needed_arguments(kind)
+        state = f"not tested: it needs {', '.join(f'`{each}`' for each in needed)}" if needed else "ok"
+        found.append((name, f"{kind.__module__}.{kind.__qualname__}", state))
+    return found + [(name, "-", reason) for name, reason in load_plugins().items()]
 
 
 def _machine() -> dict[str, str]:
@@ -113,11 +130,21 @@ def _optional(name: str, module: str, purpose: str, remedy: str) -> tuple[str, s
 
 
 class Tested(NamedTuple):
-    """A line of the self-test; the error is the largest one relative to the largest number."""
+    """A line of the self-test.
+
+    Attributes:
+        product: Role and name of the method.
+        backend: The backend that was asked for; ``"-"`` for products of other people that have no such argument.
+        executor: Class of the executor.
+        kernel: Kernel that computed, and the reason if no generated one did.
+        device, dtype: Where, and in which precision.
+        error: Largest error relative to the largest number.
+    """
 
     product: str
     backend: str
     executor: str
+    kernel: str
     device: str
     dtype: str
     error: float
@@ -125,24 +152,49 @@ class Tested(NamedTuple):
 
 def self_test() -> list[Tested]:
     """Every method as it comes, and exact couplings with every backend that runs here, on the CPU and on a GPU if there is one."""
-    results = []
+    results: list[Tested] = []
     for name, method in _methods():
-        reference = replace(method, backend="reference")
-        for role, spec in (("convolution", _convolution_spec(name)), ("many_body", _many_body_spec(name))):
-            if method.supports(spec):
-                continue  # the bracket and the frame of an edge have one role each here
-            expected = _run(_build(reference, spec), spec, torch.float64)
-            for device, dtype in itertools.product(_devices(), (torch.float32, torch.float64)):
-                try:
-                    fast = _build(method, spec)
-                    error = _error(_run(fast, spec, dtype, device), expected)
-                except ValueError:  # a library that is broken, or has no form for this device
-                    if method.backend == "auto":
-                        raise
-                    continue
-                precision = str(dtype).removeprefix("torch.")
-                results.append(Tested(f"{role}, {name}", method.backend, type(fast).__name__, device, precision, error))
+        try:
+            results += _tests(name, method)
+        except (
+            Exception
+        ) as error:  # a product of other people may raise anything, and the reason is what the user needs
+            if name in BUILT_IN:
+                raise
+            reason = f"{type(error).__name__}: {error}"
+            results.append(Tested(name, "-", type(method).__name__, reason, "-", "-", math.nan))
     return results
+
+
+def _tests(name: str, method: Any) -> list[Tested]:
+    results = []
+    for role, spec in (("convolution", _convolution_spec(name)), ("many_body", _many_body_spec(name))):
+        if method.supports(spec):
+            continue  # the bracket and the frame of an edge have one role each here
+        expected = _run(reference_executor(method, spec), spec, torch.float64)
+        for device, dtype in itertools.product(_devices(), (torch.float32, torch.float64)):
+            try:
+                results.append(_test(f"{role}, {name}", method, spec, device, dtype, expected))
+            except ValueError:  # a library that is broken, or has no form for this device
+                if getattr(method, "backend", "auto") == "auto":
+                    raise
+    return results
+
+
+def _test(
+    product: str,
+    method: Any,
+    spec: TensorProductSpec | ManyBodySpec,
+    device: str,
+    dtype: torch.dtype,
+    expected: torch.Tensor,
+) -> Tested:
+    executor: Any = executor_of(method, spec)
+    error = _error(_run(executor, spec, dtype, device), expected)
+    precision = str(dtype).removeprefix("torch.")
+    kernel = getattr(executor, "kernel", type(executor).__name__).removeprefix(f"{device} {precision}: ")
+    backend = getattr(method, "backend", "-")
+    return Tested(product, backend, type(executor).__name__, kernel, device, precision, error)
 
 
 def _devices() -> list[str]:
@@ -150,18 +202,13 @@ def _devices() -> list[str]:
 
 
 def _methods() -> list[tuple[str, Any]]:
-    found: list[tuple[str, Any]] = [
-        (name, method_from_config({"method": name, **({"rank": 36} if name == "cp" else {})})) for name in METHODS
-    ]
-    for backend in get_args(get_type_hints(ClebschGordan)["backend"]):
+    ours = [{"method": name, **({"rank": 36} if name == "cp" else {})} for name in METHODS if name in BUILT_IN]
+    found: list[tuple[str, Any]] = [(str(config["method"]), method_from_config(config)) for config in ours]
+    for backend in offered_backends(ClebschGordan()):
         if backend not in ("auto", "reference"):
             with suppress(ValueError):  # the library is not there; the table of packages says so
-                found.append(("cg", ClebschGordan(backend)))
-    return found
-
-
-def _build(method: Any, spec: TensorProductSpec | ManyBodySpec) -> Any:
-    return method.convolution(spec) if isinstance(spec, TensorProductSpec) else method.many_body(spec)
+                found.append(("cg", ClebschGordan(backend)))  # type: ignore[arg-type]
+    return found + [(name, kind()) for name, kind in methods_of_others().items() if not needed_arguments(kind)]
 
 
 def _convolution_spec(name: str) -> TensorProductSpec:

@@ -17,9 +17,10 @@ from equinet.convert.products import EXACT, convert, measure_change
 from equinet.graph import collate, from_atoms
 from equinet.ops import ManyBodySpec, SpeciesGroups
 from equinet.ops.analysis.refit import Basis, coefficients, product_error, random_features, weights_for
+from equinet.ops.methods.bracket import Bracket
 from equinet.ops.methods.clebsch_gordan import ClebschGordan
 from equinet.ops.methods.cp import CPDecomposed
-from equinet.ops.methods.gaunt import Bracket, GauntFourier, GauntGrid
+from equinet.ops.methods.gaunt import GauntFourier, GauntGrid
 from equinet.ops.methods.matrix import MatrixProduct
 from equinet.ops.methods.so2 import SO2
 

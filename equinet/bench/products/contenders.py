@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol, cast, get_args, get_type_hints
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -16,10 +16,12 @@ from equinet.ops.analysis.cost import cost
 from equinet.ops.coupling.polynomials import covariants
 from equinet.ops.edges import Edges
 from equinet.ops.harmonics import SphericalHarmonics
+from equinet.ops.kernels.choice import refusal_of
 from equinet.ops.layout import one_of_each
 from equinet.ops.methods.clebsch_gordan import ClebschGordan
-from equinet.ops.methods.factorised import FactorisedMethod, is_path_by_path
+from equinet.ops.methods.factorised import FactorisedMethod
 from equinet.ops.methods.gaunt import GauntGrid
+from equinet.ops.methods.reference import executor_of, offered_backends, reference_executor
 from equinet.ops.methods.so2 import SO2
 from equinet.ops.protocols import Method
 from equinet.ops.spec import ManyBodySpec, TensorProductSpec
@@ -125,7 +127,7 @@ class Ours:
 
     @property
     def name(self) -> str:
-        return f"ours: {label(self.method)}, {self.method.backend}"  # type: ignore[attr-defined]
+        return _name(self.method, getattr(self.method, "backend", None))
 
     def build(self, spec: TensorProductSpec | ManyBodySpec, dtype: torch.dtype, device: torch.device) -> OursBuilt:
         return OursBuilt(self.method, spec, dtype, device)
@@ -150,10 +152,12 @@ class OursBuilt:
     ) -> None:
         self.spec, self.dtype, self.device = spec, dtype, device
         self.same_function = isinstance(method, ClebschGordan)
-        executor = _executor(method, spec)
+        executor: Any = executor_of(method, spec)
         if not getattr(executor, "copies", True):
             raise ValueError(f"it reaches none of the outputs: {method.supports(spec)}")
         self.executor = executor.to(dtype).to(device)
+        if reason := refusal_of(self.executor):
+            raise ValueError(reason)
         self._method, self._twin = method, cast(Any, None)
 
     @cached_property
@@ -165,9 +169,8 @@ class OursBuilt:
     def twin(self) -> Any:
         """The formulas in float64, made when first asked for."""
         if self._twin is None:
-            reference: Any = dataclasses.replace(self._method, backend="reference")  # type: ignore[type-var]
-            self._twin = _executor(reference, self.spec).double()
-            self._twin.to(self.device)
+            self._twin = reference_executor(self._method, self.spec)
+            self._twin.double().to(self.device)
         return self._twin
 
     def flops(self, problem: Problem) -> float | None:
@@ -247,8 +250,7 @@ def is_odd(spec: TensorProductSpec, n: int) -> bool:
 
 def backends_of(method: Method, reference: bool) -> list[str]:
     """The backends a method offers, read from the type of its field ``backend``; ``"auto"`` is one of them already."""
-    offered = get_args(get_type_hints(type(method))["backend"])
-    return [name for name in offered if name != ANY and (reference or name != "reference")]
+    return [name for name in offered_backends(method) if name != ANY and (reference or name != "reference")]
 
 
 def ours(problem: Problem, methods: Sequence[Method] | None, reference: bool) -> list[Ours | Missing]:
@@ -262,29 +264,27 @@ def ours(problem: Problem, methods: Sequence[Method] | None, reference: bool) ->
     found: list[Ours | Missing] = []
     for method in methods or usual_methods(problem.spec):
         absent = _why_absent(method, problem)
-        for backend in backends_of(method, reference):
-            name = f"ours: {label(method)}, {backend}"
+        offered = backends_of(method, reference)
+        if not offered:  # a product of other people, which has one form
+            found.append(Ours(method, absent))
+        for backend in offered:
+            name = _name(method, backend)
             try:
                 chosen: Any = dataclasses.replace(method, backend=backend)  # type: ignore[type-var]
+                if absent is None and backend == "generated":
+                    executor_of(chosen, problem.spec)
             except ValueError as error:
                 found.append(Missing(name, str(error)))
                 continue
             if backend == "openequivariance" and isinstance(problem.spec, ManyBodySpec):
                 found.append(Missing(name, "it has no many-body product of its own, and takes that of auto"))
                 continue
-            if absent is None and backend == "generated" and _has_no_code(chosen, problem.spec):
-                found.append(Missing(name, "it has no code of its own for this, and is what torch is"))
-                continue
             found.append(Ours(chosen, absent))
     return found
 
 
-def _has_no_code(method: Any, spec: TensorProductSpec | ManyBodySpec) -> bool:
-    if not isinstance(method, FactorisedMethod):
-        return False
-    executors = (_executor(each, spec) for each in (method, dataclasses.replace(method, backend="torch")))
-    ours, theirs = ([type(part) for part in executor.modules()] for executor in executors)
-    return ours == theirs
+def _name(method: Method, backend: str | None) -> str:
+    return f"ours: {label(method)}" + (f", {backend}" if backend else "")
 
 
 def _why_absent(method: Method, problem: Problem) -> str | None:
@@ -293,7 +293,7 @@ def _why_absent(method: Method, problem: Problem) -> str | None:
         absent = method.supports(spec)
     elif isinstance(method, SO2) and not problem.harmonics:
         absent = "its second input must be harmonics of directions, of degree 0 to L; here it is any numbers"
-    elif isinstance(method, FactorisedMethod) and is_path_by_path(spec, method.weights):
+    elif isinstance(method, FactorisedMethod) and method.is_path_by_path(spec):
         absent = "features are scalars of one kind, where it is cg"
     else:
         absent = None
@@ -303,8 +303,4 @@ def _why_absent(method: Method, problem: Problem) -> str | None:
 
 
 def _weights(method: Method, spec: TensorProductSpec | ManyBodySpec) -> int:
-    return int(_executor(method, spec).weight_numel)
-
-
-def _executor(method: Method, spec: TensorProductSpec | ManyBodySpec) -> Any:
-    return method.many_body(spec) if isinstance(spec, ManyBodySpec) else method.convolution(spec)
+    return executor_of(method, spec).weight_numel

@@ -26,7 +26,7 @@ from equinet.nn import (
 from equinet.ops import SpeciesGroups, natural_irreps
 from equinet.ops.edges import Edges, as_edges
 from equinet.ops.layout import with_channels
-from equinet.ops.methods.registry import reference_of
+from equinet.ops.methods.reference import reference_of
 from equinet.ops.species import as_groups
 
 from .config import MACEConfig

@@ -25,15 +25,15 @@ from functools import singledispatch
 from typing import NamedTuple
 
 from equinet.ops.factorised.algebra import Algebra, Matrices
+from equinet.ops.factorised.chains import AlgebraChain, Chain
 from equinet.ops.factorised.convolution import FactorisedConvolution, JoinedConvolution
-from equinet.ops.factorised.generated_convolution import GeneratedFactorised
-from equinet.ops.factorised.generated_powers import GeneratedPowers
-from equinet.ops.factorised.powers import AlgebraChain, Chain, JoinedManyBody, PowerManyBody
+from equinet.ops.factorised.powers import JoinedManyBody, PowerManyBody
 from equinet.ops.factorised.sphere import BracketChain, SeparableSphere
 from equinet.ops.factorised.torus import Torus
 from equinet.ops.kernels.edge.couplings import Couplings
 from equinet.ops.kernels.edge.executor import GeneratedConvolution
 from equinet.ops.kernels.edge.reference import EdgeMatrixConvolution
+from equinet.ops.kernels.node.cpu import Polynomials
 from equinet.ops.kernels.node.executor import GeneratedManyBody
 from equinet.ops.kernels.node.reference import HornerManyBody
 from equinet.ops.methods.cp import TermChain
@@ -123,13 +123,11 @@ def _(executor: GeneratedConvolution) -> Cost:
 
 
 @cost.register
-def _(executor: GeneratedFactorised) -> Cost:
-    products = 2 * executor.couplings.weights * executor.spec.channels if executor.weights == "degrees" else 0
-    return _of_edges(executor, executor.spec, _through_couplings(executor.couplings).plus(Work(0, products)), Work())
-
-
-@cost.register
 def _(executor: FactorisedConvolution) -> Cost:
+    if executor.code is not None:
+        couplings = executor.code.couplings
+        products = 2 * couplings.weights * executor.spec.channels if executor.weights == "degrees" else 0
+        return _of_edges(executor, executor.spec, _through_couplings(couplings).plus(Work(0, products)), Work())
     spec, algebra, channels = executor.spec, executor.algebra, executor.spec.channels
     columns = channels * executor._copies
     parts = executor.one.shape[1]
@@ -244,16 +242,20 @@ def _(executor: HornerManyBody) -> Cost:
     return _of_nodes(spec, node.plus(Work(2 * sum(sizes) * columns * channels, last)))
 
 
-@cost.register(GeneratedManyBody)
-@cost.register(GeneratedPowers)
-def _(executor: GeneratedManyBody | GeneratedPowers) -> Cost:
-    p = executor.polynomials
+@cost.register
+def _(executor: GeneratedManyBody) -> Cost:
+    return _of_nodes(executor.spec, _through_polynomials(executor.polynomials))
+
+
+def _through_polynomials(p: Polynomials) -> Work:
     groups = sum(count * (2 * length + 1) for length, _, count in p.groups)
-    return _of_nodes(executor.spec, Work(0, (len(p.monomials) + groups) * p.channels))
+    return Work(0, (len(p.monomials) + groups) * p.channels)
 
 
 @cost.register
 def _(executor: PowerManyBody) -> Cost | None:
+    if executor.code is not None:
+        return _of_nodes(executor.spec, _through_polynomials(executor.code.polynomials))
     spec, channels, copies = executor.spec, executor.spec.channels, executor._copies
     dims = [ir.dim for _, ir in spec.irreps_out]
     written = set(executor.linear)

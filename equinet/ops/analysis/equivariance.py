@@ -15,9 +15,8 @@ from torch import Tensor, nn
 from equinet.ops.coupling.quadrature import smallest_rule
 from equinet.ops.factorised.algebra import harmonics_at
 from equinet.ops.methods.cp import CPTerms
-from equinet.ops.methods.factorised import highest_degree
 from equinet.ops.methods.so2 import supports as why_no_direction
-from equinet.ops.spec import ManyBodySpec, TensorProductSpec
+from equinet.ops.spec import ManyBodySpec, TensorProductSpec, highest_degree
 from equinet.ops.species import SpeciesGroups
 
 # Rotations and inputs over which the error is averaged.

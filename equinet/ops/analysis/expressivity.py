@@ -19,15 +19,15 @@ from equinet.ops.coupling.polynomials import covariants, monomials
 from equinet.ops.coupling.quadrature import smallest_rule
 from equinet.ops.factorised.convolution import FactorisedConvolution, JoinedConvolution
 from equinet.ops.layout import is_true, with_channels
+from equinet.ops.methods.bracket import Bracket
 from equinet.ops.methods.clebsch_gordan import ClebschGordan
 from equinet.ops.methods.cp import CPDecomposed
-from equinet.ops.methods.factorised import highest_degree
-from equinet.ops.methods.gaunt import Bracket, GauntFourier, GauntGrid
+from equinet.ops.methods.gaunt import GauntFourier, GauntGrid
 from equinet.ops.methods.matrix import MatrixProduct
-from equinet.ops.methods.registry import method_from_config, method_to_config
+from equinet.ops.methods.registry import method_from_config, method_to_config, methods_of_others, needed_arguments
 from equinet.ops.methods.so2 import SO2
 from equinet.ops.protocols import Convolution, Method
-from equinet.ops.spec import ManyBodySpec, TensorProductSpec
+from equinet.ops.spec import ManyBodySpec, TensorProductSpec, highest_degree
 from equinet.ops.species import SpeciesGroups
 
 from .cost import cost
@@ -127,7 +127,7 @@ def compare(spec: TensorProductSpec | ManyBodySpec, methods: Sequence[Method] | 
 
 
 def usual_methods(spec: TensorProductSpec | ManyBodySpec) -> list[Method]:
-    """Every method once, the Gaunt grid also with the bracket.
+    """Every method once, the Gaunt grid also with the bracket, and every product of other people that needs no arguments.
 
     CP has as many terms as the Gaunt grid has points, and twice as many if there are paths with odd l1 + l2 + l3. It is left
     out from degree 4 on, where finding factors takes minutes.
@@ -149,7 +149,8 @@ def usual_methods(spec: TensorProductSpec | ManyBodySpec) -> list[Method]:
             odd = any(sum(degrees) % 2 for degrees in ends)
             degree = sum(max(degrees) for degrees in zip(*ends))
         methods.append(CPDecomposed(rank=len(smallest_rule(degree).points) * (2 if odd else 1)))
-    return [*methods, SO2()]
+    others = [kind() for kind in methods_of_others().values() if not needed_arguments(kind)]
+    return [*methods, SO2(), *others]
 
 
 def label(method: Method) -> str:

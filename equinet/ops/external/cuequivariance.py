@@ -29,7 +29,7 @@ from equinet.ops.kernels.node.reference import PolynomialTables
 from equinet.ops.spec import ManyBodySpec, TensorProductSpec
 from equinet.ops.species import SpeciesGroups
 
-from .library import LibraryConvolution, load, missing, require_device
+from .library import LibraryConvolution, kernel_of, load, missing, require_device
 
 LIBRARY, KERNELS = "cuequivariance_torch", "cuequivariance_ops_torch"
 # The method with kernels does not fall back where tensors are on the CPU, so one is chosen for every call.
@@ -119,6 +119,11 @@ class CuEquivarianceManyBody(PolynomialTables):
         load(LIBRARY, "cuequivariance")
         self._coefficients: dict[tuple[int, int], np.ndarray] = {}
         super().__init__(spec)
+
+    @property
+    def kernel(self) -> str:
+        """Library that computes, on any device that it runs on."""
+        return kernel_of(self.package, self.devices)
 
     def _add(self, k: int, nu: int, coefficients: np.ndarray) -> None:
         self._coefficients[k, nu] = coefficients

@@ -47,6 +47,11 @@ def require_device(tensor: Tensor, library: str, devices: tuple[str, ...]) -> No
         )
 
 
+def kernel_of(library: str, devices: tuple[str, ...]) -> str:
+    """Library that computes and the devices that it runs on, in one line: ``cuequivariance (on cuda or cpu)``."""
+    return f"{library} (on {' or '.join(devices)})"
+
+
 class LibraryConvolution(nn.Module, ABC):
     """A convolution path by path (:class:`~equinet.ops.protocols.Convolution`) whose sum over edges is another library's.
 
@@ -91,5 +96,10 @@ class LibraryConvolution(nn.Module, ABC):
     def path_weights(self, weight: Tensor) -> Tensor:
         return paths_apart(weight)
 
+    @property
+    def kernel(self) -> str:
+        """Library that computes, on any device that it runs on."""
+        return kernel_of(self.package, self.devices)
+
     def extra_repr(self) -> str:
-        return str(self.spec)
+        return f"{self.spec}; {self.kernel}"

@@ -14,15 +14,17 @@ from torch import Tensor, nn
 from equinet.ops.constants import ConstantModule
 from equinet.ops.coupling.clebsch_gordan import clebsch_gordan
 from equinet.ops.edges import Edges, as_edges, sum_on_nodes
+from equinet.ops.kernels.choice import TORCH, KernelChoice, WithKernels
 from equinet.ops.kernels.edge.reference import slot_rows
 from equinet.ops.spec import TensorProductSpec
 
 from .algebra import Algebra
+from .generated_convolution import CouplingCode
 
 RadialWeights = Literal["shared", "filter", "degrees"]
 
 
-class FactorisedConvolution(ConstantModule):
+class FactorisedConvolution(WithKernels, ConstantModule):
     r"""Neighbours' features times an edge's filter, multiplied in an algebra, summed there, and taken back once per node.
 
     .. math:: z^{r}_i = \mathrm{back} \Big( \sum_j c^{r} \; \mathrm{left}(a^{r} x_j) * \mathrm{right}(b^{r} y_{ij}) \Big),
@@ -34,12 +36,21 @@ class FactorisedConvolution(ConstantModule):
     On a sphere or torus the values of harmonics of one direction are zonal functions, one row of numbers per degree shared
     by all channels, so the filter needs no transform (Luo et al. 2024, arXiv 2401.10216, section 3.3).
 
+    That is its form in torch. With generated code it computes the same by the entries of the algebra's tensor
+    (:class:`~.generated_convolution.CouplingCode`), where ``kernels`` says so.
+
     Args:
         spec: Couplings asked for.
         algebra: From ``irreps_in1`` and ``irreps_in2`` to ``outputs``.
         outputs: The distinct outputs of ``spec`` that the algebra reaches, in order.
         weights: See above.
         copies: R, the rank of the family of path weights.
+        kernels: Choice between torch and generated code.
+        generate: True if there is to be generated code.
+
+    Raises:
+        ValueError: If code is to be generated and the constants of ``algebra`` are trained, which code does not see. In a call,
+            if ``kernels`` demands generated code and there is none for the device or precision.
     """
 
     one: Tensor
@@ -52,6 +63,8 @@ class FactorisedConvolution(ConstantModule):
         *,
         weights: RadialWeights,
         copies: int,
+        kernels: KernelChoice = TORCH,
+        generate: bool = False,
     ) -> None:
         super().__init__()
         self.spec, self.algebra, self.weights, self._copies = spec, algebra, weights, copies
@@ -69,6 +82,11 @@ class FactorisedConvolution(ConstantModule):
         for n, part in enumerate(spec.irreps_in2.slices()):
             one[part, n] = 1
         self.register_constant("one", one.sum(1, keepdim=True) if weights == "shared" else one)
+        self.kernels = kernels
+        self.code = CouplingCode(algebra, spec, self.copies, copies, weights) if generate else None
+        if self.code is not None:
+            # What a model's file may change: the factors of a CP decomposition.
+            self.register_load_state_dict_post_hook(_look_again)
 
     def forward(
         self,
@@ -79,6 +97,8 @@ class FactorisedConvolution(ConstantModule):
     ) -> Float[Tensor, "nodes rows channels"]:
         nodes = node_feats.shape[0]
         edges = as_edges(edges, nodes)
+        if self.code is not None and self.code.is_ready(self.algebra) and self.kernels.takes(node_feats):
+            return self.code(node_feats, edge_attrs, self._by_part(weight).flatten(1, 2), edges)
         sender, receiver, edge_attrs, weight = edges.unfold(edge_attrs, weight, self.spec.irreps_in2)
         a, b, c = weight.unflatten(1, (self._copies, -1)).split(self._parts, dim=2)  # (edges, copies, parts, channels)
         by_degree = (self.algebra.right_values.T.to(self.one.dtype).unsqueeze(2) * self.one.unsqueeze(1)).flatten(1)
@@ -96,6 +116,16 @@ class FactorisedConvolution(ConstantModule):
             summed = sum_on_nodes(product * factor.unsqueeze(1), receiver, nodes)
             outputs.append(self._back(summed).split(self._rows_out, dim=1)[k].flatten(1, 2))
         return torch.cat(outputs, dim=1)
+
+    def _by_part(self, weight: Tensor) -> Float[Tensor, "rows copies parts channels"]:
+        """Weight of each part of the tensor."""
+        a, b, c = weight.unflatten(1, (self._copies, -1)).split(self._parts, dim=2)
+        if self.weights == "filter":
+            return b
+        if self.weights == "shared":
+            return b.expand(-1, -1, len(self.spec.irreps_in2), -1)
+        product = a[:, :, :, None, None] * b[:, :, None, :, None] * c[:, :, None, None, :]
+        return product.flatten(2, 4)
 
     def _back(self, summed: Tensor) -> Float[Tensor, "nodes dim copies channels"]:
         return self.algebra.back(summed.flatten(2)).unflatten(2, summed.shape[2:])
@@ -148,7 +178,13 @@ class FactorisedConvolution(ConstantModule):
 
     def extra_repr(self) -> str:
         copies = f", {self._copies} copies" if self._copies > 1 else ""
-        return f"{self.spec}; {self.weights} weights{copies}"
+        return f"{self.spec}; {self.weights} weights{copies}; {self.kernel}"
+
+
+def _look_again(module: FactorisedConvolution, _: object) -> None:
+    """Read the constants of a module again when they came from a file."""
+    assert module.code is not None
+    module.code.read(module.algebra)
 
 
 class JoinedConvolution(nn.Module):
@@ -183,6 +219,12 @@ class JoinedConvolution(nn.Module):
             for to, source in zip(target, rows[n]):
                 order[to] = source
         self.register_buffer("_row_order", torch.tensor(order), persistent=False)
+
+    @property
+    def kernel(self) -> str:
+        """What computes each part, in one line; see :class:`~equinet.ops.kernels.choice.WithKernels`."""
+        parts: list[FactorisedConvolution] = list(self.parts)  # type: ignore[arg-type]  # a list of modules
+        return " and ".join(dict.fromkeys(part.kernel for part in parts))
 
     def forward(self, node_feats: Tensor, edge_attrs: Tensor, weight: Tensor, edges: Edges | Tensor) -> Tensor:
         weights = weight.split(self._numels, dim=1)

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import accumulate
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from equinet.ops.codegen import llvm, tiles
+from equinet.ops.constants import ConstantModule
 from equinet.ops.coupling.clebsch_gordan import MAX_TABULATED_DEGREE
-from equinet.ops.kernels.edge.executor import can_run
+from equinet.ops.kernels.choice import unavailable
 from equinet.ops.kernels.node.cpu import Found, Polynomials
-from equinet.ops.kernels.node.gpu import MOST_TERMS
 from equinet.ops.kernels.node.operator import remember, value
 from equinet.ops.kernels.node.reference import Kept
 from equinet.ops.spec import ManyBodySpec
 from equinet.ops.species import SpeciesGroups
 
-from .powers import DenseChain, PowerManyBody
+from .chains import DenseChain
+
+if TYPE_CHECKING:
+    from .powers import PowerManyBody
 
 # Entries of the tensor of all factors. To look at more takes seconds.
 MOST_ENTRIES = 2_000_000
@@ -42,29 +44,31 @@ class Family(NamedTuple):
     irreps: tuple[int, ...]
 
 
-class GeneratedPowers(PowerManyBody):
-    r"""The same product as polynomials of the features, without the way to the algebra and back.
+class PolynomialCode(ConstantModule):
+    r"""Generated code for a :class:`.powers.PowerManyBody` as polynomials of the features, without the way to the algebra and back.
 
     The weighted product of :math:`\nu` factors has the coefficient :math:`\sum_r w^r_{\nu k} \, a^r_{l_1} b^r_{l_2} \cdots b^r_{l_\nu} \, t`
     before a monomial with an entry t of the coupling tensor. All copies are in one coefficient, so further copies cost nothing per node;
     and coefficients are made once per species, by families that have the same weight.
 
-    Where there is neither machine code nor a kernel, and on GPUs where the chain itself is one (:mod:`.power_tiles`), it is the
-    :class:`PowerManyBody` it descends from.
-
     Args:
+        power: The product, whose terms and irreps are read and not kept.
         dense: The same product by coupling tensors.
-        others: Of :class:`PowerManyBody`.
+
+    Attributes:
+        polynomials: The polynomials that the code runs through.
     """
 
     coefficients: Tensor
 
-    def __init__(self, spec: ManyBodySpec, *arguments: Any, dense: DenseChain, **others: Any) -> None:
-        super().__init__(spec, *arguments, **others)
+    def __init__(self, power: PowerManyBody, dense: DenseChain) -> None:
+        super().__init__()
         self.families: list[Family] = []
-        self.polynomials = self._polynomials_of(dense.double())
+        self._modulations = power._modulations
+        self.polynomials = self._polynomials_of(power, dense.double())
         self._product = remember(self.polynomials)
         self.register_constant("coefficients", self.polynomials.coefficients.T.contiguous())
+        self._degrees = sorted({nu for nu, _ in power.terms})
         for nu in self._degrees:
             chosen = [family for family in self.families if family.factors == nu]
             self.register_constant(f"irreps_{nu}", torch.tensor([family.irreps for family in chosen]).T)
@@ -75,56 +79,42 @@ class GeneratedPowers(PowerManyBody):
         super().__setstate__(state)
         remember(self.polynomials)  # of which another process has not heard
 
-    @property
-    def _degrees(self) -> list[int]:
-        """Numbers of factors of the products."""
-        return sorted({nu for nu, _ in self.terms})
-
-    def _polynomials_of(self, dense: DenseChain) -> Polynomials:
+    def _polynomials_of(self, power: PowerManyBody, dense: DenseChain) -> Polynomials:
         """All that are in the tensors; notes the families they are of. Those of the linear term come first."""
-        spec, irrep_of = self.spec, self.irrep_of_row.tolist()
-        starts = [0, *accumulate(out.dim for out in self._outputs)]
+        spec, irrep_of = power.spec, power.irrep_of_row.tolist()
+        starts = [0, *accumulate(ir.dim for _, ir in spec.irreps_out)]
         found: Found = defaultdict(list)
-        rows = iter(self.linear_rows.tolist())
-        for weight, k in enumerate(self.linear):
-            for component in range(self._outputs[k].dim):
-                found[starts[k] + component, (next(rows),)].append((weight, 1.0))
+        rows = iter(power.linear_rows.tolist())
+        for weight, k in enumerate(power.linear):
+            for row in range(starts[k], starts[k + 1]):
+                found[row, (next(rows),)].append((weight, 1.0))
         numbers: dict[Family, int] = {}
         for nu, tensor in zip(range(2, spec.correlation + 1), tensors_of(dense, spec)):
-            for column in [n for n, (factors, _) in enumerate(self.terms) if factors == nu]:
-                k = self.terms[column][1]
+            for column in [n for n, (factors, _) in enumerate(power.terms) if factors == nu]:
+                k = power.terms[column][1]
                 block = tensor[..., starts[k] : starts[k + 1]]
                 for *variables, component, entry in _entries(block):
                     first, *others = (irrep_of[v] for v in variables)
                     in_order = (first, *sorted(others)) if self._modulations == 2 else tuple(sorted((first, *others)))
-                    weight = numbers.setdefault(Family(nu, column, in_order), len(numbers)) + len(self.linear)
+                    weight = numbers.setdefault(Family(nu, column, in_order), len(numbers)) + len(power.linear)
                     found[starts[k] + component, tuple(sorted(variables))].append((weight, entry))
         self.families = list(numbers)
-        return Polynomials(spec.channels, len(irrep_of), starts[-1], len(self.linear) + len(numbers), found)
+        return Polynomials(spec.channels, len(irrep_of), starts[-1], len(power.linear) + len(numbers), found)
 
     def forward(
         self,
         features: Float[Tensor, "nodes dim channels"],
         weight: Float[Tensor, "species weights channels"],
         groups: SpeciesGroups,
+        split: Callable[[Tensor], tuple[Tensor, Tensor, Tensor]],
     ) -> Float[Tensor, "nodes out channels"]:
-        if not self._runs_on(features):
-            return super().forward(features, weight, groups)
+        """Values of the polynomials; ``split`` is that of :meth:`.powers.PowerManyBody.split` for weights that are not scaled yet."""
         groups.require_weights_for(weight.shape[0])
-        terms = self._kept_terms.of(weight, lambda weight: self.coefficients @ self._by_family(weight))
+        terms = self._kept_terms.of(weight, lambda weight: self.coefficients @ self.by_family(*split(weight)))
         return value(features, terms, groups.order, groups.species, self._product)
 
-    def _runs_on(self, features: Tensor) -> bool:
-        """Whether polynomials are the way to go: on GPUs not where the chain itself is a kernel."""
-        if tiles.runs_on(features):
-            return not self.chain.in_kernel and len(self.polynomials.terms) <= MOST_TERMS
-        return llvm.runs_on(features)
-
-    def _by_family(
-        self, weight: Float[Tensor, "species weights channels"]
-    ) -> Float[Tensor, "species families channels"]:
-        """What multiplies the entries of every family."""
-        linear, factors, columns = self._split(self._scaled(weight))
+    def by_family(self, linear: Tensor, factors: Tensor, columns: Tensor) -> Float[Tensor, "species families channels"]:
+        """Factor before the entries of every family, from the parts of the weights."""
         found = [linear]
         for nu in self._degrees:
             product = columns.index_select(2, getattr(self, f"columns_{nu}"))
@@ -132,6 +122,9 @@ class GeneratedPowers(PowerManyBody):
                 product = product * factors[:, :, min(n, self._modulations - 1)].index_select(2, irreps)
             found.append(product.sum(1))
         return torch.cat(found, dim=1)
+
+    def extra_repr(self) -> str:
+        return f"{len(self.polynomials.terms)} terms"
 
 
 def tensors_of(dense: DenseChain, spec: ManyBodySpec) -> Iterator[Float[Tensor, "*factors out"]]:
@@ -151,9 +144,13 @@ def _entries(tensor: Tensor) -> Iterator[tuple[Any, ...]]:
         yield *index, entry
 
 
-def worthwhile(spec: ManyBodySpec) -> bool:
-    """Whether the polynomials of a product can be found in reasonable time."""
+def why_not_generated(spec: ManyBodySpec) -> str | None:
+    """Reason why no polynomials are made here of a product; None if they can be found in reasonable time."""
     rows, outputs = (irreps.dim // spec.channels for irreps in (spec.irreps_in, spec.irreps_out))
     lmax, left = spec.irreps_in.lmax, range(spec.correlation - 1)
     degree = max((min((spec.correlation - n) * lmax, spec.irreps_out.lmax + n * lmax) for n in left), default=0)
-    return can_run() and degree <= MAX_TABULATED_DEGREE and rows**spec.correlation * outputs <= MOST_ENTRIES
+    if degree > MAX_TABULATED_DEGREE:
+        return f"its products pass through degree {degree}, above {MAX_TABULATED_DEGREE}, the highest tabulated one"
+    if (entries := rows**spec.correlation * outputs) > MOST_ENTRIES:
+        return f"its tensor has {entries:,} entries, above {MOST_ENTRIES:,}, for which finding polynomials takes long"
+    return unavailable()

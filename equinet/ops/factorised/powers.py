@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -14,13 +15,13 @@ from torch import Tensor, nn
 
 from equinet.ops.codegen import tiles
 from equinet.ops.constants import ConstantModule
-from equinet.ops.coupling.pairings import Pairing, dense_tensor
-from equinet.ops.kernels.power import gpu, operator
-from equinet.ops.layout import one_of_each
+from equinet.ops.kernels.choice import TORCH, KernelChoice, WithKernels
+from equinet.ops.kernels.node.executor import why_not_on_cuda
 from equinet.ops.spec import ManyBodySpec
 from equinet.ops.species import SpeciesGroups
 
-from .algebra import Algebra, Pointwise, parity_letters
+from .chains import Chain, DenseChain
+from .generated_powers import PolynomialCode
 
 # Draws by which products are brought to unit size. numpy keeps this generator's stream the same for ever, as saved weights
 # rely on it. Relative to the mean square of a cubic product the error is a few per cent.
@@ -31,150 +32,7 @@ MODULATION_SPREAD = 0.5
 VANISHES = 1e-16
 
 
-class Chain(nn.Module, ABC):
-    """Products :math:`u * v`, :math:`u * v * v`, ... of features, one after the other.
-
-    Attributes:
-        in_kernel: Whether on GPUs there is a kernel for all of it.
-    """
-
-    in_kernel = False
-
-    @abstractmethod
-    def products(
-        self, u: Float[Tensor, "nodes dim channels"], v: Float[Tensor, "nodes dim channels"], highest: int
-    ) -> list[Float[Tensor, "nodes out channels"]]:
-        """The products of 2, 3, ... ``highest`` factors."""
-
-
-class AlgebraChain(Chain):
-    """Products in one algebra, taken back after every factor; the running product itself stays there."""
-
-    def __init__(self, algebra: Algebra) -> None:
-        super().__init__()
-        self.algebra = algebra
-
-    def products(self, u: Tensor, v: Tensor, highest: int) -> list[Tensor]:
-        factor = self.algebra.right(v)
-        product, results = self.algebra.left(u), []
-        for _ in range(2, highest + 1):
-            product = self.algebra.multiply(product, factor)
-            results.append(self.algebra.back(product))
-        return results
-
-
-class StreamedPowers(ConstantModule):
-    """Products at points in one kernel, which leaves no values there in memory, for GPUs (:mod:`.kernels.power_tiles`).
-
-    Args:
-        kind: Which products, see :data:`.kernels.power_tiles.KINDS`.
-        tables: To the points, for every slot of that kind, and, transposed, back.
-        letters: For every column of the tables whether it is even or odd under inversion: opposite points are then worked out
-            together, if every point has its opposite.
-    """
-
-    table: Tensor
-
-    def __init__(self, kind: str, tables: Sequence[Float[Tensor, "points dim"]], letters: Sequence[str]) -> None:
-        super().__init__()
-        table, letters = gpu.fold(tables, letters)
-        self._kind, self._slots, self._out = kind, tuple(letters[:-1]), letters[-1]
-        self.register_constant("table", table)
-
-    def form(self, highest: int) -> gpu.Form:
-        """What the kernel computes, of up to ``highest`` factors."""
-        return gpu.Form(self._kind, self._slots, highest, self._out)
-
-    def forward(
-        self, fields: Sequence[Float[Tensor, "nodes dim channels"]], highest: int
-    ) -> list[Float[Tensor, "nodes out channels"]]:
-        return list(operator.value(fields, self.table, self.form(highest)).unbind(1))
-
-    def extra_repr(self) -> str:
-        sides = len(self.form(2).sides)
-        return f"{sides * len(self.table)} points{', in pairs' if sides == 2 else ''}; {where_streamed()}"
-
-
-def where_streamed() -> str:
-    """Where products are computed by kernels, in words."""
-    reason = tiles.unavailable()
-    return "on GPUs by kernels" if reason is None else f"on GPUs by torch too: {reason}"
-
-
-class StreamedChain(AlgebraChain):
-    """Products in a pointwise algebra of one kind of input; on GPUs each chain is one kernel.
-
-    Args:
-        algebra: For other devices.
-        points: The same product for the kernels, by values at points that best are in pairs of opposite ones.
-        factor: Irreps of the inputs, one of each.
-        out: Irreps of the result.
-    """
-
-    in_kernel = True
-
-    def __init__(self, algebra: Pointwise, points: Pointwise, factor: o3.Irreps, out: o3.Irreps) -> None:
-        super().__init__(algebra)
-        left, right, back = (points._originals[name] for name in ("to_left", "to_right", "to_out"))
-        if not torch.equal(left, right):
-            raise ValueError("`points` must take both of its inputs to values in the same way")
-        rows, out_rows = parity_letters(factor), parity_letters(out)
-        self.of_one = StreamedPowers("power", [left, back.T], [rows, out_rows])
-        self.of_two = StreamedPowers("product", [left, left, back.T], [rows, rows, out_rows])
-
-    def products(self, u: Tensor, v: Tensor, highest: int) -> list[Tensor]:
-        if not tiles.runs_on(u, v):
-            return super().products(u, v, highest)
-        return self.of_one([u], highest) if u is v else self.of_two([u, v], highest)
-
-
-class DenseChain(ConstantModule, Chain):
-    """The reference form of every chain: coupling tensors between irreps, one for each further factor.
-
-    Args:
-        spec: Irreps and number of factors.
-        first: Strengths of the couplings of the first two factors.
-        then: Strengths of the couplings of a product with a further factor; by default ``first``.
-        keep: Which irreps of products are multiplied further; by default all.
-    """
-
-    def __init__(
-        self,
-        spec: ManyBodySpec,
-        first: Pairing,
-        then: Pairing | None = None,
-        keep: Callable[[o3.Irrep], bool] = lambda _: True,
-    ) -> None:
-        super().__init__()
-        factor, outputs = one_of_each(spec.irreps_in), one_of_each(spec.irreps_out)
-        so_far = factor
-        for nu in range(2, spec.correlation + 1):
-            # From higher degrees further factors do not lead down to the result.
-            highest = outputs.lmax + (spec.correlation - nu) * factor.lmax
-            reached = {
-                out for _, ir1 in so_far for _, ir2 in factor for out in ir1 * ir2 if keep(out) and out.l <= highest
-            }
-            product = o3.Irreps([(1, ir) for ir in sorted(reached | {ir for _, ir in outputs})])
-            pairing = first if nu == 2 else then or first
-            self.register_constant(f"tensor_{nu}", dense_tensor(so_far, factor, product, pairing))
-            self.register_constant(f"rows_{nu}", torch.tensor(rows_of(outputs, product)))
-            so_far = product
-
-    def products(self, u: Tensor, v: Tensor, highest: int) -> list[Tensor]:
-        product, results = u, []
-        for nu in range(2, highest + 1):
-            product = torch.einsum("ijk,nic,njc->nkc", getattr(self, f"tensor_{nu}"), product, v)
-            results.append(product.index_select(1, getattr(self, f"rows_{nu}")))
-        return results
-
-
-def rows_of(some: o3.Irreps, among: o3.Irreps) -> list[int]:
-    """Rows that hold ``some`` irreps, in their order, among others; one channel each."""
-    where = {ir: part for (_, ir), part in zip(among, among.slices())}
-    return [row for _, ir in some for row in range(where[ir].start, where[ir].stop)]
-
-
-class PowerManyBody(ConstantModule):
+class PowerManyBody(WithKernels, ConstantModule):
     r"""Weighted sum of the products of a chain, with a factor of its own on every irrep, per species and channel.
 
     .. math:: B_k = w_{1k} A_k + \sum_{r=1}^{R} \sum_{\nu=2}^{\text{correlation}} w^{r}_{\nu k} \, s_{\nu k} \,
@@ -184,6 +42,9 @@ class PowerManyBody(ConstantModule):
     unit size for features of unit variance; means are not zero and variances differ, so s is found by drawing features.
     Products that vanish by symmetry have no weight.
 
+    The chain, in torch or by a kernel of its own on GPUs, is one form of it. With generated code it computes the same as polynomials of
+    the features (:class:`~.generated_powers.PolynomialCode`), where ``kernels`` says so and the chain has no kernel.
+
     Args:
         spec: What to compute. Not all its polynomials are reached; :func:`equinet.ops.explain` counts them.
         chain: The products.
@@ -191,6 +52,11 @@ class PowerManyBody(ConstantModule):
         copies: R.
         linear: Whether the linear term is there.
         calibrate_on: Products by which to find s, if not by ``chain`` itself.
+        kernels: Choice between torch and generated code.
+        dense: The products by coupling tensors, of which polynomials are made; None if there is to be no such code.
+
+    Raises:
+        ValueError: In a call, if ``kernels`` demands generated code and there is none for the device or precision.
 
     Source:
         Powers of one signal: Luo et al. 2024, arXiv 2401.10216, section 3.4; the sum over copies with factors on every
@@ -210,6 +76,8 @@ class PowerManyBody(ConstantModule):
         copies: int,
         linear: bool = True,
         calibrate_on: Chain | None = None,
+        kernels: KernelChoice = TORCH,
+        dense: DenseChain | None = None,
     ) -> None:
         super().__init__()
         self.spec, self.chain, self._modulations, self._copies = spec, chain, modulations, copies
@@ -235,6 +103,9 @@ class PowerManyBody(ConstantModule):
         columns = [1.0] * len(self.linear) + ([1.0] * self._per_copy[0] + scale) * copies
         self.register_constant("column_scale", torch.tensor(columns, dtype=torch.float64))
         self.weight_numel = len(self.linear) + copies * sum(self._per_copy)
+        self.kernels, self.code = kernels, None if dense is None else PolynomialCode(self, dense)
+        if self.code is not None and not chain.in_kernel:
+            self.kernels = replace(kernels, cuda=why_not_on_cuda(len(self.code.polynomials.terms)))
 
     @property
     def reached(self) -> set[o3.Irrep]:
@@ -257,8 +128,8 @@ class PowerManyBody(ConstantModule):
         features = torch.from_numpy(draw.standard_normal((1, rows, CALIBRATION_DRAWS)))
         factors = 1 + MODULATION_SPREAD * draw.standard_normal((2, self.irrep_of_row.max() + 1, CALIBRATION_DRAWS))
         u, v = features * torch.from_numpy(factors).index_select(1, self.irrep_of_row).unsqueeze(1)
-        products = chain.double().products(u, v if self._modulations == 2 else u, self.spec.correlation)
-        chain.to(torch.get_default_dtype())
+        exact = copy.deepcopy(chain).double()  # the chain itself keeps its precision
+        products = exact.products(u, v if self._modulations == 2 else u, self.spec.correlation)
         dims = [out.dim for out in self._outputs]
         return [[block.square().mean().item() for block in product.split(dims, dim=1)] for product in products]
 
@@ -283,7 +154,10 @@ class PowerManyBody(ConstantModule):
         weight: Float[Tensor, "species weights channels"],
         groups: SpeciesGroups,
     ) -> Float[Tensor, "nodes out channels"]:
-        linear, factors, columns = self._split(self._scaled(weight).index_select(0, groups.species))
+        if self.kernels.takes(features) and self.code is not None and not self._by_chain(features):
+            result: Tensor = self.code(features, weight, groups, lambda weight: self.split(self.scaled(weight)))
+            return result
+        linear, factors, columns = self.split(self.scaled(weight).index_select(0, groups.species))
         outputs = self._linear_term(features, linear)
         if self.terms:
             factors = factors.index_select(3, self.irrep_of_row)
@@ -304,11 +178,15 @@ class PowerManyBody(ConstantModule):
             dim=1,
         )
 
-    def _scaled(self, weight: Tensor) -> Tensor:
+    def _by_chain(self, features: Tensor) -> bool:
+        """True if the chain has a kernel for these features, which on GPUs is faster than polynomials."""
+        return self.chain.in_kernel and tiles.runs_on(features)
+
+    def scaled(self, weight: Tensor) -> Tensor:
         """Weights that bring every product to unit size."""
         return weight * self.column_scale.unsqueeze(1)
 
-    def _split(self, weight: Float[Tensor, "rows weights channels"]) -> tuple[Tensor, Tensor, Tensor]:
+    def split(self, weight: Float[Tensor, "rows weights channels"]) -> tuple[Tensor, Tensor, Tensor]:
         """Weights of the linear term, factors ``(rows, copies, modulations, irreps, channels)`` and weights of the products."""
         linear, rest = weight.split([len(self.linear), weight.shape[1] - len(self.linear)], dim=1)
         factors, columns = rest.unflatten(1, (self._copies, -1)).split(self._per_copy, dim=2)
@@ -322,7 +200,7 @@ class PowerManyBody(ConstantModule):
         return outputs
 
     def extra_repr(self) -> str:
-        return f"{self.spec}" + (f"; {self._copies} copies" if self._copies > 1 else "")
+        return f"{self.spec}" + (f"; {self._copies} copies" if self._copies > 1 else "") + f"; {self.kernel}"
 
 
 class JoinedManyBody(nn.Module):
@@ -339,19 +217,25 @@ class JoinedManyBody(nn.Module):
     @property
     def reached(self) -> set[o3.Irrep]:
         """The outputs that are not zero for every input."""
-        return set().union(*(part.reached for part in self._executors))
+        return set().union(*(part.reached for part in self.executors))
 
     @property
-    def _executors(self) -> list[PowerManyBody]:
+    def kernel(self) -> str:
+        """What computes each part, in one line; see :class:`~equinet.ops.kernels.choice.WithKernels`."""
+        return " and ".join(dict.fromkeys(part.kernel for part in self.executors))
+
+    @property
+    def executors(self) -> list[PowerManyBody]:
+        """The parts, in the order of their weights."""
         return list(self.parts)  # type: ignore[arg-type]
 
     def initial_weight(self) -> Tensor:
-        counts = [part.terms_per_output for part in self._executors]
+        counts = [part.terms_per_output for part in self.executors]
         everything = [sum(column) for column in zip(*counts)]
         return torch.cat(
             [
                 part.initial_weight([total - own for total, own in zip(everything, count)])
-                for part, count in zip(self._executors, counts)
+                for part, count in zip(self.executors, counts)
             ],
             dim=1,
         )

@@ -14,7 +14,7 @@ from equinet.ops.constants import ConstantModule
 from equinet.ops.coupling.quadrature import SphereRule, gauss_legendre
 
 from .algebra import Pointwise, harmonics_at, parity_letters, sheets_for, spread, surface_gradients
-from .powers import Chain, StreamedPowers
+from .chains import Chain, StreamedPowers
 
 
 def gaunt_algebra(irreps1: o3.Irreps, irreps2: o3.Irreps, irreps_out: o3.Irreps, rule: SphereRule) -> Pointwise:
@@ -60,21 +60,39 @@ def _measure(rule: SphereRule, sheets: int) -> Float[Tensor, "rows 1"]:
 
 
 class BracketChain(ConstantModule, Chain):
-    """Brackets of two fields, and their pointwise products with further ones: :math:`\\{u, v\\} v v \\ldots`"""
+    """Brackets of two fields, and their pointwise products with further ones: :math:`\\{u, v\\} v v \\ldots`
+
+    Args:
+        irreps_in: Irreps of the fields, one of each.
+        irreps_out: Irreps of the result, one of each.
+        rule: Points of the form in torch.
+        streamed: Points of kernels for GPUs, on which each chain is one kernel; by default torch computes there too.
+    """
 
     to_gradients: Tensor
     to_values: Tensor
     to_out: Tensor
 
-    def __init__(self, irreps_in: o3.Irreps, irreps_out: o3.Irreps, rule: SphereRule) -> None:
+    def __init__(
+        self, irreps_in: o3.Irreps, irreps_out: o3.Irreps, rule: SphereRule, streamed: SphereRule | None = None
+    ) -> None:
         super().__init__()
         sheets = sheets_for(irreps_in)
         gradients = [spread(part, irreps_in, sheets) for part in surface_gradients(rule.points, irreps_in.lmax)]
         self.register_constant("to_gradients", torch.cat(gradients))
         self.register_constant("to_values", spread(harmonics_at(rule.points, irreps_in.lmax), irreps_in, sheets))
         self.register_constant("to_out", bracket_projection(irreps_out, rule, sheets))
+        self.on_gpu = None if streamed is None else bracket_kernels(irreps_in, irreps_out, streamed)
+        self.in_kernel = streamed is not None
 
     def products(self, u: Tensor, v: Tensor, highest: int) -> list[Tensor]:
+        if self.on_gpu is not None and tiles.runs_on(u, v):
+            result: list[Tensor] = self.on_gpu([u, v], highest)
+            return result
+        return self.products_in_torch(u, v, highest)
+
+    def products_in_torch(self, u: Tensor, v: Tensor, highest: int) -> list[Tensor]:
+        """The products of 2, 3, ... ``highest`` factors by torch, on any device."""
         (u1, u2), (v1, v2) = ((self.to_gradients @ x).chunk(2, dim=1) for x in (u, v))
         product = u1 * v2 - u2 * v1
         results = [self.to_out @ product]
@@ -84,31 +102,21 @@ class BracketChain(ConstantModule, Chain):
             results.append(self.to_out @ product)
         return results
 
-    def extra_repr(self) -> str:
-        return f"{len(self.to_values)} values"
-
-
-class StreamedBracket(BracketChain):
-    """The same; on GPUs each chain is one kernel, on the points of ``streamed``."""
-
-    in_kernel = True
-
-    def __init__(self, irreps_in: o3.Irreps, irreps_out: o3.Irreps, rule: SphereRule, streamed: SphereRule) -> None:
-        super().__init__(irreps_in, irreps_out, rule)
-        tables = BracketChain(irreps_in, irreps_out, streamed)._originals
-        d1, d2 = tables["to_gradients"].chunk(2)
-        values, back = tables["to_values"], tables["to_out"].T
-        even, odd = parity_letters(irreps_in), parity_letters(irreps_in, flipped=True)
-        # From a point to its opposite the first tangent changes its sign, and so does every derivative.
-        letters = [even, odd, odd, even, even, parity_letters(irreps_out)]
-        self.streamed = StreamedPowers("bracket", [d1, d2, d2, -d1, values, back], letters)
-
-    def products(self, u: Tensor, v: Tensor, highest: int) -> list[Tensor]:
-        return self.streamed([u, v], highest) if tiles.runs_on(u, v) else super().products(u, v, highest)
-
     def __repr__(self) -> str:
         # On one line, as descriptions of models hold it.
-        return f"{type(self).__name__}({self.extra_repr()}, or {self.streamed.extra_repr()})"
+        kernels = "" if self.on_gpu is None else f", or {self.on_gpu.extra_repr()}"
+        return f"{type(self).__name__}({len(self.to_values)} values{kernels})"
+
+
+def bracket_kernels(irreps_in: o3.Irreps, irreps_out: o3.Irreps, rule: SphereRule) -> StreamedPowers:
+    """Kernels for GPUs that compute the chains of a :class:`BracketChain` on the points of ``rule``."""
+    tables = BracketChain(irreps_in, irreps_out, rule)._originals
+    d1, d2 = tables["to_gradients"].chunk(2)
+    values, back = tables["to_values"], tables["to_out"].T
+    even, odd = parity_letters(irreps_in), parity_letters(irreps_in, flipped=True)
+    # From a point to its opposite the first tangent changes its sign, and so does every derivative.
+    letters = [even, odd, odd, even, even, parity_letters(irreps_out)]
+    return StreamedPowers("bracket", [d1, d2, d2, -d1, values, back], letters)
 
 
 class SeparableSphere(Pointwise):

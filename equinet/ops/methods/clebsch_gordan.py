@@ -7,19 +7,20 @@ from typing import Any, Literal
 
 from e3nn import o3
 
-from equinet.ops.codegen import llvm
 from equinet.ops.coupling.polynomials import covariants
 from equinet.ops.external import cuequivariance, openequivariance
-from equinet.ops.kernels.edge import executor as edge
+from equinet.ops.kernels import choice
+from equinet.ops.kernels.choice import KernelChoice
+from equinet.ops.kernels.edge.executor import GeneratedConvolution, why_not_generated
 from equinet.ops.kernels.edge.reference import EdgeMatrixConvolution, ReferenceConvolution
-from equinet.ops.kernels.node import executor as node
+from equinet.ops.kernels.node.executor import GeneratedManyBody
 from equinet.ops.kernels.node.reference import HornerManyBody, ReferenceManyBody
 from equinet.ops.protocols import Convolution, ManyBody
 from equinet.ops.spec import ManyBodySpec, TensorProductSpec
 
 # What a backend cannot do without; each says why it is not there.
 _NEEDS: dict[str, Any] = {
-    "generated": llvm,
+    "generated": choice,
     "cuequivariance": cuequivariance,
     "openequivariance": openequivariance,
 }
@@ -30,12 +31,14 @@ class ClebschGordan:
     """Exact couplings: every path, each with a weight of its own.
 
     Args:
-        backend: ``"generated"``: loops in machine code for this processor; on other devices what ``"torch"`` is. ``"torch"``:
+        backend: ``"generated"``: loops in machine code for this processor, and Triton kernels on CUDA, in float32 and float64; any
+            other device or precision raises, and so does a many-body product of more than 2,500 terms on CUDA. ``"torch"``:
             batched matrix products, any device. ``"reference"``: the formulas term by term, the oracle of tests. ``"auto"``:
-            ``"generated"`` where machine code can be made within about a minute (up to degree 5 on all sides), else ``"torch"``.
-            ``"cuequivariance"``: NVIDIA's library, its kernels on a GPU and its torch form on the CPU. ``"openequivariance"``:
-            the convolution by that library, on a GPU only; its many-body product is not a finished one, so that is the one of
-            ``"auto"``. ``"auto"`` takes neither. All are one function with the same weights. Not saved with a model.
+            ``"generated"`` where there is a kernel and code can be made within about a minute (up to degree 5 on all sides), else
+            ``"torch"``; ``repr`` of an executor says which, and why. ``"cuequivariance"``: NVIDIA's library, its kernels on a GPU
+            and its torch form on the CPU. ``"openequivariance"``: the convolution by that library, on a GPU only; its many-body
+            product is not a finished one, so that is the one of ``"auto"``. ``"auto"`` takes neither. All are one function with
+            the same weights. Not saved with a model.
 
     Raises:
         ValueError: If there is no such ``backend``, or it cannot run here; says why.
@@ -72,14 +75,21 @@ class ClebschGordan:
             return cuequivariance.CuEquivarianceConvolution(spec)
         if self.backend == "openequivariance":
             return openequivariance.OpenEquivarianceConvolution(spec)
-        generated = self.backend == "generated" or (self.backend == "auto" and edge.worthwhile(spec))
-        return edge.GeneratedConvolution(spec) if generated else EdgeMatrixConvolution(spec)
+        if self.backend == "torch":
+            return EdgeMatrixConvolution(spec)
+        if self.backend == "auto" and (reason := why_not_generated(spec)):
+            return EdgeMatrixConvolution(spec, KernelChoice("auto", cpu=reason, cuda=reason))
+        return GeneratedConvolution(spec, self.backend)
 
     def many_body(self, spec: ManyBodySpec) -> ManyBody:
         if self.backend == "reference":
             return ReferenceManyBody(spec)
         if self.backend == "cuequivariance":
             return cuequivariance.CuEquivarianceManyBody(spec)
-        auto = self.backend in ("auto", "openequivariance")
-        generated = self.backend == "generated" or (auto and edge.can_run())
-        return node.GeneratedManyBody(spec) if generated else HornerManyBody(spec)
+        if self.backend == "torch":
+            return HornerManyBody(spec)
+        if self.backend != "generated" and (reason := choice.unavailable()):
+            return HornerManyBody(spec, KernelChoice("auto", cpu=reason, cuda=reason))
+        executor = GeneratedManyBody(spec, "generated" if self.backend == "generated" else "auto")
+        executor.kernels.require_any()
+        return executor

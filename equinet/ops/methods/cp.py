@@ -18,13 +18,14 @@ from equinet.ops.constants import ConstantModule, Float64Buffers
 from equinet.ops.coupling.cp import coupling_tensor, cp_factors
 from equinet.ops.coupling.pairings import Pairing, uniform
 from equinet.ops.factorised.algebra import Pointwise
-from equinet.ops.factorised.powers import Chain, DenseChain, rows_of, where_streamed
+from equinet.ops.factorised.chains import Chain, DenseChain, rows_of, where_streamed
 from equinet.ops.kernels.power import operator
 from equinet.ops.kernels.power.gpu import Form
 from equinet.ops.layout import is_true, one_of_each
 from equinet.ops.spec import ManyBodySpec
 
-from .factorised import FactorisedMethod, Product, require_one_of, require_whole
+from .arguments import require_one_of, require_whole
+from .factorised import FactorisedMethod, Product
 
 _FIT = [True]
 
@@ -94,7 +95,7 @@ class OfTerms(Product):
 
     def streamed_chain(self, spec: ManyBodySpec) -> Chain:
         # Factors that are trained need gradients, which the kernels do not have.
-        return self.chain(spec) if self.trainable else StreamedTerms(spec, self.rank)
+        return TermChain(spec, self.rank, self.trainable, in_kernel=not self.trainable)
 
     def reference_chain(self, spec: ManyBodySpec) -> Chain:
         kept = {ir for _, ir in kept_irreps(spec)}
@@ -172,31 +173,40 @@ class FixedFactors(Float64Buffers):
 
 
 class TrainedFactors(nn.Module):
-    """Three matrices as parameters."""
+    """Three matrices as parameters, in float32 until the module is moved to another precision."""
 
     def __init__(self, values: list[Tensor]) -> None:
         super().__init__()
-        self.values = nn.ParameterList([value.to(torch.get_default_dtype()) for value in values])
+        self.values = nn.ParameterList([value.float() for value in values])
 
     def forward(self, n: int, dtype: torch.dtype) -> Tensor:
         return self.values[n]
 
 
 class TermChain(ConstantModule, Chain):
-    """Products of several factors, back in irreps after each: the terms of a decomposition are no space to stay in."""
+    """Products of several factors, back in irreps after each: the terms of a decomposition are no space to stay in.
+
+    Args:
+        spec: Irreps and number of factors.
+        rank: Number of terms.
+        trainable: True if the factors are parameters.
+        in_kernel: True if on GPUs each product is to be one kernel, which leaves no terms in memory; for fixed factors.
+    """
 
     of_factor: Tensor
     of_out: Tensor
 
-    def __init__(self, spec: ManyBodySpec, rank: int, trainable: bool) -> None:
+    def __init__(self, spec: ManyBodySpec, rank: int, trainable: bool, in_kernel: bool = False) -> None:
         super().__init__()
         factor, outputs = one_of_each(spec.irreps_in), one_of_each(spec.irreps_out)
         kept = kept_irreps(spec)
-        self.algebra = CPTerms(kept, factor, kept, rank, trainable)
+        self.algebra, self.in_kernel = CPTerms(kept, factor, kept, rank, trainable), in_kernel
         self.register_constant("of_factor", torch.tensor(rows_of(factor, kept)))
         self.register_constant("of_out", torch.tensor(rows_of(outputs, kept)))
 
     def products(self, u: Tensor, v: Tensor, highest: int) -> list[Tensor]:
+        if self.in_kernel and tiles.runs_on(u, v):
+            return self._products_in_kernels(u, v, highest)
         factor, results = self.algebra.right(v), []
         product = self.algebra.to_left.index_select(1, self.of_factor) @ u
         for _ in range(2, highest + 1):
@@ -205,18 +215,7 @@ class TermChain(ConstantModule, Chain):
             product = self.algebra.left(irreps)
         return results
 
-
-class StreamedTerms(TermChain):
-    """The same with fixed factors; on GPUs each product is one kernel, which leaves no terms in memory."""
-
-    in_kernel = True
-
-    def __init__(self, spec: ManyBodySpec, rank: int) -> None:
-        super().__init__(spec, rank, trainable=False)
-
-    def products(self, u: Tensor, v: Tensor, highest: int) -> list[Tensor]:
-        if not tiles.runs_on(u, v):
-            return super().products(u, v, highest)
+    def _products_in_kernels(self, u: Tensor, v: Tensor, highest: int) -> list[Tensor]:
         # Made anew in every call, as factors may be loaded or moved in between; they are small.
         left, right, back = self.algebra.to_left, self.algebra.to_right, self.algebra.to_out.T
         product, to_left, results = u, left.index_select(1, self.of_factor), []
@@ -229,4 +228,4 @@ class StreamedTerms(TermChain):
         return results
 
     def extra_repr(self) -> str:
-        return where_streamed()
+        return where_streamed() if self.in_kernel else ""

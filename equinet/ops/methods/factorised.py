@@ -4,24 +4,24 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from e3nn import o3
 
-from equinet.ops.codegen.llvm import unavailable
 from equinet.ops.coupling.clebsch_gordan import MAX_TABULATED_DEGREE
 from equinet.ops.coupling.pairings import Pairing, first_unreached, output_scales, reached_outputs
-from equinet.ops.factorised import generated_powers
+from equinet.ops.factorised import generated_convolution, generated_powers
 from equinet.ops.factorised.algebra import Algebra
+from equinet.ops.factorised.chains import Chain, DenseChain
 from equinet.ops.factorised.convolution import FactorisedConvolution, JoinedConvolution, RadialWeights
-from equinet.ops.factorised.generated_convolution import GeneratedFactorised, worthwhile
-from equinet.ops.factorised.powers import Chain, DenseChain, JoinedManyBody, PowerManyBody
-from equinet.ops.kernels.edge.executor import can_run
+from equinet.ops.factorised.powers import JoinedManyBody, PowerManyBody
+from equinet.ops.kernels.choice import KernelChoice, unavailable
 from equinet.ops.kernels.edge.reference import ReferenceConvolution
 from equinet.ops.layout import one_of_each
 from equinet.ops.protocols import Convolution, ManyBody
-from equinet.ops.spec import ManyBodySpec, TensorProductSpec
+from equinet.ops.spec import ManyBodySpec, TensorProductSpec, highest_degree
 
+from .arguments import require_one_of, require_whole
 from .clebsch_gordan import ClebschGordan
 
 Backend = Literal["auto", "generated", "torch", "reference"]
@@ -75,10 +75,11 @@ class FactorisedMethod(ABC):
         backend: ``"generated"``: convolutions by the entries of their tensor, in machine code for this processor and in kernels on
             CUDA; many-body products as polynomials of the features, likewise, but on CUDA those that multiply value by value (points
             of the sphere, terms with fixed factors) at their values, in one kernel. What has no such form (CP on a processor, very
-            many terms) is as ``"torch"``: matrix products, any device. ``"reference"``: the formulas term by term, the oracle of
-            tests. ``"auto"``: ``"generated"``, but for convolutions whose code takes long to make (from degree 5 or so) or whose
-            factors are trained; with 2,000 terms and one copy ``"torch"`` may train up to 1.5 times faster on the grid
-            (docs/products.md). Not saved with a model.
+            many terms, other precisions than float32 and float64) raises. ``"torch"``: matrix products, any device.
+            ``"reference"``: the formulas term by term, the oracle of tests. ``"auto"``: ``"generated"`` where there is such a form,
+            else ``"torch"``, as for convolutions whose code takes long to make (from degree 5 or so) or whose factors are trained;
+            ``repr`` of an executor says which, and why. With 2,000 terms and one copy ``"torch"`` may train up to 1.5 times faster
+            on the grid (docs/products.md). Not saved with a model.
 
     Raises:
         ValueError: If an argument is none of these, or ``backend`` "generated" cannot run here; says why.
@@ -92,8 +93,8 @@ class FactorisedMethod(ABC):
         require_whole("copies", self.copies)
         require_one_of("weights", self.weights, get_args(RadialWeights))
         require_one_of("backend", self.backend, get_args(Backend))
-        if self.backend == "generated" and not can_run():
-            raise ValueError(f'`backend` "generated" cannot run here: {unavailable()}, or take "auto"')
+        if self.backend == "generated" and (reason := unavailable()):
+            raise ValueError(f'`backend` "generated" cannot run here: {reason}, or take "auto"')
 
     @abstractmethod
     def products(self) -> tuple[Product, ...]:
@@ -125,26 +126,53 @@ class FactorisedMethod(ABC):
         return self.power(spec).reached
 
     def convolution(self, spec: TensorProductSpec) -> Convolution:
-        """The executor for an edge convolution."""
-        if is_path_by_path(spec, self.weights):
+        """The executor for an edge convolution.
+
+        Raises:
+            ValueError: If ``backend`` is ``"generated"`` and this product has no generated code; says why.
+        """
+        if self.is_path_by_path(spec):
             return ClebschGordan(self.backend).convolution(spec)
-        inputs = one_of_each(spec.irreps_in1), one_of_each(spec.irreps_in2)
-        parts = []
-        for product in self.products():
-            pairing = product.pairing(highest_degree(spec))
-            outputs = reached_outputs(spec, pairing)
-            if len(outputs):
-                algebra = product.algebra(*inputs, outputs)
-                algebra.scale_out(output_scales(spec, pairing))
-                generated = self.backend == "generated" or (self.backend == "auto" and worthwhile(spec, algebra))
-                kind = GeneratedFactorised if generated else FactorisedConvolution
-                parts.append(kind(spec, algebra, outputs, weights=self.weights, copies=self.copies))
+        parts = [part for product in self.products() if (part := self._convolution(product, spec)) is not None]
         executor = parts[0] if len(parts) == 1 else JoinedConvolution(spec, parts)
         return ReferenceConvolution(spec, like=executor) if self.backend == "reference" else executor
 
+    def is_path_by_path(self, spec: TensorProductSpec) -> bool:
+        """True if features are one kind of scalar only, so that each output has one path, with a weight of its own.
+
+        Then all methods compute the same, and the exact couplings do it with the fewest operations.
+        """
+        return len(spec.irreps_in1) == 1 and spec.irreps_in1.lmax == 0 and self.weights != "shared"
+
+    def _convolution(self, product: Product, spec: TensorProductSpec) -> FactorisedConvolution | None:
+        """The part of one product; None if it reaches no output."""
+        pairing = product.pairing(highest_degree(spec))
+        outputs = reached_outputs(spec, pairing)
+        if not len(outputs):
+            return None
+        algebra = product.algebra(one_of_each(spec.irreps_in1), one_of_each(spec.irreps_in2), outputs)
+        algebra.scale_out(output_scales(spec, pairing))
+        reason = generated_convolution.why_not_generated(algebra) if self.backend == "auto" else None
+        return FactorisedConvolution(
+            spec,
+            algebra,
+            outputs,
+            weights=self.weights,
+            copies=self.copies,
+            kernels=KernelChoice(self.backend, cpu=reason, cuda=reason, product=f"the convolution {spec}"),
+            generate=self.backend == "generated" or (self.backend == "auto" and reason is None),
+        )
+
     def many_body(self, spec: ManyBodySpec) -> ManyBody:
-        """The executor for a many-body product."""
-        return self.power(spec)
+        """The executor for a many-body product.
+
+        Raises:
+            ValueError: If ``backend`` is ``"generated"`` and this product has no generated code on any device; says why.
+        """
+        executor = self.power(spec)
+        for part in executor.executors if isinstance(executor, JoinedManyBody) else [executor]:
+            part.kernels.require_any()
+        return executor
 
     def power(self, spec: ManyBodySpec) -> PowerManyBody | JoinedManyBody:
         """The executor for a many-body product, which also knows what it reaches."""
@@ -153,47 +181,24 @@ class FactorisedMethod(ABC):
 
     def _power(self, product: Product, spec: ManyBodySpec, *, linear: bool) -> PowerManyBody:
         """The part of one product."""
-        arguments: dict[str, Any] = {
-            "modulations": 1 if product.commutes(spec) else 2,
-            "copies": self.copies,
-            "linear": linear,
-            "calibrate_on": product.calibration_chain(spec),
-        }
-        chain = self._chain(product, spec)
-        by_terms = self.backend in ("auto", "generated") and generated_powers.worthwhile(spec)
-        dense = product.tensors(spec) if by_terms else None
-        if dense is None:
-            return PowerManyBody(spec, chain, **arguments)
-        return generated_powers.GeneratedPowers(spec, chain, dense=dense, **arguments)
+        chain, dense, reason = self._chain(product, spec), None, None
+        if self.backend in ("auto", "generated"):
+            reason = generated_powers.why_not_generated(spec)
+            dense = product.tensors(spec) if reason is None else None
+            reason = reason or (None if dense is not None else "too many terms as polynomials")
+        on_cuda = None if chain.in_kernel else reason
+        return PowerManyBody(
+            spec,
+            chain,
+            modulations=1 if product.commutes(spec) else 2,
+            copies=self.copies,
+            linear=linear,
+            calibrate_on=product.calibration_chain(spec),
+            kernels=KernelChoice(self.backend, cpu=reason, cuda=on_cuda, product=f"the many-body product {spec}"),
+            dense=dense,
+        )
 
     def _chain(self, product: Product, spec: ManyBodySpec) -> Chain:
         """The products of one kind, as ``backend`` says."""
         ways = {"torch": product.chain, "reference": product.reference_chain}
         return ways.get(self.backend, product.streamed_chain)(spec)
-
-
-def is_path_by_path(spec: TensorProductSpec, weights: RadialWeights) -> bool:
-    """Whether features are one kind of scalar only, so that each output has one path, with a weight of its own.
-
-    Then all methods compute the same, and the exact couplings do it with the fewest operations.
-    """
-    return len(spec.irreps_in1) == 1 and spec.irreps_in1.lmax == 0 and weights != "shared"
-
-
-def highest_degree(spec: TensorProductSpec | ManyBodySpec) -> int:
-    """Highest degree of inputs and output."""
-    if isinstance(spec, ManyBodySpec):
-        return max(spec.irreps_in.lmax, spec.irreps_out.lmax)
-    return max(spec.irreps_in1.lmax, spec.irreps_in2.lmax, *(out.l for out in spec.paths_per_output))
-
-
-def require_whole(name: str, value: object) -> None:
-    """Refuse what is not a whole number of 1 or more."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"`{name}` must be a whole number, 1 or more, got {value!r}")
-
-
-def require_one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
-    """Refuse a word that means nothing."""
-    if value not in allowed:
-        raise ValueError(f"`{name}` must be one of {', '.join(allowed)}, got {value!r}")

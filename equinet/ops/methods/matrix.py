@@ -9,7 +9,7 @@ from e3nn import o3
 
 from equinet.ops.coupling.pairings import Pairing, matrix
 from equinet.ops.factorised.algebra import Algebra, Matrices
-from equinet.ops.factorised.powers import AlgebraChain, Chain, DenseChain
+from equinet.ops.factorised.chains import AlgebraChain, Chain, DenseChain
 from equinet.ops.layout import one_of_each
 from equinet.ops.spec import ManyBodySpec
 

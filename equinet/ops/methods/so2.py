@@ -16,6 +16,7 @@ from torch import Tensor
 from equinet.ops.constants import ConstantModule
 from equinet.ops.coupling.clebsch_gordan import clebsch_gordan
 from equinet.ops.edges import Edges, as_edges, sum_on_nodes
+from equinet.ops.kernels.choice import WithKernels
 from equinet.ops.kernels.edge.reference import ReferenceConvolution
 from equinet.ops.protocols import Convolution, ManyBody
 from equinet.ops.spec import ManyBodySpec, TensorProductSpec
@@ -146,7 +147,7 @@ def polar_basis(
     return torch.cat([sign * half[len(half) - inner :].flip(0), middle, half]), turn
 
 
-class SO2Convolution(ConstantModule):
+class SO2Convolution(WithKernels, ConstantModule):
     r"""The edge convolution with all paths into an output summed, computed with each edge laid on the polar axis.
 
     There every harmonic has the component m = 0 alone, and a coupling is a list of numbers, one per order m. With
@@ -259,7 +260,7 @@ class SO2Convolution(ConstantModule):
         return torch.cat(outputs, dim=1)
 
     def extra_repr(self) -> str:
-        return str(self.spec)
+        return f"{self.spec}; {self.kernel}"
 
 
 @dataclass(frozen=True, kw_only=True)

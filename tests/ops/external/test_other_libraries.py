@@ -105,7 +105,7 @@ def strided(values: Tensor) -> Tensor:
 
 def compare_convolution(backend: Any, spec: TensorProductSpec, mirrored: bool, dtype: torch.dtype) -> None:
     edges, leaves = some_edges(6, 17, mirrored), convolution_leaves(spec, 6, 17, dtype)
-    forms = [ClebschGordan(each).convolution(spec).to(dtype) for each in (backend, "naive")]  # type: ignore[attr-defined]
+    forms = [ClebschGordan(each).convolution(spec).to(dtype) for each in (backend, "reference")]  # type: ignore[attr-defined]
     assert_same(*(derivatives(lambda *given, form=form: form(*given, edges), leaves) for form in forms), ALLOWED[dtype])
 
 
@@ -160,7 +160,7 @@ class TestCuEquivariance:
         self, name: str, dtype: torch.dtype
     ) -> None:
         spec = many_body_of(name)
-        forms = [ClebschGordan(each).many_body(spec).to(dtype) for each in ("cuequivariance", "naive")]  # type: ignore[attr-defined]
+        forms = [ClebschGordan(each).many_body(spec).to(dtype) for each in ("cuequivariance", "reference")]  # type: ignore[attr-defined]
         torch.manual_seed(0)
         groups = SpeciesGroups(torch.tensor([2, 0, 2, 2, 0]))  # in no order, one species missing
         leaves = [
@@ -561,7 +561,7 @@ def test_auto_takes_neither(openequivariance: ModuleType) -> None:
 
 
 def absences(problem: Problem) -> dict[str, str | None]:
-    return {each.name: each.absent for each in ours(problem, [ClebschGordan()], naive=False)}
+    return {each.name: each.absent for each in ours(problem, [ClebschGordan()], reference=False)}
 
 
 CONV = Problem("conv", "conv", convolution_of("MACE"), 6, 4)
@@ -574,7 +574,7 @@ def test_the_benchmark_lists_a_backend_that_is_missing_with_the_reason() -> None
     assert found["ours: cg, torch"] is None
     assert "pip install 'equinet[cuequivariance]'" in str(found["ours: cg, cuequivariance"])
     assert "pip install 'equinet[openequivariance]'" in str(found["ours: cg, openequivariance"])
-    contender = next(each for each in ours(CONV, [ClebschGordan()], naive=False) if "openequiv" in each.name)
+    contender = next(each for each in ours(CONV, [ClebschGordan()], reference=False) if "openequiv" in each.name)
     with pytest.raises(ValueError, match="openequivariance is not installed"):
         contender.build(CONV.spec, torch.float32, torch.device("cpu"))
 

@@ -165,7 +165,8 @@ def test_with_the_next_smaller_rule_a_convolution_does_not_turn_with_its_inputs(
     method: Method, spec: TensorProductSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert TensorProductContract(method, spec).check_rotations() is None
-    monkeypatch.setattr("equinet.ops.methods.gaunt.smallest_rule", next_smaller_rule)
+    for module in ("gaunt", "bracket"):
+        monkeypatch.setattr(f"equinet.ops.methods.{module}.smallest_rule", next_smaller_rule)
     contract = TensorProductContract(method, spec)
     with pytest.raises(AssertionError, match="rotations: off by"):
         contract.check_rotations()

@@ -18,12 +18,14 @@ from equinet.ops import (
     TensorProductSpec,
 )
 from equinet.ops.analysis.cost import cost
+from equinet.ops.codegen import llvm, tiles
 from equinet.ops.coupling.pairings import output_scales, reached_outputs
 from equinet.ops.edges import Edges
 from equinet.ops.factorised.convolution import FactorisedConvolution
-from equinet.ops.factorised.generated_convolution import GeneratedFactorised, worthwhile
+from equinet.ops.factorised.generated_convolution import why_not_generated
+from equinet.ops.kernels.choice import KernelChoice
 from equinet.ops.layout import one_of_each
-from equinet.ops.methods.factorised import highest_degree
+from equinet.ops.spec import highest_degree
 
 TRUE = TensorProductSpec("4x0e+4x1o", "0e+1o+2e", "0e+1o+2e")
 BOTH = TensorProductSpec("3x0e+3x1o+3x1e", "0e+1o+2e", "0e+1o+1e+2e")
@@ -39,16 +41,16 @@ CASES = [
 ]
 
 
-def both(method, spec, weights, copies) -> tuple[GeneratedFactorised, FactorisedConvolution]:
+def both(method, spec, weights, copies) -> tuple[FactorisedConvolution, FactorisedConvolution]:
     (product,) = method.products()
     pairing = product.pairing(highest_degree(spec))
     outputs = reached_outputs(spec, pairing)
     algebra = product.algebra(one_of_each(spec.irreps_in1), one_of_each(spec.irreps_in2), outputs)
     algebra.scale_out(output_scales(spec, pairing))
-    assert worthwhile(spec, algebra)
-    kinds = (GeneratedFactorised, FactorisedConvolution)
-    ours, theirs = (kind(spec, algebra, outputs, weights=weights, copies=copies) for kind in kinds)
-    return ours, theirs
+    assert why_not_generated(algebra) is None
+    given = {"weights": weights, "copies": copies}
+    ours = FactorisedConvolution(spec, algebra, outputs, **given, kernels=KernelChoice("generated"), generate=True)
+    return ours, FactorisedConvolution(spec, algebra, outputs, **given)
 
 
 def random_inputs(executor, nodes: int, rows: int, dtype: torch.dtype = torch.float64) -> list[Tensor]:
@@ -119,9 +121,10 @@ def test_trained_factors_stay_with_torch() -> None:
     (product,) = CPDecomposed(rank=4, factors="trainable").products()
     outputs = reached_outputs(spec, product.pairing(1))
     algebra = product.algebra(one_of_each(spec.irreps_in1), one_of_each(spec.irreps_in2), outputs)
-    assert not worthwhile(spec, algebra)
+    assert why_not_generated(algebra) == "factors that are trained have no generated code"
     method = CPDecomposed(rank=4, factors="trainable")
-    assert type(method.convolution(spec)) is FactorisedConvolution
+    assert method.convolution(spec).code is None
+    assert method.convolution(spec).kernel == "cpu float32: torch (factors that are trained have no generated code)"
     with pytest.raises(
         ValueError, match=r'"generated" has no form for factors that are trained; take "auto" or "torch"'
     ):
@@ -129,19 +132,27 @@ def test_trained_factors_stay_with_torch() -> None:
 
 
 def test_a_method_says_what_runs() -> None:
-    assert type(GauntGrid().convolution(TRUE)) is GeneratedFactorised
-    assert type(GauntGrid(backend="generated").convolution(TRUE)) is GeneratedFactorised
-    assert type(GauntGrid(backend="torch").convolution(TRUE)) is FactorisedConvolution
+    for backend, kernel in (
+        ("auto", "generated (LLVM, 4 lanes)"),
+        ("generated", "generated (LLVM, 4 lanes)"),
+        ("torch", "torch"),
+    ):
+        executor = GauntGrid(backend=backend).convolution(TRUE)
+        assert type(executor) is FactorisedConvolution
+        assert (executor.code is None) == (backend == "torch")
+        assert executor.kernel == f"cpu float32: {kernel}"
+        assert f"{TRUE}; filter weights; cpu float32: {kernel}\n" in repr(executor)
 
 
-def test_compiled_is_refused_where_no_code_can_be_made(monkeypatch) -> None:
-    monkeypatch.setattr("equinet.ops.methods.factorised.can_run", lambda: False)
-    with pytest.raises(ValueError, match='`backend` "generated" cannot run here'):
+def test_generated_is_refused_where_no_code_can_be_made(monkeypatch) -> None:
+    for module in (llvm, tiles):
+        monkeypatch.setattr(module, "unavailable", lambda: "it is not there")
+    with pytest.raises(ValueError, match='`backend` "generated" cannot run here: it is not there'):
         GauntGrid(backend="generated")
 
 
 def test_fewer_weights_and_rows_than_exact_couplings_have() -> None:
     ours, theirs = both(GauntGrid(), TRUE, "filter", 1)
-    assert ours.couplings.weights == 3 < len(TRUE.paths)
-    assert ours.couplings.rows == 9 < TRUE.rows
+    assert ours.code.couplings.weights == 3 < len(TRUE.paths)
+    assert ours.code.couplings.rows == 9 < TRUE.rows
     assert cost(ours).edge.flops < cost(theirs).edge.flops

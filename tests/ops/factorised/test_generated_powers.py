@@ -23,7 +23,7 @@ from equinet.ops import (
     explain,
 )
 from equinet.ops.factorised import generated_powers
-from equinet.ops.factorised.generated_powers import GeneratedPowers
+from equinet.ops.factorised.generated_powers import PolynomialCode
 from equinet.ops.factorised.powers import PowerManyBody
 from equinet.ops.kernels.node import operator as node_operator
 
@@ -60,8 +60,8 @@ def test_values_and_two_derivatives_are_those_of_the_coupling_tensors(
 ) -> None:
     what = ManyBodySpec(*spec, 2)
     ours, twin = (replace(method, backend=backend).many_body(what) for backend in ("generated", "reference"))
-    assert any(isinstance(part, GeneratedPowers) for part in ours.modules())
-    assert not any(isinstance(part, GeneratedPowers) for part in twin.modules())
+    assert any(isinstance(part, PolynomialCode) for part in ours.modules())
+    assert not any(isinstance(part, PolynomialCode) for part in twin.modules())
     cpu = torch.device("cpu")
     found, expected = (with_two_derivatives(executor, what, nodes, cpu) for executor in (ours, twin))
     for mine, theirs in zip(found, expected, strict=True):
@@ -87,7 +87,7 @@ def test_copies_cost_nothing_per_node() -> None:
     spec = ManyBodySpec("4x0e+4x1o+4x2e+4x3o", "4x0e+4x1o", 3, 1)
     one, four = (GauntGrid(copies=copies).many_body(spec) for copies in (1, 4))
     assert four.weight_numel > 3 * one.weight_numel
-    assert len(one.polynomials.terms) == len(four.polynomials.terms)
+    assert len(one.code.polynomials.terms) == len(four.code.polynomials.terms)
     costs = [explain(spec, GauntGrid(copies=copies)).cost.flops_per_node for copies in (1, 4)]
     assert costs[0] == costs[1]
 
@@ -95,8 +95,8 @@ def test_copies_cost_nothing_per_node() -> None:
 def test_weights_that_are_frozen_are_multiplied_in_once(monkeypatch: pytest.MonkeyPatch) -> None:
     spec = ManyBodySpec("4x0e+4x1o", "4x0e", 3, 1)
     executor, groups = GauntGrid().many_body(spec), SpeciesGroups(torch.zeros(3, dtype=torch.int64))
-    made, by_family = [], executor._by_family
-    monkeypatch.setattr(executor, "_by_family", lambda weight: made.append(weight) or by_family(weight))
+    made, by_family = [], executor.code.by_family
+    monkeypatch.setattr(executor.code, "by_family", lambda *parts: made.append(parts) or by_family(*parts))
     x, weight = torch.randn(3, 4, 4), executor.initial_weight()
     first = executor(x, weight, groups)
     assert torch.equal(executor(x, weight, groups), first)
@@ -146,15 +146,18 @@ def test_a_model_file_does_not_know_of_it() -> None:
     ids=str,
 )
 def test_what_has_no_such_form_stays_as_it_is(method: GauntGrid, spec: tuple) -> None:
-    assert type(method.many_body(ManyBodySpec(*spec, 1))) is PowerManyBody
+    executor = method.many_body(ManyBodySpec(*spec, 1))
+    assert type(executor) is PowerManyBody
+    assert executor.code is None
+    assert "generated" not in executor.kernel
 
 
 def test_degrees_that_are_not_tabulated_are_not_asked_for() -> None:
     spec = ManyBodySpec("1x0e+1x1o+1x2e+1x3o+1x4e", "1x0e+1x1o+1x2e+1x3o+1x4e", 2, 1)
-    assert generated_powers.worthwhile(spec)
-    assert isinstance(GauntGrid().many_body(spec), GeneratedPowers)
+    assert generated_powers.why_not_generated(spec) is None
+    assert GauntGrid().many_body(spec).code is not None
 
 
 def test_the_bracket_alone_is_polynomials_too() -> None:
     spec = ManyBodySpec("3x0e+3x1o+3x2e", "3x1e", 3, 1)
-    assert isinstance(Bracket().many_body(spec), GeneratedPowers)
+    assert Bracket().many_body(spec).code is not None

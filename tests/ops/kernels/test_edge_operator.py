@@ -174,6 +174,9 @@ def test_other_precisions_and_devices_take_the_form_in_torch() -> None:
     spec = SPECS[0]
     leaves, edges = random_inputs(spec, dtype=torch.bfloat16)
     module = GeneratedConvolution(spec).bfloat16()
+    assert "cpu bfloat16: torch (generated kernels compute in float32 and float64)" in repr(module)
     assert torch.equal(module(*leaves, edges), EdgeMatrixConvolution(spec).bfloat16()(*leaves, edges))
-    somewhere = module.float().to("meta")(*(leaf.float().to("meta") for leaf in leaves), edges.index.to("meta"))
+    module = module.float().to("meta")
+    assert "meta float32: torch (generated kernels are for CPU and CUDA)" in repr(module)
+    somewhere = module(*(leaf.float().to("meta") for leaf in leaves), edges.index.to("meta"))
     assert somewhere.device.type == "meta"

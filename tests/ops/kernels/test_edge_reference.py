@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from equinet.ops import ClebschGordan, TensorProductSpec, from_mul_ir, natural_irreps, to_mul_ir
 from equinet.ops.edges import sum_on_nodes
+from equinet.ops.kernels.edge.executor import GeneratedConvolution
 from equinet.ops.kernels.edge.reference import EdgeMatrixConvolution, ReferenceConvolution
 
 Inputs = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -228,7 +229,8 @@ def test_sums_on_nodes_are_sums_over_equal_indices() -> None:
 
 def test_a_method_names_its_executor_and_the_executor_its_spec() -> None:
     spec = spec_of("MACE")
-    assert isinstance(ClebschGordan().convolution(spec), EdgeMatrixConvolution)
+    assert isinstance(ClebschGordan().convolution(spec), GeneratedConvolution)
+    assert isinstance(ClebschGordan().convolution(spec).torch_form, EdgeMatrixConvolution)
     assert isinstance(ClebschGordan("torch").convolution(spec), EdgeMatrixConvolution)
     assert isinstance(ClebschGordan("reference").convolution(spec), ReferenceConvolution)
     assert str(spec) in repr(ClebschGordan().convolution(spec))

@@ -199,12 +199,17 @@ def test_arrays_need_not_be_contiguous(gpu: torch.device) -> None:
 
 
 def test_products_of_too_many_terms_are_left_to_torch(gpu: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+    count = len(GeneratedManyBody(SMALL).polynomials.terms)
+    monkeypatch.setattr(node_executor, "MOST_TERMS", count - 1)
     ours, theirs = (form(SMALL).double().to(gpu) for form in (GeneratedManyBody, HornerManyBody))
     x, w = torch.randn(3, 4, 2).to(gpu).double(), theirs.initial_weight().double().to(gpu)
     groups = SpeciesGroups(torch.tensor([0, 1, 1], device=gpu))
     monkeypatch.setattr(node_gpu, "run", lambda *_: pytest.fail("a kernel ran"))
-    monkeypatch.setattr(node_executor, "MOST_TERMS", len(ours.polynomials.terms) - 1)
+    reason = f"{count} terms are above {count - 1}, the most that a kernel holds"
+    assert f"float64: torch ({reason})" in repr(ours)
     assert torch.equal(ours(x, w, groups), theirs(x, w, groups))
+    with pytest.raises(ValueError, match=f'`backend` "generated" has no kernel for the many-body product .*: {reason}'):
+        GeneratedManyBody(SMALL, "generated").double().to(gpu)(x, w, groups)
 
 
 # Registers, of what comes out of l <= 3 at nu = 3 in float32.

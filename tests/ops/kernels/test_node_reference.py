@@ -11,6 +11,7 @@ from e3nn import o3
 from torch import Tensor, nn
 
 from equinet.ops import ClebschGordan, ManyBodySpec, SpeciesGroups, natural_irreps
+from equinet.ops.kernels.node.executor import GeneratedManyBody
 from equinet.ops.kernels.node.reference import HornerManyBody, ReferenceManyBody
 
 FORMS = [HornerManyBody, ReferenceManyBody]
@@ -213,7 +214,8 @@ def test_an_output_that_no_product_reaches_is_refused(form: type[nn.Module]) -> 
 
 def test_a_method_names_its_executor() -> None:
     spec = spec_of("vectors")
-    assert isinstance(ClebschGordan().many_body(spec), HornerManyBody)
+    assert isinstance(ClebschGordan().many_body(spec), GeneratedManyBody)
+    assert isinstance(ClebschGordan().many_body(spec).torch_form, HornerManyBody)
     assert isinstance(ClebschGordan("torch").many_body(spec), HornerManyBody)
     assert isinstance(ClebschGordan("reference").many_body(spec), ReferenceManyBody)
 

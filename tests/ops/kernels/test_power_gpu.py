@@ -17,7 +17,8 @@ from equinet.ops import Bracket, CPDecomposed, GauntFourier, GauntGrid, ManyBody
 from equinet.ops.codegen import tiles
 from equinet.ops.coupling.quadrature import smallest_rule, smallest_rule_in_pairs
 from equinet.ops.factorised.algebra import harmonics_at
-from equinet.ops.factorised.powers import AlgebraChain, PowerManyBody, StreamedChain, StreamedPowers
+from equinet.ops.factorised.chains import AlgebraChain, PointKernels, StreamedPowers
+from equinet.ops.factorised.powers import PowerManyBody
 from equinet.ops.kernels.power import gpu as power_gpu
 from equinet.ops.kernels.power import operator as power_operator
 from equinet.ops.kernels.power.gpu import KINDS, Form, fold, form_of, unfold
@@ -217,9 +218,9 @@ def test_chains_on_the_sphere_take_pairs(method: GauntGrid | Bracket, irreps: st
 def test_a_point_with_several_opposites_takes_one() -> None:
     """Pseudovectors alone: at the opposite point they are what they are on the other sheet."""
     chain = GauntGrid().power(ManyBodySpec("1x1e", "1x0e+1x2e", 2, 1)).chain.double()  # type: ignore[union-attr]
-    assert chain.of_one.form(2).sides == "pm"
+    assert chain.on_gpu.of_one.form(2).sides == "pm"
     x = torch.randn(4, 3, 2, dtype=torch.float64)
-    found = power_operator.value_in_torch([x], chain.of_one.table, chain.of_one.form(2))
+    found = power_operator.value_in_torch([x], chain.on_gpu.of_one.table, chain.on_gpu.of_one.form(2))
     assert_alike(list(found.unbind(1)), chain.products(x, x, 2), 1e-13)
 
 
@@ -326,7 +327,7 @@ def test_a_representation_says_where_kernels_run(monkeypatch: pytest.MonkeyPatch
     spec = ManyBodySpec("2x0e+2x1o", "2x0e+2x1o", 3, 2)
     gaunt, terms = GauntGrid().many_body(spec), CPDecomposed(rank=6).many_body(spec)
     assert "(of_one): StreamedPowers(12 points, in pairs; on GPUs by kernels)" in repr(gaunt)
-    assert "StreamedTerms(\n    on GPUs by kernels" in repr(terms)
+    assert "TermChain(\n    on GPUs by kernels" in repr(terms)
     monkeypatch.setattr(tiles, "unavailable", lambda: "Triton is not there")
     assert "on GPUs by torch too: Triton is not there" in repr(gaunt)
     assert "kernels" not in repr(terms)
@@ -338,9 +339,10 @@ def test_which_transforms_have_kernels() -> None:
         method.many_body(spec).chain
         for method in (GauntGrid(), GauntGrid(transform="separable"), GauntFourier(), MatrixProduct())
     ]
-    assert [type(chain) for chain in chains] == [StreamedChain, AlgebraChain, AlgebraChain, AlgebraChain]
+    assert all(type(chain) is AlgebraChain for chain in chains)
+    assert [chain.in_kernel for chain in chains] == [True, False, False, False]
     u, v = torch.randn(2, 3, 16, 2)
-    ours, theirs = chains[0].of_two, chains[1]
+    ours, theirs = chains[0].on_gpu.of_two, chains[1]
     found = power_operator.value_in_torch([u, v], ours.table, ours.form(4))
     assert_alike(list(found.unbind(1)), theirs.products(u, v, 4), 1e-5)
 
@@ -353,7 +355,7 @@ def test_two_fields_in_a_pointwise_chain(gpu: torch.device) -> None:
         with counted() as calls:
             found = chain.products(u, other, 3)
         assert calls == ["value"]
-        assert_alike(found, AlgebraChain.products(chain, u, other, 3), 1e-13)
+        assert_alike(found, chain.products_in_torch(u, other, 3), 1e-13)
 
 
 def test_a_table_for_kernels_needs_one_way_to_the_points() -> None:
@@ -362,7 +364,7 @@ def test_a_table_for_kernels_needs_one_way_to_the_points() -> None:
     points.register_constant("to_right", 2 * points._originals["to_right"])
     factor = ManyBodySpec("1x0e+1x1o", "1x0e+1x1o", 2, 1).irreps_in
     with pytest.raises(ValueError, match="`points` must take both of its inputs to values in the same way"):
-        StreamedChain(points, points, factor, factor)
+        PointKernels(points, factor, factor)
 
 
 def test_trained_factors_get_their_gradient(gpu: torch.device) -> None:
@@ -403,7 +405,7 @@ def test_constants_come_back_from_another_precision(gpu: torch.device) -> None:
 def test_a_chain_is_one_graph_for_torchs_compiler(gpu: torch.device) -> None:
     chain = GauntGrid().power(ManyBodySpec("2x0e+2x1o", "2x0e+2x1o", 3, 2)).chain.to(gpu, torch.float64)  # type: ignore[union-attr]
     x = torch.randn(3, 4, 2, dtype=torch.float64, device=gpu)
-    compiled = torch.compile(chain.of_one, fullgraph=True, backend="aot_eager")
+    compiled = torch.compile(chain.on_gpu.of_one, fullgraph=True, backend="aot_eager")
     assert_alike(compiled([x], 3), chain.products(x, x, 3), 1e-13)
 
 

@@ -138,7 +138,7 @@ class _Family:
         self.basis = Basis(executor.spec)
         self.metric = self.basis.metric()
         self.numel, self.size = executor.weight_numel, len(self.basis.labels)
-        parts = executor._executors if isinstance(executor, JoinedManyBody) else [executor]
+        parts = executor.executors if isinstance(executor, JoinedManyBody) else [executor]
         before = [sum(part.weight_numel for part in parts[:n]) for n in range(len(parts))]
         self.parts = [_Part(part, start, self.basis, self.metric) for part, start in zip(parts, before) if part.terms]
         self.linear = torch.zeros(self.size, len(executor.linear), dtype=torch.float64)

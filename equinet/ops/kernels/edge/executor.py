@@ -1,41 +1,52 @@
-"""The edge convolution in machine code or generated kernels, as an executor."""
+"""The edge convolution in generated code, as an executor: LLVM on the CPU, Triton on CUDA, matrix products in torch elsewhere."""
 
 from __future__ import annotations
 
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
-from equinet.ops.codegen import llvm, tiles
 from equinet.ops.edges import Edges, as_edges
+from equinet.ops.kernels.choice import KernelChoice, WithKernels, unavailable
 from equinet.ops.spec import TensorProductSpec
 
 from .couplings import Couplings, couplings_of, name_of
 from .operator import forward
-from .reference import EdgeMatrixConvolution
+from .reference import EdgeMatrixConvolution, paths_apart
 
 # With more non-zero couplings the code of all derivatives takes longer than a minute to make.
 MOST_TERMS = 3000
 
 
-def can_run() -> bool:
-    """Whether code can be made here at all: for the processor, for a GPU, or both."""
-    return None in (llvm.unavailable(), tiles.unavailable())
+def slow_to_generate(couplings: int) -> str | None:
+    """Reason why ``backend="auto"`` makes no code for so many non-zero couplings; None if it does."""
+    if couplings <= MOST_TERMS:
+        return None
+    return f"{couplings:,} couplings are above {MOST_TERMS:,}, for which generating code takes minutes"
 
 
-def worthwhile(spec: TensorProductSpec) -> bool:
-    """Whether code for ``spec`` can be made here in reasonable time, for the processor or for a GPU."""
-    return can_run() and len(couplings_of(name_of(spec)).terms) <= MOST_TERMS
+def why_not_generated(spec: TensorProductSpec) -> str | None:
+    """Reason why ``backend="auto"`` makes no code for ``spec`` here; None if it does."""
+    return unavailable() or slow_to_generate(len(couplings_of(name_of(spec)).terms))
 
 
-class GeneratedConvolution(EdgeMatrixConvolution):
-    """Gather, product and sum in one loop: in machine code made for this processor (:mod:`.edge_loops`), in kernels on CUDA
-    (:mod:`.edge_tiles`).
+class GeneratedConvolution(WithKernels, nn.Module):
+    """Gather, product and sum in one loop: machine code for this processor (:mod:`.cpu`), Triton kernels on CUDA (:mod:`.gpu`).
 
-    On other devices and in other precisions than float32 and float64 it is the :class:`EdgeMatrixConvolution` it descends from.
+    Args:
+        spec: What to compute.
+        backend: ``"auto"``: :class:`EdgeMatrixConvolution` computes on other devices and in other precisions than float32 and
+            float64. ``"generated"``: a call there raises.
+
+    Raises:
+        ValueError: In a call, if ``backend`` is ``"generated"`` and there is no kernel for the device or precision.
     """
 
-    def __init__(self, spec: TensorProductSpec) -> None:
-        super().__init__(spec)
+    def __init__(self, spec: TensorProductSpec, backend: str = "auto") -> None:
+        super().__init__()
+        self.spec = spec
+        self.torch_form = EdgeMatrixConvolution(spec)
+        self.copies, self.weight_numel = self.torch_form.copies, self.torch_form.weight_numel
+        self.kernels = KernelChoice(backend, product=f"the convolution {spec}")
         self._product = name_of(spec)
 
     @property
@@ -50,7 +61,15 @@ class GeneratedConvolution(EdgeMatrixConvolution):
         weight: Float[Tensor, "rows paths channels"],
         edges: Edges | Int[Tensor, "2 rows"],
     ) -> Float[Tensor, "nodes rows channels"]:
-        if not (llvm.runs_on(node_feats) or tiles.runs_on(node_feats)):
-            return super().forward(node_feats, edge_attrs, weight, edges)
+        if not self.kernels.takes(node_feats):
+            result: Tensor = self.torch_form(node_feats, edge_attrs, weight, edges)
+            return result
         edges = as_edges(edges, node_feats.shape[0])
         return forward(node_feats, edge_attrs, weight, edges.index, *edges.incoming, edges.mirrored, self._product)
+
+    def path_weights(self, weight: Tensor) -> Tensor:
+        return paths_apart(weight)
+
+    def __repr__(self) -> str:
+        # On one line: the form in torch has nothing to add.
+        return f"{type(self).__name__}({self.spec}; {self.kernel})"

@@ -13,6 +13,7 @@ from torch import Tensor
 from equinet.ops.constants import ConstantModule
 from equinet.ops.coupling.clebsch_gordan import clebsch_gordan
 from equinet.ops.edges import Edges, as_edges, sum_on_nodes
+from equinet.ops.kernels.choice import REFERENCE, TORCH, KernelChoice, WithKernels
 from equinet.ops.protocols import Convolution
 from equinet.ops.spec import TensorProductSpec
 
@@ -22,7 +23,7 @@ def paths_apart(weight: Float[Tensor, "edges paths channels"]) -> Float[Tensor, 
     return torch.eye(weight.shape[1], dtype=weight.dtype, device=weight.device).unsqueeze(2) * weight.unsqueeze(1)
 
 
-class ReferenceConvolution(ConstantModule):
+class ReferenceConvolution(WithKernels, ConstantModule):
     r"""The formula of :class:`TensorProductSpec` path by path, summed on receivers. The oracle of tests.
 
     Args:
@@ -33,6 +34,8 @@ class ReferenceConvolution(ConstantModule):
 
             with :math:`z^p` the path's own product, for whatever ``like.path_weights`` says.
     """
+
+    kernels = REFERENCE
 
     def __init__(self, spec: TensorProductSpec, like: Convolution | None = None) -> None:
         super().__init__()
@@ -75,7 +78,7 @@ class ReferenceConvolution(ConstantModule):
         return paths_apart(weight) if self.like is None else self.like.path_weights(weight)
 
     def extra_repr(self) -> str:
-        return str(self.spec)
+        return f"{self.spec}; {self.kernel}"
 
 
 def slot_rows(copies: Mapping[o3.Irrep, int]) -> list[tuple[o3.Irrep, list[int]]]:
@@ -90,7 +93,7 @@ def slot_rows(copies: Mapping[o3.Irrep, int]) -> list[tuple[o3.Irrep, list[int]]
     return slots
 
 
-class EdgeMatrixConvolution(ConstantModule):
+class EdgeMatrixConvolution(WithKernels, ConstantModule):
     r"""The same convolution with the couplings contracted with the harmonics first.
 
     For each edge and output degree the small matrix
@@ -99,11 +102,15 @@ class EdgeMatrixConvolution(ConstantModule):
 
     is shared by all channels; one batched matrix product with the sender's features gives every path into that degree,
     and the radial weights multiply it by broadcasting. Two to three times fewer operations than path by path.
+
+    Args:
+        spec: What to compute.
+        kernels: Request that torch answers, with the reason if that was ``"auto"``; shown by ``repr``.
     """
 
-    def __init__(self, spec: TensorProductSpec) -> None:
+    def __init__(self, spec: TensorProductSpec, kernels: KernelChoice = TORCH) -> None:
         super().__init__()
-        self.spec = spec
+        self.spec, self.kernels = spec, kernels
         self.copies = spec.paths_per_output
         self.weight_numel = len(spec.paths)
         dim1 = spec.irreps_in1.dim // spec.channels
@@ -143,4 +150,4 @@ class EdgeMatrixConvolution(ConstantModule):
         return paths_apart(weight)
 
     def extra_repr(self) -> str:
-        return str(self.spec)
+        return f"{self.spec}; {self.kernel}"

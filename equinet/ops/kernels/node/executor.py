@@ -1,46 +1,57 @@
-"""The many-body product in machine code or generated kernels, as an executor."""
+"""The many-body product in generated code, as an executor: LLVM on the CPU, Triton on CUDA, matrix products in torch elsewhere."""
 
 from __future__ import annotations
 
+import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from equinet.ops.codegen import llvm, tiles
+from equinet.ops.kernels.choice import KernelChoice
 from equinet.ops.spec import ManyBodySpec
 from equinet.ops.species import SpeciesGroups
 
 from .cpu import Polynomials
 from .gpu import MOST_TERMS
 from .operator import name_of, polynomials_of, value
-from .reference import HornerManyBody, Kept
+from .reference import HornerManyBody, Kept, PolynomialTables
 
 
-class GeneratedManyBody(HornerManyBody):
-    """The nested sum over the few coefficients that are not zero, in machine code made for this processor (:mod:`.node_loops`), in
-    kernels on CUDA (:mod:`.node_tiles`).
+def why_not_on_cuda(terms: int) -> str | None:
+    """Reason why there is no kernel on CUDA for polynomials of so many terms; None if there is one."""
+    return None if terms <= MOST_TERMS else f"{terms:,} terms are above {MOST_TERMS:,}, the most that a kernel holds"
 
-    On other devices, in other precisions than float32 and float64, and on CUDA with more than :data:`.node_tiles.MOST_TERMS`
-    coefficients, it is the :class:`HornerManyBody` it descends from.
+
+class GeneratedManyBody(PolynomialTables):
+    """The nested sum over the few coefficients that are not zero: machine code for this processor (:mod:`.cpu`), Triton kernels on
+    CUDA (:mod:`.gpu`) for up to :data:`.gpu.MOST_TERMS` coefficients.
+
+    Args:
+        spec: What to compute.
+        backend: ``"auto"``: :class:`HornerManyBody` computes where there is no kernel: on other devices, in other precisions than
+            float32 and float64, and on CUDA with more coefficients. ``"generated"``: a call there raises.
+
+    Raises:
+        ValueError: In a call, if ``backend`` is ``"generated"`` and there is no kernel for the device, precision or size.
     """
 
     coefficients: Tensor
 
-    def __init__(self, spec: ManyBodySpec) -> None:
+    def __init__(self, spec: ManyBodySpec, backend: str = "auto") -> None:
         super().__init__(spec)
+        self.torch_form = HornerManyBody(spec)
         self._product = name_of(spec)
         self.register_constant("coefficients", self.polynomials.coefficients.T.contiguous())
+        on_cuda = why_not_on_cuda(len(self.polynomials.terms))
+        self.kernels = KernelChoice(backend, cuda=on_cuda, product=f"the many-body product {spec}")
         self._kept_terms = Kept()
+
+    def _add(self, k: int, nu: int, coefficients: np.ndarray) -> None:
+        """The polynomials hold all coefficients in one table."""
 
     @property
     def polynomials(self) -> Polynomials:
         """The polynomials that the code runs through."""
         return polynomials_of(self._product)
-
-    def _runs_on(self, features: Tensor) -> bool:
-        """Whether there are kernels or machine code for ``features``."""
-        if tiles.runs_on(features):
-            return len(self.polynomials.terms) <= MOST_TERMS
-        return llvm.runs_on(features)
 
     def forward(
         self,
@@ -48,8 +59,13 @@ class GeneratedManyBody(HornerManyBody):
         weight: Float[Tensor, "species paths channels"],
         groups: SpeciesGroups,
     ) -> Float[Tensor, "nodes out channels"]:
-        if not self._runs_on(features):
-            return super().forward(features, weight, groups)
+        if not self.kernels.takes(features):
+            result: Tensor = self.torch_form(features, weight, groups)
+            return result
         groups.require_weights_for(weight.shape[0])
         terms = self._kept_terms.of(weight, lambda weight: self.coefficients @ weight)  # (species, terms, channels)
         return value(features, terms, groups.order, groups.species, self._product)
+
+    def __repr__(self) -> str:
+        # On one line: the form in torch has nothing to add.
+        return f"{type(self).__name__}({self.spec}; {self.kernel})"

@@ -14,11 +14,12 @@ from torch.nn.functional import one_hot
 
 from equinet.ops.constants import ConstantModule
 from equinet.ops.coupling.polynomials import covariants, monomials
+from equinet.ops.kernels.choice import REFERENCE, TORCH, KernelChoice, WithKernels
 from equinet.ops.spec import ManyBodySpec
 from equinet.ops.species import SpeciesGroups
 
 
-class PolynomialTables(ConstantModule, ABC):
+class PolynomialTables(WithKernels, ConstantModule, ABC):
     """Coefficients of every polynomial of a :class:`ManyBodySpec`, and the split of its weights.
 
     Attributes:
@@ -56,11 +57,13 @@ class PolynomialTables(ConstantModule, ABC):
         return torch.randn(shape) / math.sqrt(self.weight_numel)
 
     def extra_repr(self) -> str:
-        return str(self.spec)
+        return f"{self.spec}; {self.kernel}"
 
 
 class ReferenceManyBody(PolynomialTables):
     """The formula of :class:`ManyBodySpec` term by term: every monomial, then every polynomial. The oracle of tests."""
+
+    kernels = REFERENCE
 
     def _add(self, k: int, nu: int, coefficients: np.ndarray) -> None:
         self.register_constant(f"coefficients_{k}_{nu}", torch.from_numpy(coefficients))
@@ -117,9 +120,14 @@ class HornerManyBody(PolynomialTables):
 
     While the weights need no gradient (inference), K is kept between calls, until the weights change in place (not through
     ``.data``, which torch does not count as a change).
+
+    Args:
+        spec: What to compute.
+        kernels: Request that torch answers, with the reason if that was ``"auto"``; shown by ``repr``.
     """
 
-    def __init__(self, spec: ManyBodySpec) -> None:
+    def __init__(self, spec: ManyBodySpec, kernels: KernelChoice = TORCH) -> None:
+        self.kernels = kernels
         self._variables = spec.irreps_in.dim // spec.channels
         # offset[d]: first row of the monomials of degree d among those of degree 0 .. correlation - 1
         sizes = [math.comb(self._variables + d - 1, d) for d in range(spec.correlation)]

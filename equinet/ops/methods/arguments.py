@@ -1,0 +1,23 @@
+"""Checks of the arguments of methods; each error names the argument, what it must be and what came."""
+
+from __future__ import annotations
+
+
+def require_whole(name: str, value: object) -> None:
+    """Refuse a value that is not a whole number of 1 or more.
+
+    Raises:
+        ValueError: If it is none; names the argument.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"`{name}` must be a whole number, 1 or more, got {value!r}")
+
+
+def require_one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
+    """Refuse a value that is not among ``allowed``.
+
+    Raises:
+        ValueError: If it is not; names the argument and the allowed values.
+    """
+    if value not in allowed:
+        raise ValueError(f"`{name}` must be one of {', '.join(allowed)}, got {value!r}")
