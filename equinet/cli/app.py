@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -34,5 +36,15 @@ def plain_errors() -> Iterator[None]:
         errors_to.print(f"\n{escape(str(stop))}", style="yellow", highlight=False, soft_wrap=True)
         raise typer.Exit(130) from None
     except (ValueError, OSError, MemoryError, FloatingPointError, BackendMismatchError) as error:
-        errors_to.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        errors_to.print(f"[bold red]error:[/] {escape(as_flags(str(error)))}", highlight=False, soft_wrap=True)
         raise typer.Exit(1) from None
+
+
+def as_flags(text: str) -> str:
+    """Return a message of the library with its arguments named as flags of the current command: `rounds` is --rounds."""
+    # typer carries click within itself, under a private name; earlier versions need the package.
+    click = typer.Context.__mro__[1].__module__.rpartition(".")[0]
+    context = importlib.import_module(f"{click}.globals").get_current_context(silent=True)
+    options = context.command.params if context is not None else []
+    flags = {one.name.rstrip("_"): one.opts[0] for one in options if one.param_type_name == "option"}
+    return re.sub(r"`(\w+)`", lambda match: flags.get(match[1], match[0]), text)

@@ -174,7 +174,7 @@ def select(cases: Iterable[Case], only: Sequence[str]) -> list[Case]:
     found = [case for case in cases if all(text in str(case) for text in only)]
     if not found:
         raise ValueError(
-            f"none of the {len(cases)} cases contains {' and '.join(map(repr, only))}; a case reads "
-            f"'{cases[0]}', and {len(every_case())} are there with --all"
+            f"`only`: none of the {len(cases)} cases contains {' and '.join(map(repr, only))}; a case reads "
+            f"'{cases[0]}', and there are {len(every_case())} in all"
         )
     return found

@@ -1,4 +1,4 @@
-"""How far two results are apart, and how far they may be."""
+"""Errors of results against mace-torch, and their limits."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ OWN = 2.0
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a model says of one structure, in float64 and without the energies of isolated atoms.
+    """Results of a model for one structure, in float64 and without the energies of isolated atoms.
 
     Attributes:
         energy: eV.
@@ -37,7 +37,7 @@ def errors_of(found: Outcome, truth: Outcome) -> dict[str, float]:
     """Relative errors by quantity: the largest difference of all components over the largest component of the truth.
 
     The energy is held against the interaction energies of the atoms, their magnitudes added: reference energies of hundreds
-    of eV hide nothing, and atoms that cancel each other cry no wolf. So is a virial, its derivative by strain, that is smaller.
+    of eV hide nothing, and cancellation between atoms does not inflate the error. So is a virial, its derivative by strain, that is smaller.
     What is not finite is infinitely wrong.
 
     >>> one = Outcome(-3.0, np.array([-1.0, -2.0]), np.eye(2, 3), None)

@@ -1,4 +1,4 @@
-"""What energies are compared on: a molecule, a bulk with a cell smaller than the cutoff, a slab."""
+"""Structures for the comparison: a molecule, a bulk with a cell smaller than the cutoff, a slab."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The model that is measured, made so that comparing results says something."""
+"""Potentials to measure, made so that comparing their results says something."""
 
 from __future__ import annotations
 

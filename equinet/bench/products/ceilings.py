@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .timing import Clock, interleaved
+from equinet.bench.core.timing import Clock, interleaved
 
 MATRIX = {"cpu": 1024, "cuda": 8192}  # rows of the square matrices that are multiplied
 LARGE = {"cpu": 1 << 28, "cuda": 1 << 31}  # bytes of a copy that no cache holds

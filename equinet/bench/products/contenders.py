@@ -1,4 +1,4 @@
-"""Who takes part: every method of ours with every backend it has; other libraries are in :mod:`equinet.bench.products.peers`."""
+"""Contenders of equinet: every method with every backend; other libraries are in :mod:`equinet.bench.peers`."""
 
 from __future__ import annotations
 
@@ -94,19 +94,6 @@ class Built(Protocol):
 
     def bind(self, problem: Problem) -> Bound:
         """Random inputs of a problem with the same spec."""
-
-
-class Contender(Protocol):
-    """Attributes: ``name`` in tables; ``absent`` why it cannot take part, or None."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def absent(self) -> str | None: ...
-
-    def build(self, spec: TensorProductSpec | ManyBodySpec, dtype: torch.dtype, device: torch.device) -> Built:
-        """Raises ValueError, ImportError or RuntimeError, with the reason, if it cannot."""
 
 
 def harmonics_of(vectors: Tensor, width: int) -> Tensor:

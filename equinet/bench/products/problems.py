@@ -112,7 +112,7 @@ def pair_problem(mode: str, degree: int, channels: int, pairs: int) -> Problem:
         Xie et al. 2025, arXiv 2506.13523; there ``mimo`` goes to outputs of degree 2 L, and inputs have one channel.
     """
     if not 1 <= degree <= MAX_TABULATED_DEGREE:
-        raise ValueError(f"--degrees must lie in 1 to {MAX_TABULATED_DEGREE}, got {degree}")
+        raise ValueError(f"`degrees` must lie in 1 to {MAX_TABULATED_DEGREE}, got {degree}")
     one = o3.Irreps([(1, (degree, (-1) ** degree))])
     many = o3.Irreps([(channels, (degree, (-1) ** degree))])
     if mode == "siso":
@@ -123,7 +123,7 @@ def pair_problem(mode: str, degree: int, channels: int, pairs: int) -> Problem:
     elif mode == "mimo":
         spec = TensorProductSpec(natural_irreps(degree, channels), natural_irreps(degree), natural_irreps(degree))
     else:
-        raise ValueError(f"--mode must be siso, simo or mimo, got {mode!r}")
+        raise ValueError(f"`mode` must be siso, simo or mimo, got {mode!r}")
     return Problem(f"{mode} L={degree}", "tp", spec, pairs, 1)
 
 
@@ -160,6 +160,6 @@ def degrees_from_text(text: str) -> list[int]:
     for part in text.split(","):
         match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
         if match is None or int(match[2] or match[1]) < int(match[1]):
-            raise ValueError(f"--degrees reads like 3, 1-8 or 1,2,4, got {text!r}")
+            raise ValueError(f"`degrees` must read like 3, 1-8 or 1,2,4, got {text!r}")
         found += range(int(match[1]), int(match[2] or match[1]) + 1)
     return list(dict.fromkeys(found))

@@ -14,7 +14,7 @@ from ase import Atoms
 
 from equinet.models import MACEConfig
 
-from .mace_peer import batch_of, build_mace, mace_defaults
+from .model import batch_of, build_mace, mace_defaults
 
 
 def sized_mace(
@@ -56,7 +56,7 @@ def lively_mace(
         samples: A few small structures with all elements.
         heads: Names of the sets of energies.
         seed: Of the weights.
-        switches: As of :func:`~equinet.bench.models.mace_peer.build_mace`.
+        switches: As of :func:`~equinet.bench.peers.mace_torch.model.build_mace`.
     """
     with mace_defaults("float64"), torch.random.fork_rng(devices=[]):
         model = build_mace(config, e0s, avg_num_neighbors, heads=heads, seed=seed, **switches)

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from equinet.bench.products import memory, timing
-from equinet.bench.products.memory import peak_memory
-from equinet.bench.products.timing import Timing, Timings, interleaved
+from equinet.bench.core import memory, timing
+from equinet.bench.core.memory import peak_memory
+from equinet.bench.core.record import plain
+from equinet.bench.core.timing import Timing, Timings, interleaved
 
 
 class Clock:
@@ -105,7 +106,7 @@ def test_median_quartiles_and_unsteadiness():
     assert steady.iqr == pytest.approx(0.2)
     assert not steady.unsteady
     assert disturbed.unsteady
-    assert disturbed.as_json()["unsteady"] is True
+    assert plain(disturbed)["unsteady"] is True
 
 
 def test_ratio_is_of_medians_over_common_rounds():

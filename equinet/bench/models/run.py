@@ -10,16 +10,16 @@ from pathlib import Path
 
 import numpy as np
 
-from equinet.bench.products.machine import load_average
-from equinet.bench.products.timing import Ratio, Timing, Timings, interleaved
-from equinet.potential import choose_device
+from equinet.bench.core import COMPILED, EQUINET, memory
+from equinet.bench.core import record as core
+from equinet.bench.core.machine import load_average
+from equinet.bench.core.record import Settings
+from equinet.bench.core.timing import Ratio, Timing, Timings, threads
 
-from . import memory
-from .contenders import DYNAMICS, EQUINET, FORCES, TASKS, TRAINING, Contender, Equinet, Prediction, relative_error
 from .dynamics import Block, steps_in_block
 from .lineup import LineUp, line_up
-from .mace_peer import COMPILED
-from .problems import Architecture, Problem
+from .problems import Architecture, Structures
+from .runners import DYNAMICS, FORCES, TASKS, TRAINING, Equinet, Prediction, Runner, relative_error
 
 # Largest relative error against float64 with which a result counts as the same: of energies and forces, of the gradient of
 # the loss. The loss depends on small differences between forces and labels, so its gradient has fewer digits.
@@ -34,84 +34,66 @@ NOISE = 0.3  # on the labels, over the root mean square force or 1 eV/Å; little
 
 @dataclass(frozen=True)
 class Plan:
-    """What to measure and how.
+    """Models and structures to measure.
 
     Attributes:
         architectures: Models.
         problems: Structures.
         peers: Names of other packages' models.
-        dtype: Name of the precision.
-        device: Name of the device.
-        rounds: Of every time; fewer of what is slow.
-        seconds: For all rounds of a task together.
-        tasks: Of ``TASKS``; ``DYNAMICS`` needs ``FORCES``.
+        tasks: Some of ``TASKS``; ``DYNAMICS`` needs ``FORCES``.
+        settings: Settings; the budget is for one task on one problem.
     """
 
     architectures: Sequence[Architecture]
-    problems: Sequence[Problem]
+    problems: Sequence[Structures]
     peers: Sequence[str] = ()
-    dtype: str = "float32"
-    device: str = "cpu"
-    rounds: int = 11
-    seconds: float = 60.0
     tasks: tuple[str, ...] = TASKS
+    settings: Settings = field(default_factory=Settings)
 
 
-@dataclass(frozen=True)
-class Row:
-    """One contender at one task.
+@dataclass(kw_only=True)
+class Row(core.Row):
+    """Result of one contender at one task.
+
+    The error is that of energies and forces, in training that of the gradient of the loss; the time that of one step.
 
     Attributes:
         model: Name of the architecture.
-        problem: Name of the structures.
-        atoms: In the batch; of an MD step in its one structure.
-        edges: Directed, of the batch.
-        task: ``TRAINING``, ``FORCES`` or ``DYNAMICS``.
-        contender: Name.
+        atoms: Atoms in the batch; for an MD step in its one structure.
+        edges: Directed edges of the batch.
         parameters: Number of weights.
-        error: Relative, against float64: of energies and forces, in training of the gradient of the loss; None if unknown.
-        timing: Of one step; None if it was not timed.
-        first_call: Seconds of the first of all calls, in which things are compiled; None if there was none.
-        peak: Bytes at the peak beyond the loaded model; None if not measured.
-        ratio: Median time over equinet's; None for equinet.
-        wrong: Whether the result is not the same function; then there is no time.
-        notes: Reasons and remarks.
+        over_equinet: Median time over equinet's; None for equinet.
         load: Load average of the machine when it was timed, if the system tells.
     """
 
     model: str
-    problem: str
     atoms: int
     edges: int
-    task: str
-    contender: str
     parameters: int = 0
-    error: float | None = None
-    timing: Timing | None = None
-    first_call: float | None = None
-    peak: int | None = None
-    ratio: Ratio | None = None
-    wrong: bool = False
-    notes: tuple[str, ...] = field(default=())
+    over_equinet: Ratio | None = None
     load: float | None = None
+
+    @property
+    def place(self) -> str:
+        """Runner, model, problem and task as text."""
+        return f"{self.contender}, {self.model}, {self.problem}, {self.task}"
 
 
 def measure(plan: Plan, say: Callable[[str], None] = lambda text: None) -> Iterator[list[Row]]:
     """Measure; gives the rows of one architecture after the other, of all its problems.
 
     Args:
-        plan: What.
-        say: Is told what is being done.
+        plan: Models, structures and settings.
+        say: Function that is told what is being done.
 
     Raises:
         ValueError: If an architecture has no counterpart in another package, or a model does not know an element.
     """
-    device = str(choose_device(plan.device))
-    plan = replace(plan, device=device)
+    dtype, device = plan.settings.dtype, plan.settings.device
     for architecture in plan.architectures:
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as folder, threads(plan.settings.threads):
             say(f"{architecture.name}: building {', '.join([EQUINET, *plan.peers])}")
-            lineup = line_up(architecture, plan.problems, plan.peers, plan.dtype, device, Path(folder))
+            lineup = line_up(architecture, plan.problems, plan.peers, dtype, device, Path(folder))
             taken = _memory(plan, lineup, say)
             rows = []
             for problem in plan.problems:
@@ -122,16 +104,15 @@ def measure(plan: Plan, say: Callable[[str], None] = lambda text: None) -> Itera
 def _memory(plan: Plan, lineup: LineUp, say: Callable[[str], None]) -> dict[str, dict[tuple[str, str], memory.Need]]:
     """Peak memory by contender and (problem, task)."""
     tasks = [task for task in (FORCES, TRAINING) if task in plan.tasks]
-    batches = {p.name: memory.Batch(p.frames, lineup.edges(p.frames)) for p in plan.problems}
-    few = lineup.samples[:1]
-    warm = memory.Batch(tuple(few), lineup.edges(few))
+    batches = {p.name: lineup.batch(p.frames) for p in plan.problems}
+    warm = lineup.batch(lineup.samples[:1])
     found = {}
-    for name in lineup.contenders:
+    for name in lineup.runners:
         if name == COMPILED:  # it would be compiled once more, for minutes
             found[name] = {(batch, task): memory.Need(None) for batch in batches for task in tasks}
             continue
         say(f"{lineup.architecture.name}: memory of {name}")
-        found[name] = memory.needs(lineup.recipes[name], batches, tasks, warm, plan.device)
+        found[name] = memory.needs(lineup.recipes[name], batches, tasks, warm, plan.settings.device)
     return found
 
 
@@ -142,7 +123,7 @@ class _Bout:
         self,
         plan: Plan,
         lineup: LineUp,
-        problem: Problem,
+        problem: Structures,
         taken: Mapping[str, Mapping[tuple[str, str], memory.Need]],
     ) -> None:
         self.plan, self.lineup, self.problem = plan, lineup, problem
@@ -151,8 +132,8 @@ class _Bout:
             for name in taken
         }
         self.found: dict[tuple[str, str], Row] = {}
-        for name in lineup.names:
-            contender = lineup.contenders.get(name)
+        for name in lineup.recipes:
+            contender = lineup.runners.get(name)
             for task in plan.tasks:
                 self.found[name, task] = self._blank(name, task, contender)
 
@@ -160,7 +141,7 @@ class _Bout:
         """Check, then time; one row for each task and contender."""
         # Dynamics after forces: how many steps are timed at once follows from the time of an evaluation.
         for task in sorted(self.plan.tasks, key=(FORCES, DYNAMICS, TRAINING).index):
-            names = [name for name in self.lineup.contenders if self._may_run(name, task)]
+            names = [name for name in self.lineup.runners if self._may_run(name, task)]
             say(f"{self.lineup.architecture.name}, {self.problem.name}: {task}")
             if task != DYNAMICS:
                 names = self._check(task, names)
@@ -170,17 +151,19 @@ class _Bout:
             if task == DYNAMICS:
                 timings, names = self._time_dynamics(names)
             else:
-                calls = {name: self.lineup.contenders[name].task(task) for name in names}
-                timings = self._interleave(calls)
+                calls = {name: self.lineup.runners[name].task(task) for name in names}
+                timings = self.plan.settings.interleave(calls)
             for name in names:
                 ratio = timings.ratio(name, EQUINET) if EQUINET in names and name != EQUINET else None
-                self._note(name, task, timing=timings[name], ratio=ratio, load=load)
-        return [self.found[name, task] for task in self.plan.tasks for name in self.lineup.names]
+                self._note(name, task, timing=timings[name], over_equinet=ratio, load=load)
+        return [self.found[name, task] for task in self.plan.tasks for name in self.lineup.recipes]
 
-    def _blank(self, name: str, task: str, contender: Contender | None) -> Row:
+    def _blank(self, name: str, task: str, contender: Runner | None) -> Row:
         problem = self.problem
         atoms = len(problem.frames[0]) if task == DYNAMICS else problem.atoms
-        row = Row(self.lineup.architecture.name, problem.name, atoms, self.lineup.edges(problem.frames), task, name)
+        edges = self.lineup.batch(problem.frames).size
+        model = self.lineup.architecture.name
+        row = Row(model=model, problem=problem.name, atoms=atoms, edges=edges, task=task, contender=name)
         if contender is None:
             return replace(row, notes=(self.lineup.refused[name],))
         need = self.needs[name][task]
@@ -190,7 +173,7 @@ class _Bout:
 
     def _may_run(self, name: str, task: str) -> bool:
         row = self.found[name, task]
-        return self.needs[name][task].fits and not row.wrong and not self.lineup.contenders[name].cannot(task)
+        return self.needs[name][task].fits and not row.wrong and not self.lineup.runners[name].cannot(task)
 
     def _check(self, task: str, names: Sequence[str]) -> list[str]:
         """Compare with float64; those that compute the same function, and have their batch loaded."""
@@ -201,29 +184,29 @@ class _Bout:
         expected = truth.predict() if task == FORCES else truth.gradient()[1]
         good = []
         for name in names:
-            contender = self.lineup.contenders[name]
-            contender.load(frames, labels)
-            error, seconds = _error(contender, expected)
+            runner = self.lineup.runners[name]
+            runner.load(frames, labels)
+            error, seconds = _error(runner, expected)
             same = error <= self._tolerance(name, task)
             piece = "" if frames is self.problem.frames else "checked on a piece of the structures"
-            self._note(name, task, error=error, wrong=not same, first_call=seconds, note=piece)
+            self._note(name, task, error=error, wrong=None if same else _wrong(error), first_call=seconds, note=piece)
             if same:
                 good.append(name)
             elif task == FORCES and DYNAMICS in self.plan.tasks:
-                self._note(name, DYNAMICS, error=error, wrong=True)
+                self._note(name, DYNAMICS, error=error, wrong=_wrong(error))
         if frames is not self.problem.frames:
             labels = Prediction(np.zeros(len(self.problem.frames)), np.zeros((self.problem.atoms, 3)))
             for name in good:
-                self.lineup.contenders[name].load(self.problem.frames, labels)
+                self.lineup.runners[name].load(self.problem.frames, labels)
         return good
 
     def _tolerance(self, name: str, task: str) -> float:
         """The relative error up to which a result counts as the same."""
         if task == TRAINING:
-            return GRADIENT_TOLERANCE[self.plan.dtype]
+            return GRADIENT_TOLERANCE[self.plan.settings.dtype]
         extent = max(float(np.abs(frame.positions).max()) for frame in self.problem.frames)
-        rounding = 0.0 if name == EQUINET else STIFFNESS * extent * np.finfo(self.plan.dtype).eps / 2
-        return TOLERANCE[self.plan.dtype] + float(rounding)
+        rounding = 0.0 if name == EQUINET else STIFFNESS * extent * np.finfo(self.plan.settings.dtype).eps / 2
+        return TOLERANCE[self.plan.settings.dtype] + float(rounding)
 
     def _truth_fits(self, task: str) -> bool:
         """Whether the same in float64 may be computed on the problem itself: twice equinet's memory, and not too slow."""
@@ -245,16 +228,13 @@ class _Bout:
         truth.load(frames, labels)
         return labels
 
-    def _interleave(self, calls: Mapping[str, Callable[[], None]]) -> Timings:
-        return interleaved(calls, rounds=self.plan.rounds, budget=self.plan.seconds, device=self.plan.device)
-
     def _time_dynamics(self, names: Sequence[str]) -> tuple[Timings, list[str]]:
         """Time blocks of steps, then see whether the forces at their end are those of a fresh neighbour list."""
         medians = [row.timing.median for name in names if (row := self.found[name, FORCES]).timing]
         steps = steps_in_block(max(medians, default=0.0))
         start = self.problem.frames[0]
-        blocks = {name: Block(start, self.lineup.contenders[name].calculator(), steps) for name in names}
-        timings = self._interleave({name: block.run for name, block in blocks.items()})
+        blocks = {name: Block(start, self.lineup.runners[name].calculator(), steps) for name in names}
+        timings = self.plan.settings.interleave({name: block.run for name, block in blocks.items()})
         good, checked = [], self._truth_fits(FORCES)
         for name, block in blocks.items():
             error = None
@@ -263,7 +243,8 @@ class _Bout:
                 forces = self.lineup.truth.predict().forces
                 error = relative_error(block.atoms.calc.results["forces"], forces, least=1.0)
             same = error is None or error <= self._tolerance(name, DYNAMICS)
-            self._note(name, DYNAMICS, error=error, wrong=not same, first_call=timings[name].first_call / (steps + 1))
+            first = timings[name].first_call / (steps + 1)
+            self._note(name, DYNAMICS, error=error, wrong=None if same else _wrong(error), first_call=first)
             if same:
                 good.append(name)
         per_step = {name: _divided(timings[name], blocks[name].evaluations) for name in blocks}
@@ -274,7 +255,11 @@ class _Bout:
         self.found[name, task] = replace(row, notes=(*row.notes, note) if note else row.notes, **values)  # type: ignore[arg-type]
 
 
-def _error(contender: Contender, expected: Prediction | np.ndarray) -> tuple[float, float]:
+def _wrong(error: float | None) -> str:
+    return f"relative error {error:.1e} against float64; no time"
+
+
+def _error(contender: Runner, expected: Prediction | np.ndarray) -> tuple[float, float]:
     """Relative error, and how long it took to compute."""
     began = time.perf_counter()
     if isinstance(expected, Prediction):

@@ -1,6 +1,6 @@
 """mace-torch beside equinet: the same architecture, the same weights, by its own public interface.
 
-The only file that imports mace-torch, and only when something is built: ``equinet`` does not need it.
+Only this folder imports mace-torch, and only when something is built: ``equinet`` does not need it.
 """
 
 from __future__ import annotations
@@ -19,13 +19,12 @@ import torch
 from ase import Atoms
 from e3nn import o3
 
+from equinet.bench.core import COMPILED, CUEQUIVARIANCE, EAGER
+from equinet.bench.models.runners import FORCES, LOSS, SETTINGS, TRAINING, Prediction, Recipe, Runner, set_rate_to_zero
 from equinet.convert.mace.forms import arguments_of
 from equinet.models import MACEConfig
 from equinet.ops import ClebschGordan
 
-from .contenders import FORCES, LOSS, SETTINGS, TRAINING, Contender, Prediction, set_rate_to_zero
-
-EAGER, CUEQUIVARIANCE, COMPILED = "mace-torch", "mace-torch, cuEquivariance", "mace-torch, compiled"
 # What `--against` names. Compiling takes minutes for each model and structure, so it is for who asks for it.
 PEERS = {
     "mace": (EAGER, CUEQUIVARIANCE),
@@ -181,7 +180,7 @@ def _require_reduced_couplings() -> None:
 
 
 @dataclass(frozen=True)
-class MaceRecipe:
+class MaceRecipe(Recipe):
     """How to make :class:`Mace`.
 
     Attributes:
@@ -200,8 +199,8 @@ class MaceRecipe:
     dtype: str
     device: str
 
-    def build(self, weights: Any = None) -> Contender:
-        """The contender, with random weights or those of ``weights``, a ScaleShiftMACE; which is copied.
+    def build(self, weights: Any = None) -> Runner:
+        """Make the runner, with random weights or those of ``weights``, a ScaleShiftMACE; which is copied.
 
         Raises:
             ValueError: If it cannot run here; says why.

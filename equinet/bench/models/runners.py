@@ -1,4 +1,4 @@
-"""What every package in a comparison must be able to do, and equinet as one of them."""
+"""Runners of whole models: the protocol for every package, and equinet as one of them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from ase import Atoms
 
+from equinet.bench.core import EQUINET
 from equinet.checkpoint import load_potential
 from equinet.graph.atomic_graph import collate, from_atoms
 from equinet.md import EquinetCalculator
@@ -20,7 +21,6 @@ from equinet.train import Loss, TrainConfig, make_optimizer, train_step
 
 FORCES, TRAINING, DYNAMICS = "energy + forces", "training step", "MD step"
 TASKS = (TRAINING, FORCES, DYNAMICS)
-EQUINET = "equinet"
 
 # Of the training step, the same for every package: loss weights 1 and 100, gradients clipped at 10, as by default.
 SETTINGS = TrainConfig.model_validate({})
@@ -48,8 +48,8 @@ class Prediction:
         return max(relative_error(value, true, least=1.0) for value, true in pairs)
 
 
-class Contender(Protocol):
-    """A model of one package, in one precision on one device.
+class Runner(Protocol):
+    """A built contender: a model of one package, in one precision on one device.
 
     ``load`` comes first. What :meth:`task` gives is ready to be timed: everything that is done once per batch, as
     neighbour lists, is done; but dynamics finds its own.
@@ -98,18 +98,40 @@ def relative_error(value: np.ndarray, truth: np.ndarray, least: float = 0.0) -> 
     return error if np.isfinite(error) else float("inf")
 
 
-class Recipe(Protocol):
-    """How to make a contender again, in another process too.
+@dataclass(frozen=True)
+class Batch:
+    """Structures to compute together.
 
     Attributes:
-        name: The contender's.
+        frames: Structures.
+        size: Number of directed edges, to which memory is nearly proportional.
     """
 
-    @property
-    def name(self) -> str: ...
+    frames: tuple[Atoms, ...]
+    size: int
 
-    def build(self, weights: Any = None) -> Contender:
-        """The contender; ``weights`` is a ScaleShiftMACE whose weights mace-torch's contenders take."""
+
+class Recipe:
+    """A contender (:class:`equinet.bench.core.record.Contender`) that another process can build too.
+
+    Attributes:
+        name: Name in tables.
+        absent: None: what cannot be built says so when it is tried.
+    """
+
+    name: str
+    absent: str | None = None
+
+    def build(self, weights: Any = None) -> Runner:
+        """Make it; ``weights`` is a ScaleShiftMACE whose weights mace-torch's runners take."""
+        raise NotImplementedError
+
+    def work(self, built: Runner, load: Batch, task: str) -> None:
+        """Do a task once, neighbour lists included."""
+        atoms = sum(len(frame) for frame in load.frames)
+        labels = Prediction(np.zeros(len(load.frames)), np.zeros((atoms, 3)))
+        built.load(load.frames, None if task == FORCES else labels)
+        built.task(task)()
 
 
 def set_rate_to_zero(optimizer: torch.optim.Optimizer) -> None:
@@ -119,7 +141,7 @@ def set_rate_to_zero(optimizer: torch.optim.Optimizer) -> None:
 
 
 @dataclass(frozen=True)
-class EquinetRecipe:
+class EquinetRecipe(Recipe):
     """How to make :class:`Equinet`.
 
     Attributes:

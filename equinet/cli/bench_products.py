@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -11,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from .app import console, plain_errors
-from .bench import bench
+from .bench import Dtype, Threads, bench, command_line, finish
+from .render import show
 
 if TYPE_CHECKING:
     from equinet.bench.products.problems import Problem
@@ -30,9 +29,7 @@ Methods = Annotated[
 Only = Annotated[
     list[str] | None, typer.Option(help="Only contenders whose name contains this, e.g. --only cg. Repeatable.")
 ]
-Dtype = Annotated[Literal["float32", "float64"], typer.Option(help="Of features and weights.")]
 Device = Annotated[Literal["cpu", "cuda"], typer.Option(help="Where to measure.")]
-Threads = Annotated[int, typer.Option(help="Threads of the processor.", min=1)]
 Rounds = Annotated[int, typer.Option(help="Rounds in which all take turns.", min=9)]
 Budget = Annotated[
     float,
@@ -219,7 +216,7 @@ def _on_graph_of(problem: Problem, structure: Path, cutoff: float) -> Problem:
     frames = read_frames(structure, physics.NO_LABELS)
     graph = from_atoms(frames[0], cutoff).edge_index
     if graph.shape[1] == 0:
-        raise ValueError(f"the first structure of {structure} has no neighbours within --cutoff {cutoff:g} Å")
+        raise ValueError(f"the first structure of {structure} has no neighbours within `cutoff` {cutoff:g} Å")
     return replace(problem, nodes=len(frames[0]), graph=graph[:, graph[1].argsort(stable=True)])
 
 
@@ -237,20 +234,24 @@ def _run(
     reference: bool,
     out: Path | None,
 ) -> None:
-    import torch
-
-    from equinet.bench.products import Settings, measure, terminal, write
+    from equinet.bench.core.record import Settings
+    from equinet.bench.products.report import SUITE
+    from equinet.bench.products.run import measure
 
     from .questions import method_from_text
 
-    settings = Settings(
-        getattr(torch, dtype), torch.device(device), threads, rounds, budget, reference, baseline, clock
-    )
+    settings = Settings(dtype=dtype, device=device, threads=threads, rounds=rounds, budget=budget, clock=clock)
     methods = [method_from_text(text) for text in method] if method else None
     with console.status("starting") as status:
-        record = measure(problems, settings, methods=methods, only=only or [], say=status.update)
-    console.print(terminal(record))
-    if out is not None:
-        words = [word for n, word in enumerate(sys.argv[1:]) if word != "--out" and sys.argv[n] != "--out"]
-        names = ", ".join(write(record, out, shlex.join(["equinet", *words])))
-        console.print(f"written to {out}: {names}", highlight=False, soft_wrap=True)
+        record = measure(
+            problems,
+            settings,
+            methods=methods,
+            only=only or [],
+            reference=reference,
+            baseline=baseline,
+            command=command_line(),
+            say=status.update,
+        )
+    show(console, SUITE.terminal(record))
+    finish(SUITE, record, out)
