@@ -33,7 +33,7 @@ def terminal(record: Record[Row]) -> list[Block]:
     for problem in record.problems:
         columns = [Column("contender\n couplings, weights", fold=True), Column("")]
         columns += [Column(heading, number=True) for heading in ("ms ± IQR", "times faster", "roof", "MB")]
-        table = Table("", columns, [_cells(rows, problem) for rows in by_contender(record, problem)], padding=1)
+        table = Table("", columns, [_cells(rows, problem) for rows in by_contender(record, problem)], padding=0)
         title = Text(f"\n{problem.name}: {problem.spec}; {problem.sizes}", "strong")
         blocks += [title, table, *_absent(record, problem)]
     return blocks
