@@ -141,7 +141,7 @@ class Slightly(Ours):
         def wrong(problem):
             bound = bind(problem)
             call = bound.call
-            # adds nothing but a slope
+            # adds nothing but a gradient
             bound.call = lambda x, y, w: call(x + 1e-3 * (y.sum() - y.sum().detach()), y, w)
             return bound
 
@@ -201,12 +201,12 @@ class Once(torch.autograd.Function):
         return call(*leaves)
 
     @staticmethod
-    def backward(ctx, slope):
+    def backward(ctx, gradient):
         if torch.is_grad_enabled():
             raise RuntimeError("no derivative of the derivative")
         leaves = [leaf.detach().requires_grad_() for leaf in ctx.saved_tensors]
         with torch.enable_grad():
-            return None, *torch.autograd.grad(ctx.call(*leaves), leaves, slope)
+            return None, *torch.autograd.grad(ctx.call(*leaves), leaves, gradient)
 
 
 def test_a_library_without_second_derivatives_is_listed_with_the_reason(monkeypatch):

@@ -10,7 +10,7 @@ import torch
 
 from equinet.bench.core import memory, timing
 from equinet.bench.core.memory import peak_memory
-from equinet.bench.core.record import plain
+from equinet.bench.core.record import Row, Settings, plain, time_rows
 from equinet.bench.core.timing import Timing, Timings, interleaved
 
 
@@ -92,6 +92,33 @@ def test_collection_of_garbage_waits_and_comes_back(monkeypatch):
 def test_what_cannot_be_timed_is_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         interleaved(**{"contenders": {"a": lambda: None}, **arguments})
+
+
+def test_a_contender_whose_first_call_fails_is_left_out_with_the_reason():
+    def broken():
+        raise RuntimeError("no third derivative\nat line 5")
+
+    failures = {}
+    timings = interleaved({"a": lambda: None, "b": broken}, rounds=3, shortest=1e-5, failures=failures)
+    assert list(timings) == ["a"]
+    assert failures == {"b": "no third derivative"}
+    with pytest.raises(RuntimeError, match="no third derivative"):
+        interleaved({"a": lambda: None, "b": broken}, rounds=3, shortest=1e-5)
+
+
+def test_only_rows_that_are_right_are_timed():
+    rows = [
+        Row(problem="p", contender="right"),
+        Row(problem="p", contender="wrong", wrong="off by 1"),
+        Row(problem="p", contender="absent", absent="not installed"),
+        Row(problem="p", contender="failed", failure="not checked"),
+    ]
+    called = []
+    timings, calls = time_rows(rows, lambda row: lambda: called.append(row.contender), Settings(rounds=3, budget=0.01))
+    assert set(called) == set(timings) == set(calls) == {"right"}
+    assert [row.timing is not None for row in rows] == [True, False, False, False]
+    assert [row.state for row in rows] == ["measured", "WRONG", "absent", "not measured"]
+    assert rows[3].failure == "not checked"
 
 
 def test_a_real_clock_gives_positive_times():

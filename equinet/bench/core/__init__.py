@@ -1,4 +1,4 @@
-"""What all benches share: timing in turns, peak memory, the machine, records of rows, reports and pictures."""
+"""Parts that all benches share: timing in turns, peak memory, the machine, records of rows, reports and pictures."""
 
 # Names of whole models in tables.
 EQUINET = "equinet"

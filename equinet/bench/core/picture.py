@@ -1,4 +1,4 @@
-"""What pictures of all benches share."""
+"""Style and helpers of all pictures."""
 
 from __future__ import annotations
 

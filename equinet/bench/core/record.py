@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -89,18 +89,10 @@ class Settings:
     def torch_device(self) -> torch.device:
         return torch.device(self.device)
 
-    def interleave(
-        self, calls: Mapping[str, Callable[[], None]], *, share: float = 1.0, refresh: Callable[[], None] | None = None
-    ) -> Timings:
-        """Time functions in turns; ``share`` is their part of the budget. See :func:`~equinet.bench.core.timing.interleaved`."""
-        return interleaved(
-            calls,
-            rounds=self.rounds,
-            budget=self.budget * share,
-            refresh=refresh,
-            device=self.device,
-            clock=CLOCKS[self.clock],
-        )
+    def interleave(self, calls: Mapping[str, Callable[[], None]], *, share: float = 1.0, **more: Any) -> Timings:
+        """Time functions in turns, within this ``share`` of the budget; see :func:`~equinet.bench.core.timing.interleaved`."""
+        how: dict[str, Any] = {"device": self.device, "clock": CLOCKS[self.clock], **more}
+        return interleaved(calls, rounds=self.rounds, budget=self.budget * share, **how)
 
 
 @dataclass(kw_only=True)
@@ -152,6 +144,35 @@ class Row:
 
 
 R = TypeVar("R", bound=Row)
+Call = Callable[[], None]
+
+
+def time_rows(
+    rows: Sequence[Row],
+    call_of: Callable[[Any], Call],
+    settings: Settings,
+    *,
+    share: float = 1.0,
+    refresh: Callable[[], None] | None = None,
+) -> tuple[Timings, dict[str, Call]]:
+    """Time in turns the rows of one task that are right, and fill in ``timing``, or ``failure`` where the first call fails.
+
+    Args:
+        rows: Checked rows, one for each contender; one that is absent, wrong or failed gets no time.
+        call_of: Function that gives the call to time of a row.
+        settings: Settings.
+        share: Part of the budget for these rows.
+        refresh: Function called before each round, outside the timed part.
+
+    Returns:
+        Times and calls of the rows that were timed, by contender.
+    """
+    able = [row for row in rows if not (row.absent or row.wrong or row.failure)]
+    calls, failures = {row.contender: call_of(row) for row in able}, dict[str, str]()
+    timings = settings.interleave(calls, share=share, refresh=refresh, failures=failures) if calls else Timings({})
+    for row in able:
+        row.timing, row.failure = timings.get(row.contender), failures.get(row.contender)
+    return timings, calls
 
 
 @dataclass
@@ -178,7 +199,7 @@ class Record(Generic[R]):
         self.machine = self.machine or describe(self.settings.torch_device)
 
     def part(self, rows: list[R]) -> Record[R]:
-        """The same run with some of its rows."""
+        """Return the run with some of its rows."""
         return replace(self, rows=rows)
 
     @property

@@ -51,7 +51,7 @@ def unsteady(record: Record[R]) -> list[Block]:
 
 
 def warning(places: Sequence[str]) -> str:
-    """What to do about times that cannot be trusted."""
+    """Return advice about times that cannot be trusted."""
     some = "; ".join(places[:4]) + (f" and {len(places) - 4} more" if len(places) > 4 else "")
     return (
         f"the median is more than {UNSTEADY} times the minimum, as something else used the machine: {some}. Do not quote these "

@@ -119,6 +119,7 @@ def interleaved(
     refresh: Callable[[], None] | None = None,
     device: torch.device | str = "cpu",
     clock: Clock = time.perf_counter,
+    failures: dict[str, str] | None = None,
 ) -> Timings:
     """Time several functions in turns: A B C, then B C A in another order, and so on.
 
@@ -133,6 +134,8 @@ def interleaved(
         shortest: Least duration of what is timed at once, in seconds.
         refresh: Called before each round, outside the timed part: draw new inputs, in place.
         device: On CUDA its events are the clock.
+        failures: Filled with the reasons of contenders whose first call raises RuntimeError, which are then left out; by
+            default the error is raised.
         clock: On the processor. ``time.process_time`` does not count what other processes take; it adds up all threads.
 
     Raises:
@@ -151,12 +154,17 @@ def interleaved(
     watch = stopwatch(torch.device(device), clock)
     first, each = {}, {}
     for name, call in contenders.items():
-        first[name], each[name] = _warm_up(call, watch, budget / len(contenders))
+        try:
+            first[name], each[name] = _warm_up(call, watch, budget / len(contenders))
+        except RuntimeError as error:  # a library without third derivatives, or out of memory
+            if failures is None:
+                raise
+            failures[name] = one_line(error)
     calls = {name: max(1, math.ceil(shortest / max(seconds, 1e-9))) for name, seconds in each.items()}
-    sample = {name: each[name] * calls[name] for name in contenders}
+    sample = {name: each[name] * calls[name] for name in calls}
     takes_part = _rounds_of_each(sample, rounds, budget)
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
-    order, shuffle = list(contenders), random.Random(0)
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    order, shuffle = list(calls), random.Random(0)
     collecting = gc.isenabled()
     gc.freeze()  # what is there already need not be looked through in every round
     gc.disable()  # a collection in the middle would be charged to whoever is measured
@@ -173,9 +181,13 @@ def interleaved(
         gc.unfreeze()
         if collecting:
             gc.enable()
-    return Timings(
-        {name: Timing(tuple(seconds[name]), takes_part[name], calls[name], first[name]) for name in contenders}
-    )
+    return Timings({name: Timing(tuple(seconds[name]), takes_part[name], calls[name], first[name]) for name in calls})
+
+
+def one_line(error: BaseException) -> str:
+    """Return the first line of an error."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:300] if lines else type(error).__name__
 
 
 def _warm_up(call: Callable[[], None], watch: Stopwatch, patience: float) -> tuple[float, float]:

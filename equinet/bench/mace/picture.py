@@ -50,7 +50,7 @@ def picture(record: Record[Cell], path: Path) -> None:
 
 
 def _columns(cells: Sequence[Cell]) -> list[tuple[tuple[str, str], list[Cell]]]:
-    """By (family, max_L); then by published model; the others under "other forms" and files under their names."""
+    """Group cells by (family, max_L), then by published model; others are "other forms", files have their names."""
     groups: dict[tuple[str, str], list[Cell]] = {}
     for cell in cells:
         case = cell.case

@@ -30,11 +30,11 @@ class Line:
     """Several cells as one line of a table.
 
     Attributes:
-        name: What they have in common.
-        cells: How many.
-        failed: How many of them failed.
+        name: Common properties of the cells.
+        cells: Number of cells.
+        failed: Number of cells that failed.
         errors: The worst of each column: float64, float32, mace-torch in float32.
-        ratios: Of times: median, smallest, largest, of a single cell with its interval; None if nothing was timed.
+        ratios: Ratios of times: median, smallest, largest, of a single cell with its interval; None if nothing was timed.
     """
 
     name: tuple[str, ...]
@@ -128,7 +128,7 @@ def terminal(record: Record[Cell]) -> list[Block]:
 
 
 def document(record: Record[Cell]) -> list[Block]:
-    """The same for a document."""
+    """Return the lines of a document: summary, table, failures."""
     return [f"{summary(record)}.", cells_table(record.rows), *failures(record)]
 
 

@@ -45,7 +45,7 @@ class Cell(Row):
         size: Largest interaction energy of a structure in eV, largest force in eV/Å.
         mace_timing: Times of mace-torch.
         over_equinet: mace-torch's time over equinet's.
-        failures: What is wrong, in words.
+        failures: Reasons why the comparison failed.
         seconds: Time that all of this took, in seconds.
     """
 
@@ -107,12 +107,12 @@ def compare_case(case: Case, folder: Path, settings: Settings, seed: int = 0) ->
 
 
 def compare_file(path: Path, frames: Mapping[str, Atoms], settings: Settings) -> Cell:
-    """The same for a model file that somebody trained; mace-torch unpickles it, which runs code in it.
+    """Compare a model file; mace-torch unpickles it, which runs code in it.
 
     Args:
         path: ``*.model``.
         frames: Structures, by name; if there are none, some are made of the elements of the model.
-        settings: How to measure.
+        settings: Settings of the timing.
 
     Raises:
         ValueError: If equinet has no form for it, mace-torch cannot read it, or it does not know an element.
@@ -167,6 +167,7 @@ def _compare(cell: Cell, model: Any, path: Path, frames: Mapping[str, Atoms], la
             truth = truths[one.head][names.index(one.structure)]
             cell.errors[n] = replace(one, of_formulas=errors_of(found, truth))
     cell.failures += [line for one in cell.errors for line in one.excesses(own)]
+    cell.error = cell.worst("single")
     if not cell.failures:
         _time(cell, model, potentials[heads[-1]], large, heads, settings)
 
@@ -178,7 +179,7 @@ def isolated_energies(model: Any, head: str, heads: Sequence[str]) -> Mapping[in
 
 
 def outcome_of(potential: Potential, atoms: Atoms, e0s: Mapping[int, float]) -> Outcome:
-    """What equinet says, as a user would ask it, less mace-torch's energies of isolated atoms."""
+    """Return equinet's results through its public interface, less mace-torch's energies of isolated atoms."""
     graph = from_atoms(atoms, potential.cutoff)
     found = potential(graph, stress=True)
     isolated = torch.tensor([e0s[z] for z in atoms.numbers], dtype=torch.float64)
@@ -192,7 +193,7 @@ def outcome_of(potential: Potential, atoms: Atoms, e0s: Mapping[int, float]) -> 
 
 
 def outcomes_of_mace(model: Any, frames: Sequence[Atoms], head: str, heads: Sequence[str], dtype: str) -> list[Outcome]:
-    """What mace-torch says. Virials are its own, as it stretches the cell of a slab along its open direction."""
+    """Return mace-torch's results, with its virials, as it stretches the cell of a slab along its open direction."""
     elements = model.atomic_numbers.tolist()
     with mace_defaults(dtype):
         inputs = batch_of(frames, elements, float(model.r_max), head=head, heads=heads).to_dict()

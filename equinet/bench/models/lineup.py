@@ -26,12 +26,12 @@ class LineUp:
     """Runners, and what they are checked against.
 
     Attributes:
-        architecture: Of all.
+        architecture: Architecture of all contenders.
         samples: Small structures or pieces of large ones.
         truth: equinet in float64 on the processor, itself checked on the samples against another implementation.
         recipes: Contenders by name, equinet first; other processes build them again, with any weights.
-        runners: What was built of them, in the precision to measure.
-        refused: Why a name is not among the contenders.
+        runners: Built contenders, in the precision to measure.
+        refused: Reasons why contenders could not be built, by name.
     """
 
     architecture: Architecture
@@ -58,12 +58,12 @@ def line_up(
     """Build all contenders, with the weights of mace-torch's model if it takes part.
 
     Args:
-        architecture: What to build.
-        problems: Structures; the model knows their elements.
+        architecture: Architecture to build.
+        problems: Structures, whose elements the model has.
         peers: Names of :mod:`equinet.bench.core`.
         dtype: Name of the precision.
         device: Name of the device.
-        folder: For the model file of equinet.
+        folder: Folder for the model file of equinet.
 
     Raises:
         ValueError: If mace-torch has no such model, or a trained model does not know an element.

@@ -1,4 +1,4 @@
-"""Potentials to measure, made so that comparing their results says something."""
+"""Potentials to measure, with weights for which a comparison of results is meaningful."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def potential_like(mace: Any, config: MACEConfig) -> Potential:
 
 
 def reference_potential(potential: Potential) -> Potential:
-    """The same potential, each of its products computed by its formula, slowly."""
+    """Return the same potential with every product in its reference form."""
     config = potential.model.config
     return _with_products(potential, *(replace(m, backend="reference") for m in (config.convolution, config.many_body)))
 
@@ -63,7 +63,7 @@ def _with_products(potential: Potential, convolution: Any, many_body: Any) -> Po
 def potential_of(
     architecture: Architecture, elements: Sequence[int], samples: Sequence[Atoms], avg_num_neighbors: float
 ) -> Potential:
-    """What is measured when there is nothing to compare with: the trained model, or one with random weights; float64."""
+    """Return the trained model, or one with random weights; float64."""
     if architecture.path is not None:
         return load_potential(architecture.path, dtype=torch.float64)
     return random_potential(architecture.config, elements, samples, avg_num_neighbors)

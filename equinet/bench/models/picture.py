@@ -92,7 +92,7 @@ def size_picture(record: Record[Row], path: Path, legends: Mapping[str, tuple[st
     Args:
         record: Rows of several sizes.
         path: PNG file.
-        legends: By contender what follows its name, for seconds and for bytes.
+        legends: Suffixes of each contender's name, for seconds and for bytes.
     """
     figure = new_figure(9.6, 4.2)
     for n, axis in enumerate(figure.subplots(1, 2)):

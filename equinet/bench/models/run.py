@@ -13,7 +13,7 @@ import numpy as np
 from equinet.bench.core import COMPILED, EQUINET, memory
 from equinet.bench.core import record as core
 from equinet.bench.core.machine import load_average
-from equinet.bench.core.record import Settings
+from equinet.bench.core.record import Settings, time_rows
 from equinet.bench.core.timing import Ratio, Timing, Timings, threads
 
 from .dynamics import Block, steps_in_block
@@ -84,7 +84,7 @@ def measure(plan: Plan, say: Callable[[str], None] = lambda text: None) -> Itera
 
     Args:
         plan: Models, structures and settings.
-        say: Function that is told what is being done.
+        say: Function called with a description of each step.
 
     Raises:
         ValueError: If an architecture has no counterpart in another package, or a model does not know an element.
@@ -131,74 +131,78 @@ class _Bout:
             name: {task: taken[name][problem.name, FORCES if task == DYNAMICS else task] for task in plan.tasks}
             for name in taken
         }
-        self.found: dict[tuple[str, str], Row] = {}
-        for name in lineup.recipes:
-            contender = lineup.runners.get(name)
-            for task in plan.tasks:
-                self.found[name, task] = self._blank(name, task, contender)
+        pairs = [(name, task) for task in plan.tasks for name in lineup.recipes]
+        self.found = {pair: self._blank(*pair, lineup.runners.get(pair[0])) for pair in pairs}
 
     def rows(self, say: Callable[[str], None]) -> list[Row]:
         """Check, then time; one row for each task and contender."""
         # Dynamics after forces: how many steps are timed at once follows from the time of an evaluation.
         for task in sorted(self.plan.tasks, key=(FORCES, DYNAMICS, TRAINING).index):
-            names = [name for name in self.lineup.runners if self._may_run(name, task)]
+            rows = [self.found[name, task] for name in self.lineup.runners if self._may_run(name, task)]
             say(f"{self.lineup.architecture.name}, {self.problem.name}: {task}")
             if task != DYNAMICS:
-                names = self._check(task, names)
-            if not names:
-                continue
+                self._check(task, rows)
             load = load_average()
             if task == DYNAMICS:
-                timings, names = self._time_dynamics(names)
+                timings = self._time_dynamics(rows)
             else:
-                calls = {name: self.lineup.runners[name].task(task) for name in names}
-                timings = self.plan.settings.interleave(calls)
-            for name in names:
-                ratio = timings.ratio(name, EQUINET) if EQUINET in names and name != EQUINET else None
-                self._note(name, task, timing=timings[name], over_equinet=ratio, load=load)
-        return [self.found[name, task] for task in self.plan.tasks for name in self.lineup.recipes]
+                timings, _ = time_rows(rows, lambda row: self._runner(row).task(row.task), self.plan.settings)
+            for row in rows:
+                row.load = load if row.timing else None
+                if row.timing and row.contender != EQUINET and self.found[EQUINET, task].timing:
+                    row.over_equinet = timings.ratio(row.contender, EQUINET)
+        return list(self.found.values())
 
-    def _blank(self, name: str, task: str, contender: Runner | None) -> Row:
+    def _runner(self, row: Row) -> Runner:
+        return self.lineup.runners[row.contender]
+
+    def _blank(self, name: str, task: str, runner: Runner | None) -> Row:
         problem = self.problem
-        atoms = len(problem.frames[0]) if task == DYNAMICS else problem.atoms
-        edges = self.lineup.batch(problem.frames).size
-        model = self.lineup.architecture.name
-        row = Row(model=model, problem=problem.name, atoms=atoms, edges=edges, task=task, contender=name)
-        if contender is None:
+        row = Row(
+            model=self.lineup.architecture.name,
+            problem=problem.name,
+            atoms=len(problem.frames[0]) if task == DYNAMICS else problem.atoms,
+            edges=self.lineup.batch(problem.frames).size,
+            task=task,
+            contender=name,
+        )
+        if runner is None:
             return replace(row, notes=(self.lineup.refused[name],))
         need = self.needs[name][task]
-        notes = tuple(note for note in (contender.note, need.why, contender.cannot(task)) if note)
+        notes = tuple(note for note in (runner.note, need.why, runner.cannot(task)) if note)
         peak = None if task == DYNAMICS else need.bytes
-        return replace(row, parameters=contender.parameters, peak=peak, notes=notes)
+        return replace(row, parameters=runner.parameters, peak=peak, notes=notes)
 
     def _may_run(self, name: str, task: str) -> bool:
         row = self.found[name, task]
         return self.needs[name][task].fits and not row.wrong and not self.lineup.runners[name].cannot(task)
 
-    def _check(self, task: str, names: Sequence[str]) -> list[str]:
-        """Compare with float64; those that compute the same function, and have their batch loaded."""
+    def _check(self, task: str, rows: Sequence[Row]) -> None:
+        """Compare with float64; those that compute the same function have their batch loaded."""
         frames, truth = self.problem.frames, self.lineup.truth
         if not self._truth_fits(task):
             frames = tuple(self.lineup.samples)
         labels = self._labels(truth, frames)
         expected = truth.predict() if task == FORCES else truth.gradient()[1]
-        good = []
-        for name in names:
-            runner = self.lineup.runners[name]
-            runner.load(frames, labels)
-            error, seconds = _error(runner, expected)
-            same = error <= self._tolerance(name, task)
-            piece = "" if frames is self.problem.frames else "checked on a piece of the structures"
-            self._note(name, task, error=error, wrong=None if same else _wrong(error), first_call=seconds, note=piece)
-            if same:
-                good.append(name)
-            elif task == FORCES and DYNAMICS in self.plan.tasks:
-                self._note(name, DYNAMICS, error=error, wrong=_wrong(error))
+        for row in rows:
+            self._runner(row).load(frames, labels)
+            error, row.first_call = _error(self._runner(row), expected)
+            self._judge(row, error)
+            if frames is not self.problem.frames:
+                row.notes += ("checked on a piece of the structures",)
+            if row.wrong and task == FORCES and DYNAMICS in self.plan.tasks:
+                self._judge(self.found[row.contender, DYNAMICS], error)
         if frames is not self.problem.frames:
             labels = Prediction(np.zeros(len(self.problem.frames)), np.zeros((self.problem.atoms, 3)))
-            for name in good:
-                self.lineup.runners[name].load(self.problem.frames, labels)
-        return good
+            for row in rows:
+                if not row.wrong:
+                    self._runner(row).load(self.problem.frames, labels)
+
+    def _judge(self, row: Row, error: float) -> None:
+        """Fill in the error, and that it is wrong if it is."""
+        row.error = error
+        if not error <= self._tolerance(row.contender, row.task):
+            row.wrong = f"relative error {error:.1e} against float64; no time"
 
     def _tolerance(self, name: str, task: str) -> float:
         """The relative error up to which a result counts as the same."""
@@ -209,7 +213,7 @@ class _Bout:
         return TOLERANCE[self.plan.settings.dtype] + float(rounding)
 
     def _truth_fits(self, task: str) -> bool:
-        """Whether the same in float64 may be computed on the problem itself: twice equinet's memory, and not too slow."""
+        """Return True if float64 fits on the problem itself: twice equinet's memory, and not too slow."""
         if task == TRAINING and self.problem.atoms > CHECKED_ATOMS:
             return False
         need = self.needs[EQUINET][task]
@@ -217,7 +221,7 @@ class _Bout:
         return need.bytes is None or memory.refusal(2 * memory.CAUTION * need.bytes, free) is None
 
     def _labels(self, truth: Equinet, frames: Sequence) -> Prediction:
-        """What training is to learn: the truth with noise; it is loaded into ``truth``."""
+        """Return labels to train on, the truth with noise, and load them into ``truth``."""
         truth.load(frames)
         found, rng = truth.predict(), np.random.default_rng(1)
         spread = NOISE * max(1.0, float(np.sqrt((found.forces**2).mean())))
@@ -228,35 +232,25 @@ class _Bout:
         truth.load(frames, labels)
         return labels
 
-    def _time_dynamics(self, names: Sequence[str]) -> tuple[Timings, list[str]]:
+    def _time_dynamics(self, rows: Sequence[Row]) -> Timings:
         """Time blocks of steps, then see whether the forces at their end are those of a fresh neighbour list."""
-        medians = [row.timing.median for name in names if (row := self.found[name, FORCES]).timing]
+        medians = [t.median for row in rows if (t := self.found[row.contender, FORCES].timing)]
         steps = steps_in_block(max(medians, default=0.0))
-        start = self.problem.frames[0]
-        blocks = {name: Block(start, self.lineup.runners[name].calculator(), steps) for name in names}
-        timings = self.plan.settings.interleave({name: block.run for name, block in blocks.items()})
-        good, checked = [], self._truth_fits(FORCES)
-        for name, block in blocks.items():
-            error = None
-            if checked:
-                self.lineup.truth.load([block.atoms])
+        blocks = {r.contender: Block(self.problem.frames[0], self._runner(r).calculator(), steps) for r in rows}
+        timings, _ = time_rows(rows, lambda row: blocks[row.contender].run, self.plan.settings)
+        per_step = Timings({name: _divided(timings[name], blocks[name].evaluations) for name in timings})
+        for row in rows:
+            if row.timing is None:
+                continue
+            row.first_call, row.timing = row.timing.first_call / (steps + 1), per_step[row.contender]
+            if self._truth_fits(FORCES):
+                atoms = blocks[row.contender].atoms
+                self.lineup.truth.load([atoms])
                 forces = self.lineup.truth.predict().forces
-                error = relative_error(block.atoms.calc.results["forces"], forces, least=1.0)
-            same = error is None or error <= self._tolerance(name, DYNAMICS)
-            first = timings[name].first_call / (steps + 1)
-            self._note(name, DYNAMICS, error=error, wrong=None if same else _wrong(error), first_call=first)
-            if same:
-                good.append(name)
-        per_step = {name: _divided(timings[name], blocks[name].evaluations) for name in blocks}
-        return Timings(per_step), good
-
-    def _note(self, name: str, task: str, *, note: str = "", **values: object) -> None:
-        row = self.found[name, task]
-        self.found[name, task] = replace(row, notes=(*row.notes, note) if note else row.notes, **values)  # type: ignore[arg-type]
-
-
-def _wrong(error: float | None) -> str:
-    return f"relative error {error:.1e} against float64; no time"
+                self._judge(row, relative_error(atoms.calc.results["forces"], forces, least=1.0))
+            if row.wrong:
+                row.timing = None
+        return per_step
 
 
 def _error(contender: Runner, expected: Prediction | np.ndarray) -> tuple[float, float]:

@@ -55,9 +55,9 @@ class Runner(Protocol):
     neighbour lists, is done; but dynamics finds its own.
 
     Attributes:
-        name: As in the tables.
+        name: Name in tables.
         parameters: Number of weights.
-        note: What a reader of the numbers must know, or an empty text.
+        note: Remark for readers of the numbers, or an empty text.
     """
 
     name: str
@@ -80,7 +80,7 @@ class Runner(Protocol):
         """A function that does the task of this name, ``TRAINING`` or ``FORCES``, once; weights stay as they are."""
 
     def cannot(self, task: str) -> str:
-        """Why a task is not possible, or an empty text."""
+        """Return the reason why a task is not possible, or an empty text."""
 
     def calculator(self) -> Any:
         """The package's own ASE calculator."""
@@ -90,8 +90,8 @@ def relative_error(value: np.ndarray, truth: np.ndarray, least: float = 0.0) -> 
     """|value - truth| / |truth|; infinite if a value is not finite.
 
     Args:
-        value: What was computed.
-        truth: What it should be.
+        value: Computed numbers.
+        truth: Correct numbers.
         least: Root mean square that the truth counts as if its own is smaller.
     """
     error = float(np.linalg.norm(value - truth) / max(np.linalg.norm(truth), least * truth.size**0.5))
@@ -142,7 +142,7 @@ def set_rate_to_zero(optimizer: torch.optim.Optimizer) -> None:
 
 @dataclass(frozen=True)
 class EquinetRecipe(Recipe):
-    """How to make :class:`Equinet`.
+    """Contender that builds :class:`Equinet`.
 
     Attributes:
         path: Model file.
@@ -165,7 +165,7 @@ class Equinet:
 
     Args:
         potential: The model.
-        dtype: Its precision, by name.
+        dtype: Name of its precision.
     """
 
     name, note = EQUINET, ""

@@ -31,12 +31,12 @@ LEGEND = (
 
 @dataclass(frozen=True)
 class Fit:
-    """How cost grows: cost = a N^p, by least squares of the logarithms.
+    """Growth of cost with size: cost = a N^p, by least squares of the logarithms.
 
     Attributes:
         exponent: p; 1 is linear.
         per_atom: Cost over atoms of the largest structure: seconds or bytes.
-        atoms: Of that structure.
+        atoms: Atoms of that structure.
     """
 
     exponent: float
@@ -70,7 +70,7 @@ def fit(points: Sequence[tuple[int, float]]) -> Fit | None:
 
 
 def fits(rows: Sequence[Row]) -> dict[str, tuple[Fit | None, Fit | None]]:
-    """Of time and of memory, by contender."""
+    """Return fits of time and of memory, by contender."""
     found = {}
     for name in contenders(rows):
         own = [row for row in rows if row.contender == name]
@@ -81,7 +81,7 @@ def fits(rows: Sequence[Row]) -> dict[str, tuple[Fit | None, Fit | None]]:
 
 
 def sentence(name: str, time: Fit | None, peak: Fit | None) -> str:
-    """What the fits say, in words."""
+    """Describe the fits of a contender."""
     parts = []
     if time is not None:
         parts.append(f"time ~ N^{time.exponent:.2f}, {time_text(time.per_atom)} per atom at {time.atoms:,} atoms")
@@ -102,7 +102,7 @@ def terminal(record: Record[Row]) -> list[Block]:
 
 
 def document(record: Record[Row]) -> list[Block]:
-    """The same for a document."""
+    """Return the lines of a document: table, fits, notes."""
     blocks: list[Block] = [_table(record.rows, "", ", ")]
     return [*blocks, *(sentence(name, *found) for name, found in fits(record.rows).items()), *notes(record.rows)]
 

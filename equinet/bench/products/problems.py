@@ -1,4 +1,4 @@
-"""What is measured: a product, sizes, and random inputs for it. How it is computed is up to the contenders."""
+"""Problems of the microbenchmark: a product, sizes, and random inputs."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class Problem:
         name: A short name, unique within a run.
         kind: ``"tp"``: pair by pair. ``"conv"``: gather from senders, product, weights, sum on receivers. ``"product"``: of a
             node's features with themselves.
-        spec: What is computed.
+        spec: Product to compute.
         nodes: Nodes; of a ``"tp"`` pairs.
         neighbours: Edges per node; 1 in a ``"tp"``, 0 in a ``"product"``.
-        seed: Of the graph and the inputs.
+        seed: Seed of the graph and the inputs.
         graph: Senders and receivers ``(2, edges)`` of a real graph; by default every node has ``neighbours`` random senders.
 
     Raises:
@@ -61,13 +61,13 @@ class Problem:
 
     @property
     def harmonics(self) -> bool:
-        """Whether the second input is harmonics of directions, as on edges, and not any numbers."""
+        """True if the second input is harmonics of directions, as on edges, and not any numbers."""
         if self.kind != "conv" or not isinstance(self.spec, TensorProductSpec):
             return False
         return bool(self.spec.irreps_in2 == natural_irreps(self.spec.irreps_in2.lmax))
 
     def smaller(self, nodes: int) -> Problem:
-        """The same with at most so many nodes, and edges among them in proportion."""
+        """Return the problem with at most so many nodes, and edges among them in proportion."""
         if nodes >= self.nodes:
             return self
         neighbours = self.neighbours if self.graph is None else max(1, self.edges // self.nodes)
@@ -91,7 +91,7 @@ class Problem:
         return torch.randint(self.spec.species, (self.nodes,), generator=draw)
 
     def sizes(self) -> str:
-        """In words."""
+        """Return the numbers of nodes and edges as text."""
         if self.kind == "tp":
             return f"{self.nodes} pairs"
         if self.kind == "conv":

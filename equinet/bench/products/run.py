@@ -12,14 +12,14 @@ import torch
 from equinet.bench.core import record as core
 from equinet.bench.core.machine import load_average
 from equinet.bench.core.memory import peak_memory
-from equinet.bench.core.record import Contender, Record, Settings
-from equinet.bench.core.timing import CLOCKS, Ratio, Timings, threads
+from equinet.bench.core.record import Contender, Record, Settings, time_rows
+from equinet.bench.core.timing import CLOCKS, Ratio, one_line, threads
 from equinet.bench.peers import peers
 from equinet.ops.protocols import Method
 
 from .ceilings import Ceilings, measure_ceilings
 from .contenders import Bound, Built, Expressivity, ours
-from .passes import ALLOWED, PASSES, check, one_line, passes
+from .passes import ALLOWED, PASSES, check, passes
 from .problems import Problem
 from .work import index_bytes, least_bytes, of_passes, useful_flops
 
@@ -99,7 +99,7 @@ def measure(
         reference: True if the reference forms take part.
         baseline: Name of the contender whose time is divided by all others'; by default e3nn, else cuequivariance, else the first.
         command: Command that repeats this.
-        say: Function that is told what is being done.
+        say: Function called with a description of each step.
 
     Raises:
         ValueError: If no contender is left, or ``baseline`` is the name of none.
@@ -128,32 +128,28 @@ class _Bout:
     def __init__(self, problem: Problem, settings: Settings, say: Callable[[str], None]) -> None:
         self.problem, self.settings, self.say = problem, settings, say
         self.running: dict[str, tuple[Built, Bound]] = {}
-        self.failures: dict[str, dict[str, str]] = {}
 
     def run(self, chosen: Sequence[Contender], asked: str | None) -> tuple[list[Row], Measured]:
-        problem, found = self.problem, {}
+        problem, rows = self.problem, []
         for contender in chosen:
             self.say(f"{problem.name}: {contender.name}, build and check")
-            found[contender.name] = self._prepare(contender)
-        baseline = _baseline(list(self.running), asked, list(found))
+            rows += self._prepare(contender)
+        baseline = _baseline(list(self.running), asked, list(dict.fromkeys(row.contender for row in rows)))
         ceilings = self._ceilings() if self.running else None
-        for task in PASSES:
-            rows = {name: of_task[task] for name, of_task in found.items() if task in of_task}
-            if rows and ceilings is not None:
-                self.say(f"{problem.name}: timing, {task}")
-                for name, row in self._time(task, baseline, ceilings, rows).items():
-                    found[name][task] = row
+        for task in PASSES if ceilings is not None else ():
+            self.say(f"{problem.name}: timing, {task}")
+            self._time(task, baseline, ceilings, [row for row in rows if row.task == task])
         told = Measured(
             problem.name, problem.kind, str(problem.spec), problem.sizes(), problem.nodes, problem.edges,
             problem.spec.channels, baseline, ceilings,
         )  # fmt: skip
-        return [row for of_task in found.values() for row in of_task.values()], told
+        return rows, told
 
-    def _prepare(self, contender: Contender) -> dict[str, Row]:
+    def _prepare(self, contender: Contender) -> list[Row]:
         """Build and check; a row for each pass if it is right, else one with the reason."""
         row = Row(problem=self.problem.name, contender=contender.name, absent=contender.absent)
         if contender.absent:
-            return {"": row}
+            return [row]
         settings, began = self.settings, time.perf_counter()
         try:
             built = contender.build(self.problem.spec, settings.torch_dtype, settings.torch_device)
@@ -167,9 +163,9 @@ class _Bout:
             first = time.perf_counter() - began
             checked = check(built, self.problem)
         except ValueError as error:
-            return {"": replace(row, absent=one_line(error))}
+            return [replace(row, absent=one_line(error))]
         except (ImportError, RuntimeError) as error:  # what cannot run here: no compiler, no memory, no such kernel
-            return {"": replace(row, absent=f"cannot run: {one_line(error)}")}
+            return [replace(row, absent=f"cannot run: {one_line(error)}")]
         row = replace(
             row,
             same_function=built.same_function,
@@ -181,12 +177,12 @@ class _Bout:
         allowed = max(ALLOWED[settings.torch_dtype], APPROXIMATE * (built.expressivity.approximation or 0.0))
         if wrong := {name: error for name, error in checked.errors.items() if not error <= allowed}:
             text = ", ".join(f"{name} off by {error:.1e}" for name, error in wrong.items())
-            return {"": replace(row, wrong=text, error=max(checked.errors.values()))}
+            return [replace(row, wrong=text, error=max(checked.errors.values()))]
         self.running[row.contender] = built, bound
         why = {
             name: checked.failures.get(name, "it could not be checked") for name in PASSES if name not in checked.errors
         }
-        return {name: replace(row, task=name, error=checked.errors.get(name), failure=why.get(name)) for name in PASSES}
+        return [replace(row, task=name, error=checked.errors.get(name), failure=why.get(name)) for name in PASSES]
 
     def _ceilings(self) -> Ceilings:
         self.say(f"{self.problem.name}: ceilings")
@@ -196,37 +192,34 @@ class _Bout:
         settings = self.settings
         return measure_ceilings(moved, settings.torch_dtype, settings.torch_device, CLOCKS[settings.clock])
 
-    def _time(self, task: str, baseline: str | None, ceilings: Ceilings, rows: dict[str, Row]) -> dict[str, Row]:
-        """The rows of one pass with times: all contenders in turns."""
-        problem, able, found = self.problem, {}, {}
-        for name, row in rows.items():
-            try:
-                if row.failure is None:
-                    able[name] = passes(self.running[name][1])[task]
-                    able[name]()
-            except RuntimeError as error:  # a library without third derivatives, or out of memory
-                able.pop(name, None)
-                row = replace(row, failure=one_line(error))
-            found[name] = row
-        draw = lambda: [bound.draw() for _, bound in self.running.values()]  # noqa: E731
-        timings = self.settings.interleave(able, share=1 / len(PASSES), refresh=draw) if able else Timings({})  # type: ignore[arg-type]
+    def _time(self, task: str, baseline: str | None, ceilings: Ceilings | None, rows: list[Row]) -> None:
+        """Fill in the rows of one pass: all contenders in turns."""
+        problem = self.problem
+
+        def draw() -> None:
+            for _, bound in self.running.values():
+                bound.draw()
+
+        timings, calls = time_rows(
+            rows,
+            lambda row: passes(self.running[row.contender][1])[task],
+            self.settings,
+            share=1 / len(PASSES),
+            refresh=draw,
+        )
         indices = 0 if problem.kind == "product" else index_bytes(problem.edge_index())
         exact = useful_flops(problem.spec) * (problem.edges or problem.nodes)
-        for name in able:
-            built, bound = self.running[name]
+        for row in rows:
+            if row.timing is None or ceilings is None:
+                continue
+            built, bound = self.running[row.contender]
             with torch.no_grad():
-                moved = least_bytes(bound.leaves, bound.call(*bound.leaves), indices)[task]
-            flops = of_passes(exact if built.same_function else built.flops(problem))[task]
-            found[name] = replace(
-                found[name],
-                timing=timings[name],
-                times_faster=timings.ratio(baseline, name) if baseline is not None and baseline in timings else None,
-                flops=flops,
-                bytes=moved,
-                roofline=ceilings.fraction(flops, moved, timings[name].median),
-                peak=peak_memory(able[name], self.settings.device),
-            )
-        return found
+                row.bytes = least_bytes(bound.leaves, bound.call(*bound.leaves), indices)[task]
+            row.flops = of_passes(exact if built.same_function else built.flops(problem))[task]
+            row.roofline = ceilings.fraction(row.flops, row.bytes, row.timing.median)
+            row.peak = peak_memory(calls[row.contender], self.settings.device)
+            if baseline in timings:
+                row.times_faster = timings.ratio(str(baseline), row.contender)
 
 
 def _baseline(running: Sequence[str], asked: str | None, everybody: Sequence[str]) -> str | None:

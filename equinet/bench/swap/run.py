@@ -49,7 +49,7 @@ class Pair:
     Attributes:
         convolution: Product of neighbours' features with harmonics.
         many_body: Product of a node's features with themselves.
-        pseudotensors: Whether features hold pseudotensors too.
+        pseudotensors: True if features hold pseudotensors too.
     """
 
     convolution: Any = "cg"

@@ -152,7 +152,7 @@ class Trainer(Protocol):
         """Errors on the test frames, with averaged weights."""
 
     def describe(self) -> dict[str, Any]:
-        """What decides the result and is not in the configuration, as JSON can hold it."""
+        """Settings of the package that the configuration does not hold, for JSON."""
 
 
 class EquinetTrainer:
@@ -162,7 +162,7 @@ class EquinetTrainer:
 
     Args:
         config: Configuration of the run.
-        prepared: Its graphs and statistics.
+        prepared: Graphs and statistics of that configuration.
     """
 
     def __init__(self, config: RunConfig, prepared: Prepared) -> None:
@@ -256,7 +256,7 @@ def compare(
         epochs: Epochs of each package.
         threads: Threads of the processor.
         command: Command that repeats this.
-        told: Function that is called with the row of each epoch.
+        told: Function called with the row of each epoch.
 
     Returns:
         The rows of both, and in ``about`` what each worked with.

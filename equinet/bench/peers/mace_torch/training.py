@@ -60,16 +60,16 @@ class Part(NamedTuple):
 
 
 class Statistics(NamedTuple):
-    """What mace-torch takes from the training frames."""
+    """Statistics of the training frames that mace-torch uses."""
 
     e0s: dict[int, float]
     """Energy of the isolated atom of each element, in eV, by ascending atomic number: the order of the one-hot species."""
     avg_num_neighbors: float
-    """What the sum over neighbours is divided by."""
+    """Divisor of the sum over neighbours."""
     scale: float
     """Factor on the interaction energy of each atom, in eV."""
     shift: float
-    """What is added to the interaction energy of each atom, in eV."""
+    """Term added to the interaction energy of each atom, in eV."""
 
 
 class MaceTrainer:
@@ -82,13 +82,13 @@ class MaceTrainer:
     Args:
         architecture: Sizes of the model.
         training: Loss weights, learning rate, batch size, seed, precision, device, clipping, decay of the running mean.
-        frames: By part, ``train``, ``valid`` and ``test``: frames with ``energy`` and ``forces`` (and ``stress``, if it
+        frames: Frames by part (``train``, ``valid``, ``test``) with ``energy`` and ``forces`` (and ``stress``, if it
             has a weight) in their calculator's results.
         isolated: One frame for each element, whose energies are the E0s; none means least squares on the training frames.
 
     Attributes:
         parameters: Number of weights.
-        statistics: What the training frames say.
+        statistics: Statistics of the training frames.
         model: With the weights of the last step.
 
     Raises:
@@ -148,7 +148,7 @@ class MaceTrainer:
         return self._errors("test")
 
     def describe(self) -> dict[str, Any]:
-        """What decides the result and is not in equinet's configuration, as JSON can hold it."""
+        """Settings of mace-torch that equinet's configuration does not hold, for JSON."""
         asked = ("optimizer", "amsgrad", "beta", "weight_decay", "clip_grad", "ema_decay")
         return {
             "statistics": {**self.statistics._asdict(), "e0s": list(self.statistics.e0s.values())},
