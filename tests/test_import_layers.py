@@ -44,15 +44,16 @@ MAY_USE: dict[str, set[str]] = {
     "vesin": {"graph.neighbors"},
     "safetensors": {"checkpoint", "train.state"},
     "torch_geometric": {"graph", "datasets"},
-    "cuequivariance": {"ops.external.cuequivariance", "bench.products.peers.by_cuequivariance"},
-    "cuequivariance_torch": {"ops.external.cuequivariance", "bench.products.peers.by_cuequivariance"},
-    "openequivariance": {"ops.external.openequivariance", "bench.products.peers.by_openequivariance"},
+    "cuequivariance": {"ops.external.cuequivariance", "bench.peers.cuequivariance"},
+    "cuequivariance_torch": {"ops.external.cuequivariance", "bench.peers.cuequivariance"},
+    "openequivariance": {"ops.external.openequivariance", "bench.peers.openequivariance"},
     "triton": {"ops.codegen.tiles"},
     "llvmlite": {"ops.codegen.llvm"},
     "typer": {"cli"},
-    "rich": {"cli", "bench"},
+    "rich": {"cli"},
     "tblite": set(),
-    "mace": {"bench.models.mace_peer"},
+    "mace": {"bench.peers.mace_torch"},
+    "torch_ema": {"bench.peers.mace_torch"},
 }
 # Imported by a function or for a type checker only, so that importing the room stays light.
 LAZY = {
@@ -70,7 +71,7 @@ LAZY = {
 LIGHT = {"graph.elements", "tables"}
 
 # mace-torch reads the process-wide dtype; one context manager there sets it and puts it back.
-MACE_FORCES_IT = ("bench.models.mace_peer", "set_default_dtype")
+MACE_FORCES_IT = ("bench.peers.mace_torch.model", "set_default_dtype")
 
 
 def name_of(source: Path) -> str:
@@ -174,7 +175,8 @@ def test_imports_go_down_only(source: Path) -> None:
         ("train.loss", "from ase import Atoms"),
         ("__main__", "from equinet.train import fit"),
         ("ops.methods", "try:\n    import triton\nexcept ImportError:\n    pass"),
-        ("bench.model", "from mace import modules"),
+        ("bench.models.run", "from mace import modules"),
+        ("bench.core.report", "from rich.table import Table"),
         ("train.loop", "from equinet.bench import model"),
     ],
 )

@@ -9,6 +9,7 @@ import typer
 from rich.markup import escape
 
 from .app import app, console
+from .render import show as show_blocks
 
 
 @app.command()
@@ -26,7 +27,7 @@ def doctor() -> None:
     """What is installed, on what this machine will run, and which optional accelerators are missing and why."""
     from equinet.verify.installation import report
 
-    console.print(report())
+    show_blocks(console, report())
 
 
 @app.command()

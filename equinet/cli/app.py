@@ -78,7 +78,7 @@ def in_flags(message: str, options: Sequence[Any]) -> str:
     """
     for option in options:
         if option.opts and option.opts[0].startswith("--"):
-            message = re.sub(rf"`{option.name}(=True)?`", option.opts[0], message)
+            message = re.sub(rf"`{option.name.rstrip('_')}(=True)?`", option.opts[0], message)
     return message
 
 

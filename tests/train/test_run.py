@@ -653,7 +653,7 @@ def test_an_absurd_cutoff_is_refused_before_it_fills_the_memory(make_config, wri
 
 
 def test_a_batch_too_large_for_the_memory_is_refused(make_config, tmp_path, monkeypatch):
-    monkeypatch.setattr("equinet.train.assemble.available_memory", lambda: 1e5)
+    monkeypatch.setattr(sys.modules["equinet.train.assemble"], "available_memory", lambda: 1e5)
     with pytest.raises(
         MemoryError, match=r"largest 4 frames \(288 edges\).*lower `train\.batch_size`, `model\.cutoff`"
     ):

@@ -148,7 +148,7 @@ def describe_executor(executor: nn.Module) -> str:
 def refusal_of(executor: nn.Module) -> str | None:
     """Message of the error that a call of an executor raises where its constants are now; None if a kernel computes."""
     for part in executor.modules():
-        explicit = isinstance(part, WithKernels) and part.kernels.backend == "generated"
-        if explicit and (reason := part.kernels.refusal(*place_of(part))):
+        choice: KernelChoice | None = part.kernels if isinstance(part, WithKernels) else None
+        if choice is not None and choice.backend == "generated" and (reason := choice.refusal(*place_of(part))):
             return reason
     return None

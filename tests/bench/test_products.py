@@ -8,13 +8,14 @@ from typing import Any, Literal
 import pytest
 import torch
 
+from equinet.bench.core.record import Settings
+from equinet.bench.core.timing import threads
+from equinet.bench.peers import cuequivariance, openequivariance, peers
+from equinet.bench.peers.e3nn import E3nn
 from equinet.bench.products import reference, run
 from equinet.bench.products.contenders import Ours, OursBuilt, backends_of, ours
 from equinet.bench.products.passes import ALLOWED, PASSES, check, checked_nodes, passes, relative_error
-from equinet.bench.products.peers import by_cuequivariance, by_openequivariance, peers
-from equinet.bench.products.peers.by_e3nn import E3nn
 from equinet.bench.products.problems import Problem, pair_problem
-from equinet.bench.products.record import Settings
 from equinet.ops import SO2, Bracket, ClebschGordan, CPDecomposed, GauntGrid, ManyBodySpec, TensorProductSpec
 from equinet.ops.kernels.edge.reference import ReferenceConvolution
 
@@ -46,8 +47,8 @@ def test_formulas_path_by_path_are_those_of_the_reference_potential():
         x = torch.randn(problem.nodes, spec.irreps_in1.dim // 3, 3, dtype=torch.float64)
         y = torch.randn(problem.edges, spec.irreps_in2.dim, dtype=torch.float64)
         w = torch.randn(problem.edges, len(spec.paths), 3, dtype=torch.float64)
-        reference = ReferenceConvolution(spec).double()(x, y, w, index)
-        torch.testing.assert_close(reference.convolution(spec, x, y, w, index), reference, rtol=0, atol=1e-13)
+        term_by_term = ReferenceConvolution(spec).double()(x, y, w, index)
+        torch.testing.assert_close(reference.convolution(spec, x, y, w, index), term_by_term, rtol=0, atol=1e-13)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -60,7 +61,7 @@ def test_e3nn_computes_what_the_formulas_say(problem, dtype):
 @pytest.mark.parametrize("problem", [CONV, PAIRS, PRODUCT], ids=lambda p: p.name)
 def test_cuequivariance_computes_what_the_formulas_say(problem, dtype):
     pytest.importorskip("cuequivariance_torch", reason="the second independent library is not installed")
-    assert 0 < errors_of(by_cuequivariance.CuEquivariance("reference", "cpu"), problem, dtype) < ALLOWED[dtype]
+    assert 0 < errors_of(cuequivariance.CuEquivariance("naive", "cpu"), problem, dtype) < ALLOWED[dtype]
 
 
 @pytest.mark.parametrize("problem", [CONV, PAIRS, PRODUCT], ids=lambda p: p.name)
@@ -110,7 +111,7 @@ def test_who_cannot_take_part_says_why():
     scalars = replace(CONV, spec=TensorProductSpec("3x0e", "0e+1o", "0e+1o"))
     assert absences(scalars)["ours: gaunt_grid, torch"] == "features are scalars of one kind, where it is cg"
     assert "a frame needs a direction" in str(absences(PRODUCT)["ours: so2, torch"])
-    assert by_openequivariance.OpenEquivariance("conv", "cuda").absent in (
+    assert openequivariance.OpenEquivariance("conv", "cuda").absent in (
         None,
         "not installed: pip install openequivariance",
     )
@@ -140,7 +141,7 @@ class Slightly(Ours):
         def wrong(problem):
             bound = bind(problem)
             call = bound.call
-            # adds nothing but a slope
+            # adds nothing but a gradient
             bound.call = lambda x, y, w: call(x + 1e-3 * (y.sum() - y.sum().detach()), y, w)
             return bound
 
@@ -152,24 +153,25 @@ def test_no_time_is_printed_of_what_is_wrong(monkeypatch):
     monkeypatch.setattr(run, "ours", lambda *given: [Slightly(ClebschGordan("torch")), Ours(ClebschGordan("torch"))])
     monkeypatch.setattr(run, "peers", lambda *given: [])
     record = run.measure([CONV], Settings(rounds=9, budget=0.1))
-    wrong, right = record.tables[0].rows
+    (wrong,) = record.of(contender="slightly wrong")
     assert "backward off by" in wrong.wrong
     assert "forward" not in wrong.wrong
-    assert wrong.passes == {}
-    assert right.wrong is None
-    assert set(right.passes) == set(PASSES)
-    assert record.tables[0].baseline == right.name
+    assert wrong.timing is None
+    right = record.of(contender="ours: cg, torch")
+    assert all(row.wrong is None and row.timing is not None for row in right)
+    assert [row.task for row in right] == list(PASSES)
+    assert record.problems[0].baseline == right[0].contender
 
 
 def test_an_approximation_may_err_as_much_as_it_says(monkeypatch):
     rough = CPDecomposed(rank=24)
     monkeypatch.setattr(run, "peers", lambda *given: [])
-    rows = run.measure([CONV], Settings(rounds=9, budget=0.1), methods=[rough]).tables[0].rows
-    assert [row.name for row in rows] == ["ours: cp:rank=24, compiled", "ours: cp:rank=24, torch"]
-    for row in rows:
+    record = run.measure([CONV], Settings(rounds=9, budget=0.1), methods=[rough])
+    assert {row.contender for row in record.rows} == {"ours: cp:rank=24, generated", "ours: cp:rank=24, torch"}
+    for row in record.rows:
         assert row.wrong is None
         assert row.expressivity.approximation > 1e-4
-        assert row.errors["forward"] > 1e-5
+    assert all(row.error > 1e-5 for row in record.of(task="forward"))
 
 
 class ByAnyMeans(Ours):
@@ -199,22 +201,23 @@ class Once(torch.autograd.Function):
         return call(*leaves)
 
     @staticmethod
-    def backward(ctx, slope):
+    def backward(ctx, gradient):
         if torch.is_grad_enabled():
             raise RuntimeError("no derivative of the derivative")
         leaves = [leaf.detach().requires_grad_() for leaf in ctx.saved_tensors]
         with torch.enable_grad():
-            return None, *torch.autograd.grad(ctx.call(*leaves), leaves, slope)
+            return None, *torch.autograd.grad(ctx.call(*leaves), leaves, gradient)
 
 
 def test_a_library_without_second_derivatives_is_listed_with_the_reason(monkeypatch):
     monkeypatch.setattr(run, "ours", lambda *given: [ByAnyMeans(ClebschGordan("torch"))])
     monkeypatch.setattr(run, "peers", lambda *given: [])
-    (row,) = run.measure([CONV], Settings(rounds=9, budget=0.1)).tables[0].rows
-    assert row.wrong is None
-    assert row.passes["backward"].timing is not None
-    assert row.passes["double"].timing is None
-    assert row.passes["double"].failure == "no derivative of the derivative"
+    record = run.measure([CONV], Settings(rounds=9, budget=0.1))
+    _, backward, double = record.rows
+    assert backward.wrong is None
+    assert backward.timing is not None
+    assert double.timing is None
+    assert double.failure == "no derivative of the derivative"
 
 
 def test_inputs_are_drawn_anew_and_harmonics_stay_harmonics():
@@ -242,25 +245,25 @@ def test_errors_of_shapes_and_of_what_is_not_finite():
 
 
 @pytest.mark.parametrize(
-    ("settings", "only", "message"),
+    ("given", "message"),
     [
-        ({}, ["nobody"], "no contender contains nobody; there are: ours: cg"),
-        ({"baseline": "nobody"}, ["cg, torch"], "--baseline 'nobody' is nobody's name"),
+        ({"only": ["nobody"]}, "no contender contains nobody; there are: ours: cg"),
+        ({"only": ["cg, torch"], "baseline": "nobody"}, "`baseline` 'nobody' is the name of no contender; there are"),
     ],
 )
-def test_nobody_to_measure_is_told(settings, only, message):
+def test_nobody_to_measure_is_told(given, message):
     with pytest.raises(ValueError, match=message):
-        run.measure([pair_problem("siso", 2, 2, 2)], Settings(rounds=9, budget=0.1, **settings), only=only)
+        run.measure([pair_problem("siso", 2, 2, 2)], Settings(rounds=9, budget=0.1), **given)
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"dtype": torch.float16}, "--dtype must be float32 or float64, got float16"),
-        ({"device": torch.device("meta")}, "--device must be cpu or cuda, got meta"),
-        ({"threads": 0}, "--threads must be 1 or more"),
-        ({"clock": "sun"}, "--clock must be wall or cpu, got 'sun'"),
-        ({"clock": "cpu", "threads": 2}, "--clock cpu adds up all threads"),
+        ({"dtype": "float16"}, "`dtype` must be float32 or float64, got float16"),
+        ({"device": "meta"}, "`device` must be cpu or cuda, got meta"),
+        ({"threads": 0}, "`threads` must be 1 or more"),
+        ({"clock": "sun"}, "`clock` must be wall or cpu, got 'sun'"),
+        ({"clock": "cpu", "threads": 2}, "`clock` cpu adds up all threads"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(settings, message):
@@ -271,13 +274,13 @@ def test_settings_that_cannot_be_are_refused(settings, message):
 def test_cuda_that_is_not_there_is_refused():
     if torch.cuda.is_available():
         pytest.skip("it is there")
-    with pytest.raises(ValueError, match="--device cuda: torch finds no CUDA device here"):
-        Settings(device=torch.device("cuda"))
+    with pytest.raises(ValueError, match="`device` is cuda, but torch finds no CUDA device here"):
+        Settings(device="cuda")
 
 
 def test_threads_are_given_back():
     before = torch.get_num_threads()
-    with run._threads(before + 1):
+    with threads(before + 1):
         assert torch.get_num_threads() == before + 1
     assert torch.get_num_threads() == before
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from .app import console, plain_errors
-from .bench import bench
+from .app import console
+from .bench import Dtype, Threads, bench, command_line, finish
+from .render import show
 
 if TYPE_CHECKING:
     from equinet.bench.products.problems import Problem
@@ -30,9 +29,7 @@ Methods = Annotated[
 Only = Annotated[
     list[str] | None, typer.Option(help="Only contenders whose name contains this, e.g. --only cg. Repeatable.")
 ]
-Dtype = Annotated[Literal["float32", "float64"], typer.Option(help="Of features and weights.")]
 Device = Annotated[Literal["cpu", "cuda"], typer.Option(help="Where to measure.")]
-Threads = Annotated[int, typer.Option(help="Threads of the processor.", min=1)]
 Rounds = Annotated[int, typer.Option(help="Rounds in which all take turns.", min=9)]
 Budget = Annotated[
     float,
@@ -91,17 +88,16 @@ def tp(
     siso: L x L -> L. simo: L x L -> 0, 2, ..., 2L. mimo: 0..L x 0..L -> 0..L. A method that is marked ≠ is another function:
     fewer couplings, or fewer weights; the columns tell. Who cannot take part is listed with the reason.
     """
-    with plain_errors():
-        from equinet.bench.products.problems import Problem, degrees_from_text, pair_problem
+    from equinet.bench.products.problems import Problem, degrees_from_text, pair_problem
 
-        from .questions import spec_from_text
+    from .questions import spec_from_text
 
-        if irreps1 is not None:
-            spec = spec_from_text(irreps1, irreps2, irreps_out)
-            problems = [Problem("tp", "tp", spec, pairs, 1)]
-        else:
-            problems = [pair_problem(mode, degree, channels, pairs) for degree in degrees_from_text(degrees)]
-        _run(problems, method, only, dtype, device, threads, rounds, budget, clock, baseline, reference, out)
+    if irreps1 is not None:
+        spec = spec_from_text(irreps1, irreps2, irreps_out)
+        problems = [Problem("tp", "tp", spec, pairs, 1)]
+    else:
+        problems = [pair_problem(mode, degree, channels, pairs) for degree in degrees_from_text(degrees)]
+    _run(problems, method, only, dtype, device, threads, rounds, budget, clock, baseline, reference, out)
 
 
 @bench.command()
@@ -141,18 +137,17 @@ def conv(
 
         equinet bench conv 32x0e+32x1o 0e+1o+2e --nodes 500 --neighbours 40 --dtype float64
     """
-    with plain_errors():
-        from equinet.bench.products.problems import Problem, named_problem
+    from equinet.bench.products.problems import Problem, named_problem
 
-        from .questions import spec_from_text
+    from .questions import spec_from_text
 
-        if irreps1 is not None:
-            problems = [Problem("conv", "conv", spec_from_text(irreps1, irreps2, irreps_out), nodes, neighbours)]
-        else:
-            problems = [named_problem("conv", name, nodes, neighbours, 1) for name in problem or ["mace-64x1"]]
-        if structure is not None:
-            problems = [_on_graph_of(each, structure, cutoff) for each in problems]
-        _run(problems, method, only, dtype, device, threads, rounds, budget, clock, baseline, reference, out)
+    if irreps1 is not None:
+        problems = [Problem("conv", "conv", spec_from_text(irreps1, irreps2, irreps_out), nodes, neighbours)]
+    else:
+        problems = [named_problem("conv", name, nodes, neighbours, 1) for name in problem or ["mace-64x1"]]
+    if structure is not None:
+        problems = [_on_graph_of(each, structure, cutoff) for each in problems]
+    _run(problems, method, only, dtype, device, threads, rounds, budget, clock, baseline, reference, out)
 
 
 @bench.command()
@@ -192,21 +187,20 @@ def product(
 
     cuequivariance has other weights for the same functions; they are mapped to ours before the check. It takes long to build.
     """
-    with plain_errors():
-        from dataclasses import replace
+    from dataclasses import replace
 
-        from equinet.bench.products.problems import Problem, named_problem
-        from equinet.ops import ManyBodySpec
+    from equinet.bench.products.problems import Problem, named_problem
+    from equinet.ops import ManyBodySpec
 
-        from .questions import spec_from_text
+    from .questions import spec_from_text
 
-        if irreps1 is not None:
-            spec = spec_from_text(irreps1, irreps_out, None, correlation)
-            assert isinstance(spec, ManyBodySpec)
-            problems = [Problem("product", "product", replace(spec, species=species), nodes, 0)]
-        else:
-            problems = [named_problem("product", name, nodes, 0, species) for name in problem or ["mace-64x0"]]
-        _run(problems, method, only, dtype, device, threads, rounds, budget, clock, baseline, reference, out)
+    if irreps1 is not None:
+        spec = spec_from_text(irreps1, irreps_out, None, correlation)
+        assert isinstance(spec, ManyBodySpec)
+        problems = [Problem("product", "product", replace(spec, species=species), nodes, 0)]
+    else:
+        problems = [named_problem("product", name, nodes, 0, species) for name in problem or ["mace-64x0"]]
+    _run(problems, method, only, dtype, device, threads, rounds, budget, clock, baseline, reference, out)
 
 
 def _on_graph_of(problem: Problem, structure: Path, cutoff: float) -> Problem:
@@ -219,7 +213,7 @@ def _on_graph_of(problem: Problem, structure: Path, cutoff: float) -> Problem:
     frames = read_frames(structure, physics.NO_LABELS)
     graph = from_atoms(frames[0], cutoff).edge_index
     if graph.shape[1] == 0:
-        raise ValueError(f"the first structure of {structure} has no neighbours within --cutoff {cutoff:g} Å")
+        raise ValueError(f"the first structure of {structure} has no neighbours within `cutoff` {cutoff:g} Å")
     return replace(problem, nodes=len(frames[0]), graph=graph[:, graph[1].argsort(stable=True)])
 
 
@@ -237,20 +231,24 @@ def _run(
     reference: bool,
     out: Path | None,
 ) -> None:
-    import torch
-
-    from equinet.bench.products import Settings, measure, terminal, write
+    from equinet.bench.core.record import Settings
+    from equinet.bench.products.report import SUITE
+    from equinet.bench.products.run import measure
 
     from .questions import method_from_text
 
-    settings = Settings(
-        getattr(torch, dtype), torch.device(device), threads, rounds, budget, reference, baseline, clock
-    )
+    settings = Settings(dtype=dtype, device=device, threads=threads, rounds=rounds, budget=budget, clock=clock)
     methods = [method_from_text(text) for text in method] if method else None
     with console.status("starting") as status:
-        record = measure(problems, settings, methods=methods, only=only or [], say=status.update)
-    console.print(terminal(record))
-    if out is not None:
-        words = [word for n, word in enumerate(sys.argv[1:]) if word != "--out" and sys.argv[n] != "--out"]
-        names = ", ".join(write(record, out, shlex.join(["equinet", *words])))
-        console.print(f"written to {out}: {names}", highlight=False, soft_wrap=True)
+        record = measure(
+            problems,
+            settings,
+            methods=methods,
+            only=only or [],
+            reference=reference,
+            baseline=baseline,
+            command=command_line(),
+            say=status.update,
+        )
+    show(console, SUITE.terminal(record))
+    finish(SUITE, record, out)

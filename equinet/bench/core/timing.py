@@ -1,4 +1,4 @@
-"""How long things take: taken in turns, so that what disturbs the machine disturbs all of them, and told with its spread."""
+"""Timing of functions in turns: what disturbs the machine disturbs all of them, and each time comes with its spread."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import gc
 import math
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ BOOTSTRAPS = 2000
 
 Stopwatch = Callable[[Callable[[], None], int], float]
 Clock = Callable[[], float]
+CLOCKS: dict[str, Clock] = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
 @dataclass(frozen=True)
@@ -27,10 +28,10 @@ class Timing:
     """Times of one contender.
 
     Attributes:
-        seconds: Of one call, for every round it took part in.
-        rounds: The numbers of these rounds.
-        calls: How many calls a round had; ``seconds`` are means over them.
-        first_call: Seconds of the very first call, in which things are compiled and memory is fetched.
+        seconds: Time of one call in each round, in seconds.
+        rounds: Numbers of these rounds.
+        calls: Calls in a round; ``seconds`` are means over them.
+        first_call: Time of the very first call in seconds, in which code is compiled and memory is fetched.
     """
 
     seconds: tuple[float, ...]
@@ -59,21 +60,8 @@ class Timing:
 
     @property
     def unsteady(self) -> bool:
-        """Whether the median is more than 1.3 times the minimum: then something else took the machine, measure again."""
+        """True if the median is more than 1.3 times the minimum: something else took the machine, measure again."""
         return self.median > UNSTEADY * self.minimum
-
-    def as_json(self) -> dict[str, Any]:
-        """Seconds; plain numbers."""
-        return {
-            "median": self.median,
-            "quartiles": list(self.quartiles),
-            "minimum": self.minimum,
-            "rounds": len(self.seconds),
-            "calls_per_round": self.calls,
-            "first_call": self.first_call,
-            "unsteady": self.unsteady,
-            "seconds": list(self.seconds),
-        }
 
 
 @dataclass(frozen=True)
@@ -131,12 +119,13 @@ def interleaved(
     refresh: Callable[[], None] | None = None,
     device: torch.device | str = "cpu",
     clock: Clock = time.perf_counter,
+    failures: dict[str, str] | None = None,
 ) -> Timings:
     """Time several functions in turns: A B C, then B C A in another order, and so on.
 
     Every contender is called once (the first call, told apart) and a few times to warm up. In a round it is called as often
     as takes ``shortest`` seconds. If all rounds of all would take longer than ``budget``, the slow ones take part in fewer of
-    them, spread over the run, and never in fewer than three: nobody is dropped, however slow.
+    them, spread over the run, and never in fewer than three: none is dropped, however slow.
 
     Args:
         contenders: Functions without arguments or result, by name.
@@ -145,6 +134,8 @@ def interleaved(
         shortest: Least duration of what is timed at once, in seconds.
         refresh: Called before each round, outside the timed part: draw new inputs, in place.
         device: On CUDA its events are the clock.
+        failures: Filled with the reasons of contenders whose first call raises RuntimeError, which are then left out; by
+            default the error is raised.
         clock: On the processor. ``time.process_time`` does not count what other processes take; it adds up all threads.
 
     Raises:
@@ -163,12 +154,17 @@ def interleaved(
     watch = stopwatch(torch.device(device), clock)
     first, each = {}, {}
     for name, call in contenders.items():
-        first[name], each[name] = _warm_up(call, watch, budget / len(contenders))
+        try:
+            first[name], each[name] = _warm_up(call, watch, budget / len(contenders))
+        except RuntimeError as error:  # a library without third derivatives, or out of memory
+            if failures is None:
+                raise
+            failures[name] = one_line(error)
     calls = {name: max(1, math.ceil(shortest / max(seconds, 1e-9))) for name, seconds in each.items()}
-    sample = {name: each[name] * calls[name] for name in contenders}
+    sample = {name: each[name] * calls[name] for name in calls}
     takes_part = _rounds_of_each(sample, rounds, budget)
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
-    order, shuffle = list(contenders), random.Random(0)
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    order, shuffle = list(calls), random.Random(0)
     collecting = gc.isenabled()
     gc.freeze()  # what is there already need not be looked through in every round
     gc.disable()  # a collection in the middle would be charged to whoever is measured
@@ -185,9 +181,13 @@ def interleaved(
         gc.unfreeze()
         if collecting:
             gc.enable()
-    return Timings(
-        {name: Timing(tuple(seconds[name]), takes_part[name], calls[name], first[name]) for name in contenders}
-    )
+    return Timings({name: Timing(tuple(seconds[name]), takes_part[name], calls[name], first[name]) for name in calls})
+
+
+def one_line(error: BaseException) -> str:
+    """Return the first line of an error."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:300] if lines else type(error).__name__
 
 
 def _warm_up(call: Callable[[], None], watch: Stopwatch, patience: float) -> tuple[float, float]:
@@ -239,3 +239,32 @@ def stopwatch(device: torch.device, clock: Clock = time.perf_counter) -> Stopwat
         return float(start.elapsed_time(end)) / 1e3 / calls
 
     return on_cuda if device.type == "cuda" else on_cpu
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """Times of an epoch of training: wall and processor seconds (of all threads), and the mean loss of its steps."""
+
+    seconds: float
+    cpu_seconds: float
+    loss: float
+
+
+def timed_epoch(steps: Iterable[float]) -> Epoch:
+    """Do all steps of an epoch; ``steps`` does one for each item, collation included, and gives its loss."""
+    start, cpu_start = time.perf_counter(), time.process_time()
+    losses = list(steps)
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return Epoch(time.perf_counter() - start, time.process_time() - cpu_start, float(np.mean(losses)))
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Let torch use so many threads inside the context."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -12,7 +12,7 @@ from torch import Tensor
 from equinet.ops.external.openequivariance import problem_of
 from equinet.ops.spec import ManyBodySpec, TensorProductSpec
 
-from .by_e3nn import MulIrBuilt
+from .e3nn import MulIrBuilt
 
 
 @dataclass(frozen=True)

@@ -12,26 +12,30 @@ from ase import units
 from ase.build import molecule
 from rich.console import Console
 
-from equinet.bench.models import memory, model, report, size
-from equinet.bench.models.contenders import DYNAMICS, EQUINET, FORCES, TASKS, TRAINING, Equinet, Prediction
+from equinet.bench.core import EQUINET, memory
+from equinet.bench.core.memory import Need
+from equinet.bench.core.record import Record, Settings
+from equinet.bench.core.report import closing, write
+from equinet.bench.core.timing import Timing
+from equinet.bench.models import report, run, size
 from equinet.bench.models.dynamics import Block, steps_in_block
 from equinet.bench.models.lineup import line_up, require_same
-from equinet.bench.models.memory import Need
 from equinet.bench.models.pair import random_potential, reference_potential
-from equinet.bench.models.problems import Architecture, Problem, molecules
-from equinet.bench.products.timing import Timing
+from equinet.bench.models.problems import Architecture, Structures, molecules
+from equinet.bench.models.runners import DYNAMICS, FORCES, TASKS, TRAINING, Equinet, Prediction
+from equinet.cli.render import show
 from equinet.md import EquinetCalculator
 from equinet.models import MACEConfig
 
 TINY = Architecture("tiny", MACEConfig(channels=4, max_l=1, sh_degree=2, correlation=2, cutoff=4.0))
-WATER = Problem("water", (molecule("H2O"), molecule("H2O2")))
+WATER = Structures("water", (molecule("H2O"), molecule("H2O2")))
 
 
 @pytest.fixture
 def no_processes(monkeypatch):
     """Memory is measured in processes of their own, which take seconds to start."""
 
-    def pretend(recipe, batches, tasks, warm, device):
+    def pretend(worker, batches, tasks, warm, device):
         return {(batch, task): Need(1000) for batch in batches for task in tasks}
 
     monkeypatch.setattr(memory, "needs", pretend)
@@ -39,11 +43,11 @@ def no_processes(monkeypatch):
 
 @pytest.fixture
 def plan():
-    return model.Plan([TINY], [WATER], rounds=3, seconds=0.2)
+    return run.Plan([TINY], [WATER], settings=Settings(rounds=3, budget=0.2))
 
 
 def test_every_task_of_every_problem_has_a_row(plan, no_processes):
-    (rows,) = model.measure(plan)
+    (rows,) = run.measure(plan)
     assert [(row.problem, row.task, row.contender) for row in rows] == [("water", task, EQUINET) for task in TASKS]
     for row in rows:
         assert row.timing is not None
@@ -62,13 +66,13 @@ def test_forces_that_are_wrong_get_no_time(plan, no_processes, monkeypatch):
         return found if self.dtype == "float64" else Prediction(found.energy, found.forces * 1.001)
 
     monkeypatch.setattr(Equinet, "predict", wrong)
-    (rows,) = model.measure(plan)
+    (rows,) = run.measure(plan)
     found = {row.task: row for row in rows}
     for task in (FORCES, DYNAMICS):
         assert found[task].wrong
         assert found[task].timing is None
     assert found[FORCES].error == pytest.approx(1e-3, rel=0.1)
-    text = shown(report.terminal(rows))
+    text = shown(report.SUITE, rows)
     assert "WRONG: equinet, water, energy + forces: relative error 1.0e-03" in text
 
 
@@ -77,8 +81,8 @@ def test_a_gradient_that_is_wrong_gets_no_training_time(plan, no_processes, monk
     monkeypatch.setattr(
         Equinet, "gradient", lambda self: right(self) if self.dtype == "float64" else (0.0, 1.01 * right(self)[1])
     )
-    (rows,) = model.measure(plan)
-    assert [row.wrong for row in rows] == [True, False, False]
+    (rows,) = run.measure(plan)
+    assert [bool(row.wrong) for row in rows] == [True, False, False]
 
 
 def test_dynamics_with_stale_neighbours_get_no_time(plan, no_processes, monkeypatch):
@@ -89,19 +93,19 @@ def test_dynamics_with_stale_neighbours_get_no_time(plan, no_processes, monkeypa
         self.results["forces"] = self.results["forces"] * 1.01
 
     monkeypatch.setattr(EquinetCalculator, "calculate", stale)
-    (rows,) = model.measure(plan)
-    assert {row.task: row.wrong for row in rows} == {TRAINING: False, FORCES: False, DYNAMICS: True}
+    (rows,) = run.measure(plan)
+    assert {row.task: bool(row.wrong) for row in rows} == {TRAINING: False, FORCES: False, DYNAMICS: True}
 
 
 def test_what_does_not_fit_into_memory_is_left_out_with_the_reason(plan, monkeypatch):
-    def full(recipe, batches, tasks, warm, device):
+    def full(worker, batches, tasks, warm, device):
         needs = {(batch, task): Need(1000) for batch in batches for task in tasks}
         return {**needs, ("water", TRAINING): Need(None, "would take about 99.0 GB, and 1.0 GB are free", fits=False)}
 
     monkeypatch.setattr(memory, "needs", full)
-    (rows,) = model.measure(plan)
+    (rows,) = run.measure(plan)
     assert [row.timing is None for row in rows] == [True, False, False]
-    assert "would take about 99.0 GB, and 1.0 GB are free (water, training step)" in shown(report.terminal(rows))
+    assert "would take about 99.0 GB, and 1.0 GB are free (water, training step)" in shown(report.SUITE, rows)
 
 
 def test_equinet_in_float64_is_held_against_its_formulas():
@@ -115,7 +119,7 @@ def test_equinet_in_float64_is_held_against_its_formulas():
 
 
 def test_a_training_step_that_is_timed_leaves_the_weights(tmp_path):
-    contender = line_up(TINY, [WATER], (), "float32", "cpu", tmp_path).contenders[EQUINET]
+    contender = line_up(TINY, [WATER], (), "float32", "cpu", tmp_path).runners[EQUINET]
     contender.load(WATER.frames, Prediction(np.ones(2), np.ones((7, 3))))
     before = [weight.clone() for weight in contender.potential.parameters()]
     contender.task(TRAINING)()
@@ -165,12 +169,11 @@ def test_memory_is_measured_in_another_process(tmp_path):
     lineup = line_up(TINY, [WATER], (), "float32", "cpu", tmp_path)
     frames = molecules(40).frames
     lineup = line_up(TINY, [molecules(40)], (), "float32", "cpu", tmp_path)
-    batches = {"all": memory.Batch(frames, lineup.edges(frames))}
-    warm = memory.Batch(frames[:1], lineup.edges(frames[:1]))
-    found = memory.needs(lineup.recipes[EQUINET], batches, (FORCES, TRAINING), warm, "cpu")
+    batches = {"all": lineup.batch(frames)}
+    found = memory.needs(lineup.recipes[EQUINET], batches, (FORCES, TRAINING), lineup.batch(frames[:1]), "cpu")
     if found["all", FORCES].bytes is None:
         pytest.skip("this system does not tell its peak memory")
-    graph = 40 * lineup.edges(frames)  # bytes: two indices and three offsets for each edge
+    graph = 40 * batches["all"].size  # bytes: two indices and three offsets for each edge
     assert found["all", TRAINING].bytes > graph
     assert found["all", FORCES].bytes < 2e9
 
@@ -180,47 +183,50 @@ def test_the_exponent_of_a_power_law_is_found():
     assert found.exponent == pytest.approx(1.5)
     assert found.per_atom == pytest.approx(3e-4 * 4096**0.5)
     assert size.fit([(64, 1.0), (512, 2.0)]) is None
-    with pytest.raises(ValueError, match="`--largest` must be 512 or more"):
+    with pytest.raises(ValueError, match="`largest` must be 512 or more"):
         size.problems(500)
     assert [problem.atoms for problem in size.problems(1000)] == [64, 216, 512, 1000]
 
 
 def a_row(atoms=64, task=FORCES, contender=EQUINET, seconds=(1.0, 1.1, 1.05), **more):
     timing = Timing(tuple(seconds), tuple(range(len(seconds))), 1, 2.0)
-    return model.Row("m", f"{atoms} atoms", atoms, 30 * atoms, task, contender, 7, 1e-7, timing, **more)
+    of = {"model": "m", "problem": f"{atoms} atoms", "atoms": atoms, "edges": 30 * atoms, "task": task}
+    return run.Row(**of, contender=contender, parameters=7, error=1e-7, timing=timing, **more)
 
 
 def test_a_record_is_written_for_people_and_for_programs(tmp_path, plan):
-    record = report.Record.begin(plan, "equinet bench model")
+    record = report.record_of(plan, "equinet bench model")
     record.rows = [a_row(task=task, peak=2_000_000) for task in TASKS]
-    names = report.write(record, tmp_path)
+    names = write(report.SUITE, record, tmp_path)
     assert all((tmp_path / name).stat().st_size > 0 for name in names)
     tree = json.loads((tmp_path / "model.json").read_text())
-    assert tree["rows"][0]["seconds"] == [1.0, 1.1, 1.05]
-    assert tree["models"]["tiny"]["channels"] == 4
+    assert tree["rows"][0]["timing"]["seconds"] == [1.0, 1.1, 1.05]
+    assert tree["problems"][0]["name"] == "tiny"
+    assert tree["problems"][0]["config"]["channels"] == 4
     assert {"torch", "equinet"} <= tree["machine"]["versions"].keys()
     assert "| 64 atoms | energy + forces | 1.05 s ±2 %, 3 rounds |" in (tmp_path / "model_table.md").read_text()
     assert len((tmp_path / "model.csv").read_text().splitlines()) == 4
 
 
 def test_cost_against_size_is_written_with_its_slopes(tmp_path, plan):
-    record = report.Record.begin(plan, "equinet bench size")
+    record = report.record_of(plan, "equinet bench size")
     record.rows = [a_row(n, seconds=[n * 1e-4] * 3, peak=n * 50_000) for n in (64, 512, 4096)]
-    size.write(record, tmp_path)
+    write(size.SUITE, record, tmp_path)
     text = (tmp_path / "size_table.md").read_text()
     assert "time ~ N^1.00, 100 µs per atom at 4,096 atoms; memory ~ N^1.00, 50.0 kB per atom" in text
     assert json.loads((tmp_path / "size.json").read_text())["fits"][EQUINET]["bytes"]["exponent"] == pytest.approx(1.0)
-    assert "N^1.00" in shown(size.terminal(record.rows))
+    assert "N^1.00" in shown(size.SUITE, record.rows)
 
 
 def test_unsteady_times_are_said_loudly():
     rows = [a_row(task=task, seconds=(1.0, 2.0, 2.0)) for task in TASKS]
-    assert "UNSTEADY: the median is more than 1.3 times the minimum" in shown(report.terminal(rows))
+    assert "UNSTEADY: the median is more than 1.3 times the minimum" in shown(report.SUITE, rows)
     steady = [replace(row, timing=a_row().timing) for row in rows]
-    assert "UNSTEADY" not in shown(report.terminal(steady))
+    assert "UNSTEADY" not in shown(report.SUITE, steady)
 
 
-def shown(what) -> str:
+def shown(suite, rows) -> str:
     console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115  # closed with the process
-    console.print(what)
+    record = Record("", Settings(), rows=rows)
+    show(console, [*suite.terminal(record), *closing(suite, record)])
     return console.export_text()

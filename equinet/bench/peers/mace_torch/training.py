@@ -1,4 +1,4 @@
-"""Train mace-torch on given frames and given batches: the other side of a side-by-side comparison with equinet.
+"""Training of mace-torch on given frames and given batches, for a comparison side by side with equinet.
 
 Everything that decides the result is mace-torch's own and is called, not rewritten: neighbour lists, ``AtomicData`` and
 its collation, statistics, model, loss, optimiser and parameter groups, training step, exponential moving average. Sizes
@@ -18,8 +18,7 @@ Energies are in eV, lengths in Å, stress is (1/V) ∂E/∂ε in eV/Å³ with te
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import e3nn
@@ -35,9 +34,11 @@ from mace.tools.scripts_utils import get_optimizer, get_params_options
 from mace.tools.train import preserve_grad_state, take_step
 from torch_ema import ExponentialMovingAverage
 
-from equinet.bench.models.mace_peer import build_mace, mace_defaults
+from equinet.bench.core.timing import Epoch, timed_epoch
 from equinet.models import MACEConfig
 from equinet.train import TrainConfig
+
+from .model import build_mace, mace_defaults
 
 KEYS = mace.data.KeySpecification(
     info_keys={"energy": "REF_energy", "stress": "REF_stress"}, arrays_keys={"forces": "REF_forces"}
@@ -59,16 +60,16 @@ class Part(NamedTuple):
 
 
 class Statistics(NamedTuple):
-    """What mace-torch takes from the training frames."""
+    """Statistics of the training frames that mace-torch uses."""
 
     e0s: dict[int, float]
     """Energy of the isolated atom of each element, in eV, by ascending atomic number: the order of the one-hot species."""
     avg_num_neighbors: float
-    """What the sum over neighbours is divided by."""
+    """Divisor of the sum over neighbours."""
     scale: float
     """Factor on the interaction energy of each atom, in eV."""
     shift: float
-    """What is added to the interaction energy of each atom, in eV."""
+    """Term added to the interaction energy of each atom, in eV."""
 
 
 class MaceTrainer:
@@ -81,20 +82,18 @@ class MaceTrainer:
     Args:
         architecture: Sizes of the model.
         training: Loss weights, learning rate, batch size, seed, precision, device, clipping, decay of the running mean.
-        frames: By part, ``train``, ``valid`` and ``test``: frames with ``energy`` and ``forces`` (and ``stress``, if it
+        frames: Frames by part (``train``, ``valid``, ``test``) with ``energy`` and ``forces`` (and ``stress``, if it
             has a weight) in their calculator's results.
         isolated: One frame for each element, whose energies are the E0s; none means least squares on the training frames.
 
     Attributes:
         parameters: Number of weights.
-        statistics: What the training frames say.
+        statistics: Statistics of the training frames.
         model: With the weights of the last step.
 
     Raises:
         ValueError: If a frame lacks a result, or an element has no isolated atom.
     """
-
-    package = "mace-torch"
 
     def __init__(
         self,
@@ -135,10 +134,10 @@ class MaceTrainer:
             self.ema = ExponentialMovingAverage(self.model.parameters(), decay=self.arguments.ema_decay)
         self.parameters = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
 
-    def train_epoch(self, batches: Sequence[Sequence[int]]) -> dict[str, float]:
-        """Train on batches of indices into the training frames; see :func:`timed` for what comes back."""
+    def train_epoch(self, batches: Sequence[Sequence[int]]) -> Epoch:
+        """Train on batches of indices into the training frames."""
         with mace_defaults(self.training.dtype):
-            return timed(self._steps(batches))
+            return timed_epoch(self._steps(batches))
 
     def validate(self) -> dict[str, float]:
         """Errors on the validation frames, with averaged weights; see :func:`errors`."""
@@ -149,7 +148,7 @@ class MaceTrainer:
         return self._errors("test")
 
     def describe(self) -> dict[str, Any]:
-        """What decides the result and is not in equinet's configuration, as JSON can hold it."""
+        """Settings of mace-torch that equinet's configuration does not hold, for JSON."""
         asked = ("optimizer", "amsgrad", "beta", "weight_decay", "clip_grad", "ema_decay")
         return {
             "statistics": {**self.statistics._asdict(), "e0s": list(self.statistics.e0s.values())},
@@ -191,26 +190,6 @@ class MaceTrainer:
         # A generator of its own: the loader would else draw from torch's global random state.
         generator = torch.Generator().manual_seed(self.training.seed)
         return torch_geometric.dataloader.DataLoader(self.parts[part].graphs, generator=generator, **how)
-
-
-def timed(steps: Iterable[float]) -> dict[str, float]:
-    """Do all steps of an epoch.
-
-    Args:
-        steps: Does a step for each item, collation included, and gives its loss.
-
-    Returns:
-        ``seconds``; ``cpu_seconds`` of all threads, steadier on a shared machine; ``loss``, the mean over the steps.
-    """
-    start, cpu_start = time.perf_counter(), time.process_time()
-    losses = list(steps)
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return {
-        "seconds": time.perf_counter() - start,
-        "cpu_seconds": time.process_time() - cpu_start,
-        "loss": float(np.mean(losses)),
-    }
 
 
 def reference_config(atoms: Atoms, *, with_stress: bool) -> mace.data.Configuration:

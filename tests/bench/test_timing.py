@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from equinet.bench.products import memory, timing
-from equinet.bench.products.memory import peak_memory
-from equinet.bench.products.timing import Timing, Timings, interleaved
+from equinet.bench.core import memory, timing
+from equinet.bench.core.memory import peak_memory
+from equinet.bench.core.record import Row, Settings, plain, time_rows
+from equinet.bench.core.timing import Timing, Timings, interleaved
 
 
 class Clock:
@@ -93,6 +94,33 @@ def test_what_cannot_be_timed_is_refused(arguments, message):
         interleaved(**{"contenders": {"a": lambda: None}, **arguments})
 
 
+def test_a_contender_whose_first_call_fails_is_left_out_with_the_reason():
+    def broken():
+        raise RuntimeError("no third derivative\nat line 5")
+
+    failures = {}
+    timings = interleaved({"a": lambda: None, "b": broken}, rounds=3, shortest=1e-5, failures=failures)
+    assert list(timings) == ["a"]
+    assert failures == {"b": "no third derivative"}
+    with pytest.raises(RuntimeError, match="no third derivative"):
+        interleaved({"a": lambda: None, "b": broken}, rounds=3, shortest=1e-5)
+
+
+def test_only_rows_that_are_right_are_timed():
+    rows = [
+        Row(problem="p", contender="right"),
+        Row(problem="p", contender="wrong", wrong="off by 1"),
+        Row(problem="p", contender="absent", absent="not installed"),
+        Row(problem="p", contender="failed", failure="not checked"),
+    ]
+    called = []
+    timings, calls = time_rows(rows, lambda row: lambda: called.append(row.contender), Settings(rounds=3, budget=0.01))
+    assert set(called) == set(timings) == set(calls) == {"right"}
+    assert [row.timing is not None for row in rows] == [True, False, False, False]
+    assert [row.state for row in rows] == ["measured", "WRONG", "absent", "not measured"]
+    assert rows[3].failure == "not checked"
+
+
 def test_a_real_clock_gives_positive_times():
     x = torch.randn(20, 20)
     timings = interleaved({"once": lambda: None, "product": lambda: (x @ x, None)[1]}, rounds=3, shortest=1e-5)
@@ -105,7 +133,7 @@ def test_median_quartiles_and_unsteadiness():
     assert steady.iqr == pytest.approx(0.2)
     assert not steady.unsteady
     assert disturbed.unsteady
-    assert disturbed.as_json()["unsteady"] is True
+    assert plain(disturbed)["unsteady"] is True
 
 
 def test_ratio_is_of_medians_over_common_rounds():

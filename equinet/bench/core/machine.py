@@ -1,4 +1,4 @@
-"""On what a measurement was made."""
+"""Machine and versions on which a measurement was made."""
 
 from __future__ import annotations
 
@@ -12,15 +12,8 @@ from typing import Any
 import torch
 
 PACKAGES = (
-    "equinet",
-    "torch",
-    "e3nn",
-    "numpy",
-    "cuequivariance",
-    "cuequivariance-torch",
-    "cuequivariance-ops-torch-cu13",
-    "openequivariance",
-    "triton",
+    *("equinet", "torch", "e3nn", "numpy", "cuequivariance", "cuequivariance-torch", "cuequivariance-ops-torch-cu13"),
+    *("openequivariance", "triton", "ase", "mace-torch", "matscipy", "torch-geometric", "vesin"),
 )
 
 

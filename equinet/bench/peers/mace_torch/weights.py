@@ -14,7 +14,7 @@ from ase import Atoms
 
 from equinet.models import MACEConfig
 
-from .mace_peer import batch_of, build_mace, mace_defaults
+from .model import batch_of, build_mace, mace_defaults
 
 
 def sized_mace(
@@ -27,9 +27,9 @@ def sized_mace(
     Args:
         config: Sizes.
         elements: Atomic numbers, ascending; each must occur in ``samples``.
-        avg_num_neighbors: What the sum over neighbours is divided by.
+        avg_num_neighbors: Divisor of the sum over neighbours.
         samples: A few small structures.
-        seed: Of the weights.
+        seed: Seed of the weights.
     """
     with mace_defaults("float64"):
         model = build_mace(config, dict.fromkeys(elements, 0.0), avg_num_neighbors, seed=seed).requires_grad_(False)
@@ -52,11 +52,11 @@ def lively_mace(
     Args:
         config: Sizes.
         e0s: Energy of the isolated atom in eV by atomic number, ascending; those of other heads are shifted.
-        avg_num_neighbors: What the sum over neighbours is divided by.
+        avg_num_neighbors: Divisor of the sum over neighbours.
         samples: A few small structures with all elements.
         heads: Names of the sets of energies.
-        seed: Of the weights.
-        switches: As of :func:`~equinet.bench.models.mace_peer.build_mace`.
+        seed: Seed of the weights.
+        switches: Arguments of :func:`~equinet.bench.peers.mace_torch.model.build_mace`.
     """
     with mace_defaults("float64"), torch.random.fork_rng(devices=[]):
         model = build_mace(config, e0s, avg_num_neighbors, heads=heads, seed=seed, **switches)

@@ -1,6 +1,6 @@
 """mace-torch beside equinet: the same architecture, the same weights, by its own public interface.
 
-The only file that imports mace-torch, and only when something is built: ``equinet`` does not need it.
+Only this folder imports mace-torch, and only when something is built: ``equinet`` does not need it.
 """
 
 from __future__ import annotations
@@ -19,13 +19,12 @@ import torch
 from ase import Atoms
 from e3nn import o3
 
+from equinet.bench.core import COMPILED, CUEQUIVARIANCE, EAGER
+from equinet.bench.models.runners import FORCES, LOSS, SETTINGS, TRAINING, Prediction, Recipe, Runner, set_rate_to_zero
 from equinet.convert.mace.forms import arguments_of
 from equinet.models import MACEConfig
 from equinet.ops import ClebschGordan
 
-from .contenders import FORCES, LOSS, SETTINGS, TRAINING, Contender, Prediction, set_rate_to_zero
-
-EAGER, CUEQUIVARIANCE, COMPILED = "mace-torch", "mace-torch, cuEquivariance", "mace-torch, compiled"
 # What `--against` names. Compiling takes minutes for each model and structure, so it is for who asks for it.
 PEERS = {
     "mace": (EAGER, CUEQUIVARIANCE),
@@ -66,14 +65,14 @@ def mace_defaults(dtype: str | torch.dtype) -> Iterator[None]:
     torch.set_default_dtype(getattr(torch, dtype) if isinstance(dtype, str) else dtype)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of deprecated calls of its own, which nobody here can mend
+            warnings.simplefilter("ignore")  # of deprecated calls in mace-torch itself
             yield
     finally:
         torch.set_default_dtype(before)
 
 
 def differs(config: MACEConfig) -> str | None:
-    """What mace-torch has no form of, so that there is no same function to compare with; None if it has all."""
+    """Return the reason why mace-torch has no such model; None if it has one."""
     if not all(isinstance(method, ClebschGordan) for method in (config.convolution, config.many_body)):
         return "mace-torch has exact couplings (`cg`) only"
     if config.pseudotensors:
@@ -104,13 +103,13 @@ def build_mace(
     Args:
         config: Sizes.
         e0s: Energy of the isolated atom in eV by atomic number, ascending; the same for all heads.
-        avg_num_neighbors: What the sum over neighbours is divided by.
+        avg_num_neighbors: Divisor of the sum over neighbours.
         scale: Factor on the interaction energy of each atom, in eV; the same for all heads.
-        shift: What is added to it, in eV.
+        shift: Term added to it, in eV.
         heads: Their names.
-        use_reduced_cg: Whether to take cuEquivariance's basis of many-body products, which has fewer paths and is another
+        use_reduced_cg: True for cuEquivariance's basis of many-body products, which has fewer paths and is another
             model; ``mace_run_train`` leaves it off.
-        seed: Of the weights.
+        seed: Seed of the weights.
         switches: Other arguments of mace-torch's, as ``keep_last_layer_irreps=True``.
 
     Raises:
@@ -148,8 +147,8 @@ def read_mace(path: Path, head: str, dtype: str) -> Any:
     """A model file as mace-torch's calculator reads it: it is unpickled, and so code in it is run.
 
     Args:
-        path: Of the file.
-        head: One of its heads; the calculator wants to know, the model has all.
+        path: Model file.
+        head: Name of one of its heads, which the calculator requires; the model has all.
         dtype: Precision of its weights.
 
     Raises:
@@ -181,14 +180,14 @@ def _require_reduced_couplings() -> None:
 
 
 @dataclass(frozen=True)
-class MaceRecipe:
-    """How to make :class:`Mace`.
+class MaceRecipe(Recipe):
+    """Contender that builds :class:`Mace`.
 
     Attributes:
-        name: Which of mace-torch's ways to compute: ``EAGER``, ``CUEQUIVARIANCE`` or ``COMPILED``.
+        name: Form of execution: ``EAGER``, ``CUEQUIVARIANCE`` or ``COMPILED``.
         config: Sizes.
         elements: Atomic numbers, ascending.
-        avg_num_neighbors: What the sum over neighbours is divided by.
+        avg_num_neighbors: Divisor of the sum over neighbours.
         dtype: Name of the precision.
         device: Name of the device.
     """
@@ -200,8 +199,8 @@ class MaceRecipe:
     dtype: str
     device: str
 
-    def build(self, weights: Any = None) -> Contender:
-        """The contender, with random weights or those of ``weights``, a ScaleShiftMACE; which is copied.
+    def build(self, weights: Any = None) -> Runner:
+        """Make the runner, with random weights or those of ``weights``, a ScaleShiftMACE; which is copied.
 
         Raises:
             ValueError: If it cannot run here; says why.
@@ -219,7 +218,7 @@ class MaceRecipe:
 
 
 def with_cuequivariance(model: Any, device: str) -> Any:
-    """The same model computed by cuEquivariance, by mace-torch's own conversion.
+    """Convert a model to cuEquivariance by mace-torch's conversion.
 
     Raises:
         ValueError: If that is not possible; says why.
@@ -230,20 +229,20 @@ def with_cuequivariance(model: Any, device: str) -> Any:
         from mace.cli.convert_e3nn_cueq import run
 
         return run(model, device=torch.device(device).type).to(device)
-    # Its kernels raise what they like on a device they do not know; the row of the table gives the reason.
+    # Its kernels raise errors of any type on an unsupported device; the row of the table gives the reason.
     except Exception as error:
         raise ValueError(f"mace-torch's conversion to cuEquivariance fails: {type(error).__name__}: {error}") from error
 
 
 class Mace:
-    """mace-torch, by what its own training and its own calculator call.
+    """Runner of mace-torch, which makes the calls of its training and its calculator.
 
     Args:
         name: ``EAGER``, ``CUEQUIVARIANCE`` or ``COMPILED``.
         model: A ScaleShiftMACE.
         cutoff: Å.
         dtype: Precision, by name.
-        note: What a reader must know.
+        note: Remark for readers of the numbers.
     """
 
     def __init__(self, name: str, model: Any, cutoff: float, dtype: str, note: str = "") -> None:

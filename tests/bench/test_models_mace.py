@@ -13,12 +13,15 @@ import torch
 from ase.build import bulk, molecule
 from typer.testing import CliRunner
 
-from equinet.bench.models import mace_peer, memory, model
-from equinet.bench.models.contenders import EQUINET, TASKS, Prediction
+from equinet.bench.core import COMPILED, CUEQUIVARIANCE, EAGER, EQUINET, memory
+from equinet.bench.core.memory import Need
+from equinet.bench.core.record import Settings
+from equinet.bench.models import run
 from equinet.bench.models.lineup import line_up
-from equinet.bench.models.mace_peer import COMPILED, CUEQUIVARIANCE, EAGER, PEERS
-from equinet.bench.models.memory import Need
-from equinet.bench.models.problems import MODELS, Architecture, Problem
+from equinet.bench.models.problems import MODELS, Architecture, Structures
+from equinet.bench.models.runners import TASKS, Prediction
+from equinet.bench.peers.mace_torch import model as peer
+from equinet.bench.peers.mace_torch.model import PEERS
 from equinet.cli import app
 from equinet.models import MACEConfig
 
@@ -30,12 +33,13 @@ beside_mace = pytest.mark.skipif(
 TINY = Architecture("tiny", MACEConfig(channels=4, max_l=1, sh_degree=2, correlation=2, cutoff=4.0))
 SILICON = bulk("Si", cubic=True)
 SILICON.positions += np.random.default_rng(0).normal(scale=0.05, size=(8, 3))
-BOTH = Problem("both", (molecule("CH3OH"), SILICON))
+QUICK = Settings(rounds=3, budget=0.3)
+BOTH = Structures("both", (molecule("CH3OH"), SILICON))
 
 
 @pytest.fixture
 def no_processes(monkeypatch):
-    def pretend(recipe, batches, tasks, warm, device):
+    def pretend(worker, batches, tasks, warm, device):
         return {(batch, task): Need(1000) for batch in batches for task in tasks}
 
     monkeypatch.setattr(memory, "needs", pretend)
@@ -53,7 +57,7 @@ def test_the_same_weights_are_the_same_function_and_the_same_gradient(dtype, tmp
     lineup.truth.load(BOTH.frames, labels)
     loss, gradient = lineup.truth.gradient()
     exact = dtype == "float64"
-    for contender in lineup.contenders.values():
+    for contender in lineup.runners.values():
         contender.load(BOTH.frames, labels)
         assert contender.predict().error(truth) < (1e-12 if exact else 1e-5)
         their_loss, their_gradient = contender.gradient()
@@ -64,17 +68,17 @@ def test_the_same_weights_are_the_same_function_and_the_same_gradient(dtype, tmp
 
 @beside_mace
 def test_both_packages_are_timed_at_every_task(no_processes):
-    plan = model.Plan([TINY], [BOTH], (EAGER,), rounds=3, seconds=0.5)
-    (rows,) = model.measure(plan)
+    plan = run.Plan([TINY], [BOTH], (EAGER,), settings=QUICK)
+    (rows,) = run.measure(plan)
     assert [(row.task, row.contender) for row in rows] == [(task, name) for task in TASKS for name in (EQUINET, EAGER)]
     assert all(row.timing is not None and not row.wrong for row in rows)
     for row in rows:
-        assert (row.ratio is None) == (row.contender == EQUINET)
+        assert (row.over_equinet is None) == (row.contender == EQUINET)
 
 
 @beside_mace
 def test_other_weights_are_found_out(no_processes, monkeypatch):
-    build = mace_peer.MaceRecipe.build
+    build = peer.MaceRecipe.build
 
     def another(self, weights=None):
         found = build(self, weights)
@@ -83,8 +87,8 @@ def test_other_weights_are_found_out(no_processes, monkeypatch):
                 found.model.products[0].linear.weight.mul_(1.001)
         return found
 
-    monkeypatch.setattr(mace_peer.MaceRecipe, "build", another)
-    (rows,) = model.measure(model.Plan([TINY], [BOTH], (EAGER,), rounds=3, seconds=0.2))
+    monkeypatch.setattr(peer.MaceRecipe, "build", another)
+    (rows,) = run.measure(run.Plan([TINY], [BOTH], (EAGER,), settings=QUICK))
     theirs = [row for row in rows if row.contender == EAGER]
     assert all(row.wrong and row.timing is None for row in theirs)
     assert all(row.timing is not None for row in rows if row.contender == EQUINET)
@@ -95,7 +99,7 @@ def test_cuequivariance_computes_the_same_function_or_says_why_not(tmp_path):
     pytest.importorskip("cuequivariance_torch")
     lineup = line_up(TINY, [BOTH], (CUEQUIVARIANCE,), "float32", "cpu", tmp_path)
     lineup.truth.load(BOTH.frames)
-    contender = lineup.contenders[CUEQUIVARIANCE]
+    contender = lineup.runners[CUEQUIVARIANCE]
     contender.load(BOTH.frames)
     assert contender.predict().error(lineup.truth.predict()) < 1e-5
     if find_spec("cuequivariance_ops_torch") is None:
@@ -108,7 +112,7 @@ def test_cuequivariance_computes_the_same_function_or_says_why_not(tmp_path):
 @beside_mace
 def test_a_refused_contender_keeps_its_rows(no_processes):
     alone = replace(TINY, config=TINY.config.model_copy(update={"correlation": 1}))
-    (rows,) = model.measure(model.Plan([alone], [BOTH], (CUEQUIVARIANCE,), rounds=3, seconds=0.2))
+    (rows,) = run.measure(run.Plan([alone], [BOTH], (CUEQUIVARIANCE,), settings=QUICK))
     theirs = [row for row in rows if row.contender == CUEQUIVARIANCE]
     assert len(theirs) == len(TASKS)
     assert all(row.timing is None and not row.wrong and row.notes for row in theirs)
@@ -116,7 +120,7 @@ def test_a_refused_contender_keeps_its_rows(no_processes):
 
 @beside_mace
 def test_the_compiled_model_has_no_training_step(tmp_path):
-    recipe = mace_peer.MaceRecipe(COMPILED, TINY.config, (1, 6, 8), 5.0, "float32", "cpu")
+    recipe = peer.MaceRecipe(COMPILED, TINY.config, (1, 6, 8), 5.0, "float32", "cpu")
     contender = recipe.build()
     assert contender.cannot("training step") == "mace-torch does not compile its training step"
     assert contender.cannot("energy + forces") == ""
@@ -133,16 +137,16 @@ def test_the_compiled_model_has_no_training_step(tmp_path):
     ],
 )
 def test_what_mace_torch_has_no_form_of_is_said(change, reason):
-    assert reason in mace_peer.differs(MACEConfig(**change))
-    assert all(mace_peer.differs(config) is None for config in MODELS.values())
+    assert reason in peer.differs(MACEConfig(**change))
+    assert all(peer.differs(config) is None for config in MODELS.values())
     if HERE:
         with pytest.raises(ValueError, match=f"mace-torch cannot be built like this model: .*{re.escape(reason)}"):
-            mace_peer.build_mace(MACEConfig(**change), {1: 0.0}, 5.0)
+            peer.build_mace(MACEConfig(**change), {1: 0.0}, 5.0)
 
 
 def test_the_default_dtype_is_put_back_after_an_error():
     def fail():
-        with mace_peer.mace_defaults("float64"):
+        with peer.mace_defaults("float64"):
             assert torch.get_default_dtype() == torch.float64
             raise KeyError
 
@@ -155,16 +159,16 @@ def test_without_mace_torch_the_remedy_is_said(monkeypatch):
     monkeypatch.setitem(sys.modules, "mace", None)
     monkeypatch.setitem(sys.modules, "mace.modules", None)
     with pytest.raises(ValueError, match=r"mace-torch cannot be imported .* pip install --no-deps mace-torch"):
-        mace_peer.require()
+        peer.require()
     result = CliRunner().invoke(app, ["bench", "model", "--against", "mace"])
     assert result.exit_code == 1
     assert "pip install --no-deps mace-torch" in result.output
 
 
 def test_without_cuequivariance_its_row_says_so(monkeypatch):
-    monkeypatch.setattr(mace_peer, "find_spec", lambda name: None)
+    monkeypatch.setattr(peer, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match="cuequivariance-torch is not installed; pip install"):
-        mace_peer.with_cuequivariance(None, "cpu")
+        peer.with_cuequivariance(None, "cpu")
 
 
 def test_an_unknown_peer_is_refused_with_those_there_are():

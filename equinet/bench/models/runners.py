@@ -1,4 +1,4 @@
-"""What every package in a comparison must be able to do, and equinet as one of them."""
+"""Runners of whole models: the protocol for every package, and equinet as one of them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from ase import Atoms
 
+from equinet.bench.core import EQUINET
 from equinet.checkpoint import load_potential
 from equinet.graph.atomic_graph import collate, from_atoms
 from equinet.md import EquinetCalculator
@@ -20,7 +21,6 @@ from equinet.train import Loss, TrainConfig, make_optimizer, train_step
 
 FORCES, TRAINING, DYNAMICS = "energy + forces", "training step", "MD step"
 TASKS = (TRAINING, FORCES, DYNAMICS)
-EQUINET = "equinet"
 
 # Of the training step, the same for every package: loss weights 1 and 100, gradients clipped at 10, as by default.
 SETTINGS = TrainConfig.model_validate({})
@@ -48,16 +48,16 @@ class Prediction:
         return max(relative_error(value, true, least=1.0) for value, true in pairs)
 
 
-class Contender(Protocol):
-    """A model of one package, in one precision on one device.
+class Runner(Protocol):
+    """A built contender: a model of one package, in one precision on one device.
 
     ``load`` comes first. What :meth:`task` gives is ready to be timed: everything that is done once per batch, as
     neighbour lists, is done; but dynamics finds its own.
 
     Attributes:
-        name: As in the tables.
+        name: Name in tables.
         parameters: Number of weights.
-        note: What a reader of the numbers must know, or an empty text.
+        note: Remark for readers of the numbers, or an empty text.
     """
 
     name: str
@@ -80,7 +80,7 @@ class Contender(Protocol):
         """A function that does the task of this name, ``TRAINING`` or ``FORCES``, once; weights stay as they are."""
 
     def cannot(self, task: str) -> str:
-        """Why a task is not possible, or an empty text."""
+        """Return the reason why a task is not possible, or an empty text."""
 
     def calculator(self) -> Any:
         """The package's own ASE calculator."""
@@ -90,26 +90,48 @@ def relative_error(value: np.ndarray, truth: np.ndarray, least: float = 0.0) -> 
     """|value - truth| / |truth|; infinite if a value is not finite.
 
     Args:
-        value: What was computed.
-        truth: What it should be.
+        value: Computed numbers.
+        truth: Correct numbers.
         least: Root mean square that the truth counts as if its own is smaller.
     """
     error = float(np.linalg.norm(value - truth) / max(np.linalg.norm(truth), least * truth.size**0.5))
     return error if np.isfinite(error) else float("inf")
 
 
-class Recipe(Protocol):
-    """How to make a contender again, in another process too.
+@dataclass(frozen=True)
+class Batch:
+    """Structures to compute together.
 
     Attributes:
-        name: The contender's.
+        frames: Structures.
+        size: Number of directed edges, to which memory is nearly proportional.
     """
 
-    @property
-    def name(self) -> str: ...
+    frames: tuple[Atoms, ...]
+    size: int
 
-    def build(self, weights: Any = None) -> Contender:
-        """The contender; ``weights`` is a ScaleShiftMACE whose weights mace-torch's contenders take."""
+
+class Recipe:
+    """A contender (:class:`equinet.bench.core.record.Contender`) that another process can build too.
+
+    Attributes:
+        name: Name in tables.
+        absent: None: what cannot be built says so when it is tried.
+    """
+
+    name: str
+    absent: str | None = None
+
+    def build(self, weights: Any = None) -> Runner:
+        """Make it; ``weights`` is a ScaleShiftMACE whose weights mace-torch's runners take."""
+        raise NotImplementedError
+
+    def work(self, built: Runner, load: Batch, task: str) -> None:
+        """Do a task once, neighbour lists included."""
+        atoms = sum(len(frame) for frame in load.frames)
+        labels = Prediction(np.zeros(len(load.frames)), np.zeros((atoms, 3)))
+        built.load(load.frames, None if task == FORCES else labels)
+        built.task(task)()
 
 
 def set_rate_to_zero(optimizer: torch.optim.Optimizer) -> None:
@@ -119,8 +141,8 @@ def set_rate_to_zero(optimizer: torch.optim.Optimizer) -> None:
 
 
 @dataclass(frozen=True)
-class EquinetRecipe:
-    """How to make :class:`Equinet`.
+class EquinetRecipe(Recipe):
+    """Contender that builds :class:`Equinet`.
 
     Attributes:
         path: Model file.
@@ -143,7 +165,7 @@ class Equinet:
 
     Args:
         potential: The model.
-        dtype: Its precision, by name.
+        dtype: Name of its precision.
     """
 
     name, note = EQUINET, ""
@@ -176,7 +198,8 @@ class Equinet:
         self._for_training()
         still = torch.optim.SGD(self.potential.parameters(), lr=0.0)
         loss = train_step(self.potential, self.graph, LOSS, still, float("inf"))
-        gradient = self.potential.model.embedding.grad
+        # One array of weights, the same in both packages: of a MACE the embedding of the species.
+        gradient = next(self.potential.model.parameters()).grad
         assert gradient is not None
         return loss, gradient.double().cpu().numpy()
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from equinet.bench.products.contenders import Contender
+from equinet.bench.core.record import Contender
 from equinet.bench.products.problems import Problem
 
-from . import by_cuequivariance, by_e3nn, by_openequivariance
+from . import cuequivariance, e3nn, openequivariance
 
 __all__ = ["peers"]
 
@@ -16,7 +16,7 @@ def peers(problem: Problem, device: torch.device) -> list[Contender]:
     """Every other library that has the problem's product, those that cannot run here with the reason."""
     found: list[Contender] = []
     if problem.kind != "product":
-        found.append(by_e3nn.E3nn())
-    found += [by_cuequivariance.CuEquivariance(method, device.type) for method in ("naive", "uniform_1d")]
-    found.append(by_openequivariance.OpenEquivariance(problem.kind, device.type))
+        found.append(e3nn.E3nn())
+    found += [cuequivariance.CuEquivariance(method, device.type) for method in ("naive", "uniform_1d")]
+    found.append(openequivariance.OpenEquivariance(problem.kind, device.type))
     return found
