@@ -18,7 +18,10 @@ from typing import Any
 from .records import Record
 from .values import Name, checked_key, give_state, value_called, value_named
 
+# Values copied for each byte of a pickle. torch.save stays below one; a short pickle can copy a long value many times.
+MOST_COPIES = 4
 RENAMED = {"__builtin__": "builtins", "copy_reg": "copyreg"}  # modules of Python 2, whose names old protocols keep
+SIZED = (str, bytes, bytearray, tuple, list, dict, set, frozenset)
 Step = Callable[["Machine", Any], object]
 
 
@@ -32,7 +35,7 @@ def value_of_pickle(pickled: bytes, stored: Callable[[Any], Any]) -> Any:
     Raises:
         ValueError: If it is damaged, or asks for what no torch module needs.
     """
-    machine = Machine(stored)
+    machine = Machine(stored, MOST_COPIES * len(pickled))
     at = 0
     try:
         for opcode, argument, position in pickletools.genops(pickled):
@@ -52,8 +55,9 @@ def value_of_pickle(pickled: bytes, stored: Callable[[Any], Any]) -> Any:
 class Machine:
     """Stack, marks and memo of the pickle protocol."""
 
-    def __init__(self, stored: Callable[[Any], Any]) -> None:
+    def __init__(self, stored: Callable[[Any], Any], copies_left: int) -> None:
         self.stored = stored
+        self.copies_left = copies_left
         self.stack: list[Any] = []
         self.below: list[list[Any]] = []  # one stack for each open mark
         self.memo: dict[int, Any] = {}
@@ -116,8 +120,15 @@ class Machine:
             raise ValueError("it names a class by something that is not text")
         self.push(value_named(f"{RENAMED.get(module, module)}.{name}"))
 
+    def count_copies(self, values: Any) -> None:
+        """Refuse pickles that copy the same long values again and again: they need memory with the square of their length."""
+        self.copies_left -= sum(len(value) for value in values if isinstance(value, SIZED))
+        if self.copies_left < 0:
+            raise ValueError("it copies the same values again and again, which torch.save does not")
+
     def call(self, target: Any, arguments: Any) -> None:
         self.push(value_called(target, arguments))
+        self.count_copies(arguments)
 
     def make(self, target: Any, arguments: Any, keywords: Any = None) -> None:
         """Push a new instance: always a record, so that no state can reach the results of :func:`value_called`."""
@@ -125,7 +136,10 @@ class Machine:
             raise ValueError("it makes an object with arguments that are none")
         if not isinstance(target, Name):
             raise ValueError("it makes an object of something that is no class")
-        self.push(Record(target.class_name, (*arguments, keywords) if keywords else arguments))
+        if keywords:
+            self.count_copies([arguments])
+            arguments = (*arguments, keywords)
+        self.push(Record(target.class_name, arguments))
 
     def make_marked(self, target: Any, *arguments: Any) -> None:
         self.make(target, arguments)
@@ -136,6 +150,7 @@ class Machine:
         self.make(self.stack.pop(), tuple(arguments))
 
     def give_state(self, state: Any) -> None:
+        self.count_copies(state if isinstance(state, tuple) else [state])
         give_state(self.stack[-1], state)
 
 
