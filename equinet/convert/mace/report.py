@@ -12,7 +12,7 @@ from equinet.tables import Column, Table
 
 from .architecture import Architecture
 from .origin import published_as
-from .published import PUBLISHED
+from .published import published_files
 from .records import Record
 
 UNKNOWN_LICENCE = "not known: no published file has this content; ask whoever trained it"
@@ -63,7 +63,7 @@ def describe(
 def table_of_published() -> str:
     """The published files as a table in Markdown, for ``docs/mace.md``."""
     lines = ["| model | file | licence | SHA-256 | size | |", "|---|---|---|---|---|---|"]
-    for one in PUBLISHED:
+    for one in published_files():
         digest = f"`{one.sha256[:12]}…`" if one.sha256 else "not known"
         size = f"{one.size / 1e6:.1f} MB" if one.size else ""
         lines.append(f"| {one.name} | [`{one.file}`]({one.url}) | {one.licence} | {digest} | {size} | {one.note} |")
