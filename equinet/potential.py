@@ -15,7 +15,6 @@ from equinet.models import MACE
 from equinet.nn import EnergyScale
 from equinet.ops import SpeciesGroups, natural_irreps, to_mul_ir
 from equinet.ops.edges import Edges, sum_on_nodes
-from equinet.ops.passes import only
 from equinet.ops.precision import full_float32
 from equinet.ops.species import as_groups
 
@@ -178,8 +177,7 @@ class Potential(nn.Module):
         with torch.enable_grad(), full_float32(self.device):
             vectors.requires_grad_()
             node_energy = node_energies(vectors)
-            with only("positions"):
-                (pair_forces,) = torch.autograd.grad(node_energy.sum(), vectors, create_graph=self.training)
+            (pair_forces,) = torch.autograd.grad(node_energy.sum(), vectors, create_graph=self.training)
         if not self.training:
             node_energy = node_energy.detach()
             vectors = vectors.detach()
