@@ -13,7 +13,6 @@ from torch.optim import Optimizer
 
 from equinet.datasets import GraphLoader
 from equinet.graph.atomic_graph import AtomicGraph
-from equinet.ops.passes import only
 from equinet.ops.precision import full_float32
 from equinet.potential import Potential, Prediction
 
@@ -154,7 +153,7 @@ def train_step(
     weights = [weight for weight in potential.parameters() if weight.requires_grad]
     optimizer.zero_grad(set_to_none=True)
     value = loss((predict or potential)(graph, stress=loss.stress > 0), graph)
-    with only("weights"), full_float32(potential.device):
+    with full_float32(potential.device):
         value.backward(inputs=weights)
     nn.utils.clip_grad_norm_(weights, clip_gradient)
     optimizer.step()
