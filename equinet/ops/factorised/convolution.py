@@ -76,7 +76,7 @@ class FactorisedConvolution(ConstantModule):
         edge_attrs: Float[Tensor, "rows harmonics"],
         weight: Float[Tensor, "rows weights channels"],
         edges: Edges | Int[Tensor, "2 rows"],
-    ) -> Float[Tensor, "nodes rows channels"]:
+    ) -> Float[Tensor, "nodes out channels"]:
         nodes = node_feats.shape[0]
         edges = as_edges(edges, nodes)
         sender, receiver, edge_attrs, weight = edges.unfold(edge_attrs, weight, self.spec.irreps_in2)

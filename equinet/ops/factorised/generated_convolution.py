@@ -97,7 +97,7 @@ class GeneratedFactorised(FactorisedConvolution):
         edge_attrs: Float[Tensor, "rows harmonics"],
         weight: Float[Tensor, "rows weights channels"],
         edges: Edges | Int[Tensor, "2 rows"],
-    ) -> Float[Tensor, "nodes rows channels"]:
+    ) -> Float[Tensor, "nodes out channels"]:
         if self._names and self._changed():
             self._look()
         if self._product is None or not (llvm.runs_on(node_feats) or tiles.runs_on(node_feats)):

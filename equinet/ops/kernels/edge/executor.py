@@ -49,7 +49,7 @@ class GeneratedConvolution(EdgeMatrixConvolution):
         edge_attrs: Float[Tensor, "rows harmonics"],
         weight: Float[Tensor, "rows paths channels"],
         edges: Edges | Int[Tensor, "2 rows"],
-    ) -> Float[Tensor, "nodes rows channels"]:
+    ) -> Float[Tensor, "nodes out channels"]:
         if not (llvm.runs_on(node_feats) or tiles.runs_on(node_feats)):
             return super().forward(node_feats, edge_attrs, weight, edges)
         edges = as_edges(edges, node_feats.shape[0])
