@@ -64,7 +64,7 @@ LAZY = {
 LIGHT = {"graph.elements"}
 
 # mace-torch reads the process-wide dtype; one context manager there sets it and puts it back.
-MACE_FORCES_IT = ("bench.models.mace_peer", "set_default_dtype")
+MACE_FORCES_IT = {("bench.models.mace_peer", "set_default_dtype"), ("bench.models.mace_peer", "get_default_dtype")}
 
 
 def name_of(source: Path) -> str:
@@ -240,6 +240,7 @@ def test_a_folder_refuses_to_be_imported_under_its_bare_name(folder: str) -> Non
         r"set_default_dtype",
         r"torch\.jit",
         r"\b(import|from)\s+(pickle|cloudpickle|dill|joblib)\b",
+        r"get_default_dtype",
         r"weights_only\s*=\s*False",
         r"\btorch\.load\(",
         r"allow_pickle\s*=\s*True",
@@ -250,6 +251,6 @@ def test_the_package_never_writes(pattern: str) -> None:
         f"{source.relative_to(REPOSITORY)}:{n}: {line.strip()}"
         for source in SOURCES
         for n, line in enumerate(source.read_text().splitlines(), start=1)
-        if re.search(pattern, line) and (name_of(source), pattern) != MACE_FORCES_IT
+        if re.search(pattern, line) and (name_of(source), pattern) not in MACE_FORCES_IT
     ]
     assert lines == []

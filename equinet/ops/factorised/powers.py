@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -13,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from equinet.ops.codegen import tiles
-from equinet.ops.constants import ConstantModule
+from equinet.ops.constants import FRESH_DTYPE, ConstantModule
 from equinet.ops.coupling.pairings import Pairing, dense_tensor
 from equinet.ops.kernels.power import gpu, operator
 from equinet.ops.layout import one_of_each
@@ -257,8 +258,8 @@ class PowerManyBody(ConstantModule):
         features = torch.from_numpy(draw.standard_normal((1, rows, CALIBRATION_DRAWS)))
         factors = 1 + MODULATION_SPREAD * draw.standard_normal((2, self.irrep_of_row.max() + 1, CALIBRATION_DRAWS))
         u, v = features * torch.from_numpy(factors).index_select(1, self.irrep_of_row).unsqueeze(1)
-        products = chain.double().products(u, v if self._modulations == 2 else u, self.spec.correlation)
-        chain.to(torch.get_default_dtype())
+        exact = copy.deepcopy(chain).double()
+        products = exact.products(u, v if self._modulations == 2 else u, self.spec.correlation)
         dims = [out.dim for out in self._outputs]
         return [[block.square().mean().item() for block in product.split(dims, dim=1)] for product in products]
 
@@ -274,8 +275,9 @@ class PowerManyBody(ConstantModule):
             [MODULATION_SPREAD] * self._per_copy[0] + [1 / math.sqrt(counts[k]) for _, k in self.terms]
         )
         mean = [0.0] * len(self.linear) + self._copies * ([1.0] * self._per_copy[0] + [0.0] * self._per_copy[1])
-        noise = torch.randn(self.spec.species, self.weight_numel, self.spec.channels)
-        return torch.tensor(mean).unsqueeze(1) + torch.tensor(spread).unsqueeze(1) * noise
+        noise = torch.randn(self.spec.species, self.weight_numel, self.spec.channels, dtype=FRESH_DTYPE)
+        mean_of, spread_of = (torch.tensor(each, dtype=FRESH_DTYPE).unsqueeze(1) for each in (mean, spread))
+        return mean_of + spread_of * noise
 
     def forward(
         self,
