@@ -18,7 +18,6 @@ from equinet.models import Model
 from equinet.nn import EnergyScale
 from equinet.ops import SpeciesGroups, to_mul_ir
 from equinet.ops.edges import Edges, sum_on_nodes
-from equinet.ops.passes import only
 from equinet.ops.precision import full_float32
 from equinet.ops.species import as_groups
 
@@ -222,8 +221,7 @@ class Potential(nn.Module):
         with torch.enable_grad(), full_float32(self.device):
             vectors.requires_grad_()
             node_energy, properties = node_values(vectors)
-            with only("positions"):
-                (pair_forces,) = torch.autograd.grad(node_energy.sum(), vectors, create_graph=self.training)
+            (pair_forces,) = torch.autograd.grad(node_energy.sum(), vectors, create_graph=self.training)
         if not self.training:
             node_energy = node_energy.detach()
             vectors = vectors.detach()

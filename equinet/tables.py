@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
@@ -94,6 +96,50 @@ class Table:
 
 # Part of a report: a table, or a line of text.
 Block: TypeAlias = Table | Text | str
+
+
+WIDTH = 100
+
+
+def as_text(blocks: Sequence[Block], width: int = WIDTH) -> str:
+    """Return tables and lines as plain text, wrapped at ``width`` characters."""
+    return "\n".join(
+        _table_as_text(block, width) if isinstance(block, Table) else textwrap.fill(str(block), width)
+        for block in blocks
+    )
+
+
+def _table_as_text(table: Table, width: int) -> str:
+    headings = [column.heading for column in table.columns]
+    rows = [[plain(cell) for cell in row] for row in table.rows if row]
+    lines = [headings, *rows] if any(headings) else rows
+    sizes = [max(len(line) for row in lines for line in row[k].splitlines() or [""]) for k in range(len(headings))]
+    gaps = 2 * (len(sizes) - 1)
+    folding = [k for k, column in enumerate(table.columns) if column.fold]
+    if folding:
+        excess = max(sum(sizes) + gaps - width, 0)
+        sizes[folding[-1]] = max(sizes[folding[-1]] - excess, 10)
+    texts = [line for row in lines for line in _row_as_text(row, sizes, table.columns)]
+    if any(headings):
+        head = max(heading.count("\n") + 1 for heading in headings)
+        texts.insert(head, "-" * (sum(sizes) + gaps))
+    around = (
+        ([table.title, ""] if table.title else []),
+        ([textwrap.fill(table.caption, width)] if table.caption else []),
+    )
+    return "\n".join([*around[0], *texts, *around[1]])
+
+
+def _row_as_text(row: Sequence[str], sizes: Sequence[int], columns: Sequence[Column]) -> list[str]:
+    wrapped = [
+        [piece for line in cell.splitlines() for piece in textwrap.wrap(line, size)] or [""]
+        for cell, size in zip(row, sizes)
+    ]
+    lines = []
+    for pieces in itertools.zip_longest(*wrapped, fillvalue=""):
+        cells = [p.rjust(n) if c.number else p.ljust(n) for p, n, c in zip(pieces, sizes, columns)]
+        lines.append("  ".join(cells).rstrip())
+    return lines
 
 
 def plain(cell: Cell) -> str:

@@ -7,13 +7,13 @@ import torch
 
 import equinet
 from equinet.convert.mace import to_mace_arguments, to_mace_state_dict
-from equinet.convert.mace.published import PUBLISHED
+from equinet.convert.mace.published import published_files
 from equinet.datasets import SAMPLE
 from equinet.md import EquinetCalculator
 
 if len(sys.argv) < 2:
     print("python mace_model.py MODEL.model [STRUCTURE.xyz] [HEAD]\n\nModels that may be used commercially:")
-    print(*(f"  {one.name:<29}{one.url}" for one in PUBLISHED if one.commercial), sep="\n")
+    print(*(f"  {one.name:<29}{one.url}" for one in published_files() if one.commercial), sep="\n")
     sys.exit()
 
 path = sys.argv[1]

@@ -19,9 +19,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "graph": set(),
     "nn": {"ops"},
     "models": {"nn", "ops", "graph"},
-    "potential": {"models", "nn", "ops", "graph"},
+    "potential": {"datasets", "models", "nn", "ops", "graph"},
     "checkpoint": {"potential", "models", "nn", "ops", "graph"},
-    "datasets": {"graph", "potential", "checkpoint"},
+    "datasets": {"graph"},
     "accelerate": {"potential", "models", "nn", "ops", "graph"},
     "verify": {"checkpoint", "datasets", "potential", "models", "nn", "ops", "graph"},
     "convert": {"verify", "checkpoint", "datasets", "potential", "models", "nn", "ops", "graph"},
@@ -44,14 +44,16 @@ MAY_USE: dict[str, set[str]] = {
     "vesin": {"graph.neighbors"},
     "safetensors": {"checkpoint", "train.state"},
     "torch_geometric": {"graph", "datasets"},
-    "cuequivariance": {"ops.external.cuequivariance", "bench.products.peers.by_cuequivariance"},
-    "cuequivariance_torch": {"ops.external.cuequivariance", "bench.products.peers.by_cuequivariance"},
-    "openequivariance": {"ops.external.openequivariance", "bench.products.peers.by_openequivariance"},
+    "cuequivariance": {"ops.external.cuequivariance", "bench.peers.cuequivariance"},
+    "cuequivariance_torch": {"ops.external.cuequivariance", "bench.peers.cuequivariance"},
+    "openequivariance": {"ops.external.openequivariance", "bench.peers.openequivariance"},
     "triton": {"ops.codegen.tiles"},
     "llvmlite": {"ops.codegen.llvm"},
     "typer": {"cli"},
+    "rich": {"cli"},
     "tblite": set(),
-    "mace": {"bench.models.mace_peer"},
+    "mace": {"bench.peers.mace_torch"},
+    "torch_ema": {"bench.peers.mace_torch"},
 }
 # Imported by a function or for a type checker only, so that importing the room stays light.
 LAZY = {
@@ -60,6 +62,7 @@ LAZY = {
     ("accelerate", "ase"),
     ("train", "ase"),
     ("convert", "ase"),
+    ("cli", "ase"),
     ("", "potential"),
     ("", "checkpoint"),
     ("", "convert"),
@@ -68,7 +71,7 @@ LAZY = {
 LIGHT = {"graph.elements", "tables"}
 
 # mace-torch reads the process-wide dtype; one context manager there sets it and puts it back.
-MACE_FORCES_IT = ("bench.models.mace_peer", "set_default_dtype")
+MACE_FORCES_IT = ("bench.peers.mace_torch.model", "set_default_dtype")
 
 
 def name_of(source: Path) -> str:
@@ -172,7 +175,8 @@ def test_imports_go_down_only(source: Path) -> None:
         ("train.loss", "from ase import Atoms"),
         ("__main__", "from equinet.train import fit"),
         ("ops.methods", "try:\n    import triton\nexcept ImportError:\n    pass"),
-        ("bench.model", "from mace import modules"),
+        ("bench.models.run", "from mace import modules"),
+        ("bench.core.report", "from rich.table import Table"),
         ("train.loop", "from equinet.bench import model"),
     ],
 )

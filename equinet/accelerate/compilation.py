@@ -28,7 +28,6 @@ from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, Stateles
 from equinet.graph.atomic_graph import AtomicGraph
 from equinet.ops import SpeciesGroups
 from equinet.ops.edges import Edges, Incoming
-from equinet.ops.passes import only
 from equinet.potential import NodeValues, Potential, Prediction, only_energies
 
 # Sizes to write a graph down with. They may be any that are neither 0 nor 1, which torch takes for what they will always be.
@@ -179,8 +178,7 @@ class CompiledTraining:
         potential = self.potential
         groups = potential.groups(graph.atomic_numbers)
         edges, vectors = potential.geometry(graph)
-        # Backward passes are written down in this call, and are asked for gradients in weights.
-        with sizes_by_themselves(), only("weights"):
+        with sizes_by_themselves():
             found = self._compiled[stress](*Batch.of(vectors, groups, edges, graph))
         return Prediction(**dict(zip(RESULTS, found)))  # type: ignore[arg-type]  # no further properties among them
 

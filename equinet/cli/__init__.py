@@ -1,6 +1,6 @@
 """The command line: thin, each command calls one function of the library."""
 
-from . import potentials, products, mace, bench, bench_ops, bench_model, bench_mace, about  # isort: skip  # in the order of `equinet --help`
+from . import potentials, products, mace, bench, bench_swap, bench_products, bench_model, bench_mace, about  # isort: skip  # in the order of `equinet --help`
 from .app import app, console, errors_to
 
 __all__ = [
@@ -9,7 +9,8 @@ __all__ = [
     "bench",
     "bench_mace",
     "bench_model",
-    "bench_ops",
+    "bench_products",
+    "bench_swap",
     "console",
     "errors_to",
     "mace",

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from .app import app, console, plain_errors
+from .app import app, console
+from .render import show as show_blocks
 
 
 @app.command()
@@ -18,8 +19,7 @@ def demo(
     """From real frames to molecular dynamics in one command: train, test, Langevin and NVE dynamics, with pictures."""
     from .demo import run_demo
 
-    with plain_errors():
-        run_demo(out, console)
+    run_demo(out, console)
 
 
 @app.command()
@@ -27,7 +27,7 @@ def doctor() -> None:
     """What is installed, on what this machine will run, and which optional accelerators are missing and why."""
     from equinet.verify.installation import report
 
-    console.print(report())
+    show_blocks(console, report())
 
 
 @app.command()
@@ -53,10 +53,9 @@ def show(model: Annotated[Path, typer.Argument(help="Model file (*.eqn).")]) -> 
     from equinet.checkpoint import load_potential, read_header
     from equinet.convert.mace.origin import warning_of
 
-    with plain_errors():
-        console.print(repr(load_potential(model)), markup=False, highlight=False, soft_wrap=True)
-        header = read_header(model)
-        shown = {key: header.get(key, {}) for key in ("units", "versions", "origin", "training")}
-        console.print_json(json.dumps({key: value for key, value in shown.items() if value}))
-        if warning := warning_of(header.get("origin", {})):
-            console.print(warning, style="yellow", highlight=False, soft_wrap=True, markup=False)
+    console.print(repr(load_potential(model)), markup=False, highlight=False, soft_wrap=True)
+    header = read_header(model)
+    shown = {key: header.get(key, {}) for key in ("units", "versions", "origin", "training")}
+    console.print_json(json.dumps({key: value for key, value in shown.items() if value}))
+    if warning := warning_of(header.get("origin", {})):
+        console.print(warning, style="yellow", highlight=False, soft_wrap=True, markup=False)

@@ -1,15 +1,40 @@
-"""The application that commands are added to, where it prints, and how it tells what a user can mend."""
+"""The application that commands are added to, its terminals, and the display of errors that a user can mend."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+import shlex
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
+from typer.core import TyperCommand
 
-app = typer.Typer(
+console = Console()
+errors_to = Console(stderr=True)
+
+
+class Command(TyperCommand):
+    """A command that shows errors which a user can mend as one sentence."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
+        with plain_errors(self.params):
+            return super().invoke(ctx)
+
+
+class App(typer.Typer):
+    """An application all of whose commands are :class:`Command`."""
+
+    def command(self, name: str | None = None, **settings: Any) -> Any:
+        """Register a function as a command."""
+        return super().command(name, cls=Command, **settings)
+
+
+app = App(
     name="equinet",
     help="Equivariant interatomic potentials: train on your frames, test, run molecular dynamics.\n\n"
     "Begin with `equinet demo`: it trains on a sample that ships with equinet, tests, and runs molecular dynamics.",
@@ -17,22 +42,45 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_show_locals=False,
 )
-console = Console()
-errors_to = Console(stderr=True)
 
 
 @contextmanager
-def plain_errors() -> Iterator[None]:
-    """Show what a user can mend as one sentence; anything else is a bug of ours and keeps its traceback."""
+def plain_errors(options: Sequence[Any] = ()) -> Iterator[None]:
+    """Show errors that a user can mend as one sentence; anything else is a bug of ours and keeps its traceback.
+
+    Args:
+        options: Options of the running command, into whose flags messages of the library are translated.
+    """
     from equinet.md import Interrupted as RunInterrupted
     from equinet.train import Interrupted as TrainingInterrupted
     from equinet.verify.backends import BackendMismatchError
 
     try:
         yield
-    except (TrainingInterrupted, RunInterrupted) as stop:
-        errors_to.print(f"\n{escape(str(stop))}", style="yellow", highlight=False, soft_wrap=True)
+    except TrainingInterrupted as stop:
+        command = ["equinet", "train", str(stop.out / "config.toml"), "--out", str(stop.out), "--resume"]
+        _show("\n", f"{stop}. To go on: {shlex.join(command)}", "yellow")
+        raise typer.Exit(130) from None
+    except RunInterrupted as stop:
+        _show("\n", in_flags(str(stop), options), "yellow")
         raise typer.Exit(130) from None
     except (ValueError, OSError, MemoryError, FloatingPointError, BackendMismatchError) as error:
-        errors_to.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        _show("[bold red]error:[/] ", in_flags(str(error), options), "")
         raise typer.Exit(1) from None
+
+
+def in_flags(message: str, options: Sequence[Any]) -> str:
+    """Translate arguments that a message of the library names, `` `resume=True` ``, into flags of the command.
+
+    Args:
+        message: Text in which arguments stand between backquotes.
+        options: Options of the command; positional arguments among them are left as they are.
+    """
+    for option in options:
+        if option.opts and option.opts[0].startswith("--"):
+            message = re.sub(rf"`{option.name.rstrip('_')}(=True)?`", option.opts[0], message)
+    return message
+
+
+def _show(before: str, message: str, style: str) -> None:
+    errors_to.print(f"{before}{escape(message)}", style=style, highlight=False, soft_wrap=True)

@@ -1,54 +1,55 @@
-"""`equinet bench`: measurements, each with its correctness first."""
+"""`equinet bench`: measurements, each with its correctness first; what its commands share."""
 
 from __future__ import annotations
 
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from .app import app, console, plain_errors
+from .app import App, app, console
+from .render import show
 
-bench = typer.Typer(help="Measure: which tensor product to choose.", no_args_is_help=True, rich_markup_mode="markdown")
+if TYPE_CHECKING:
+    from equinet.bench.core.record import R, Record
+    from equinet.bench.core.report import Suite
+
+bench = App(help="Measure: which tensor product to choose.", no_args_is_help=True, rich_markup_mode="markdown")
 app.add_typer(bench, name="bench")
 
+Dtype = Annotated[Literal["float32", "float64"], typer.Option(help="Precision of weights and arithmetic.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ..., or auto.")]
+Threads = Annotated[int, typer.Option(help="Threads of the processor.", min=1)]
 
-@bench.command()
-def swap(
-    config: Annotated[
-        Path, typer.Argument(help="Training configuration (TOML) with data.test; its products are replaced.")
-    ],
-    out: Annotated[Path, typer.Option(help="Folder for the results; a run that was stopped goes on there.")],
-    minutes: Annotated[float, typer.Option(help="Processor minutes of training for each.", min=0.01)] = 2.0,
-    seeds: Annotated[
-        int, typer.Option(help="Seeds for exact couplings and those within 10 % of the best force error.", min=1)
-    ] = 3,
-    jobs: Annotated[int, typer.Option(help="Trainings at a time, one thread each.", min=1)] = 1,
-    only: Annotated[
-        list[str] | None, typer.Option(help="Only pairs whose text contains this, e.g. --only so2. Repeatable.")
-    ] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key.")] = None,
-) -> None:
-    """The same potential with every tensor product and pair of products, trained for the same processor time.
 
-    Writes a table of weights, time per epoch, test errors, equivariance errors and speed of molecular dynamics: swap.md,
-    swap.json, swap.png. Products that cannot do the task are listed with the reason. The smallest configuration is
+def command_line() -> str:
+    """The command without folders, which depend on the machine."""
+    words = [word for n, word in enumerate(sys.argv[1:]) if word != "--out" and sys.argv[n] != "--out"]
+    return shlex.join(["equinet", *(Path(word).name if Path(word).is_file() else word for word in words)])
 
-        [data]
-        train = "train.xyz"
-        test = "test.xyz"
-    """
-    from equinet.bench.swap.report import terminal_table, write_report
-    from equinet.bench.swap.run import PAIRS
-    from equinet.bench.swap.run import swap as run_swap
-    from equinet.train import read_config
 
-    with plain_errors():
-        settings = read_config(config, set_ or [])
-        pairs = [pair for pair in PAIRS if not only or any(text in str(pair) for text in only)]
-        if not pairs:
-            raise ValueError(f"no pair contains {' or '.join(only or [])}; there are: " + "; ".join(map(str, PAIRS)))
-        rows = run_swap(settings, out, pairs=pairs, minutes=minutes, seeds=seeds, jobs=jobs, console=console)
-        write_report(rows, settings, minutes, out)
-        console.print(terminal_table(rows, f"{minutes:g} processor minutes each"))
-        console.print(f"written to {out}: swap.md, swap.json, swap.png", highlight=False, soft_wrap=True)
+@contextmanager
+def saying() -> Iterator[Callable[[str], None]]:
+    """Give a function that tells what is being done: in a terminal a line that changes, in a log lines."""
+    with console.status("starting") as status:
+
+        def say(text: str) -> None:
+            if console.is_terminal:
+                status.update(text)
+            else:
+                console.print(text, style="dim", highlight=False, soft_wrap=True)
+
+        yield say
+
+
+def finish(suite: Suite[R], record: Record[R], out: Path | None) -> None:
+    """Print machine, legend and warnings, and write files if there is a folder for them."""
+    from equinet.bench.core.report import closing, write
+
+    show(console, closing(suite, record))
+    if out is not None:
+        console.print(f"written to {out}: {', '.join(write(suite, record, out))}", highlight=False, soft_wrap=True)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,15 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .app import console, plain_errors
-from .bench import bench
+from .app import console
+from .bench import Threads, bench, command_line, finish
+from .render import progress, show
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from rich.console import Group
-
-    from equinet.bench.mace import Cell, Record, Settings
+    from equinet.bench.core.record import Settings
+    from equinet.bench.mace.run import Cell
 
 
 @bench.command()
@@ -47,7 +45,7 @@ def mace(
     ] = None,
     rounds: Annotated[int, typer.Option(help="Rounds of each time.", min=3)] = 5,
     seconds: Annotated[float, typer.Option(help="For all rounds of one model.", min=0.1)] = 1.0,
-    threads: Annotated[int, typer.Option(help="Threads of the processor.", min=1)] = 1,
+    threads: Threads = 1,
     seed: Annotated[int, typer.Option(help="Of random weights.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Folder for mace.json, mace_table.md and mace.png.")] = None,
 ) -> None:
@@ -75,28 +73,25 @@ def mace(
     the first interaction and the others, the highest degree of features, the correlation, the couplings, and what there is
     besides. What fails is shown with its reason, and the exit code is 1.
     """
-    import torch
+    from equinet.bench.core import timing
+    from equinet.bench.core.record import Record, Settings
+    from equinet.bench.mace.report import SUITE
+    from equinet.bench.peers.mace_torch.model import require
 
-    with plain_errors():
-        from equinet.bench.mace import LEGEND, Record, Settings, about, terminal, write
-        from equinet.bench.models.mace_peer import require
-
-        _refuse_what_does_not_go_together(model, atoms, all_, only)
-        require()
-        torch.set_num_threads(threads)
-        settings = Settings(rounds, seconds, seed)
-        jobs = _jobs_of_file(model, atoms or [], settings) if model else _jobs(all_, only or [], settings)
-        record = Record(_command(), settings, len(jobs))
+    _refuse_what_does_not_go_together(model, atoms, all_, only)
+    require()
+    settings = Settings(rounds=rounds, budget=seconds, threads=threads)
+    jobs = _jobs_of_file(model, atoms or [], settings) if model else _jobs(all_, only or [], settings, seed)
+    with timing.threads(threads):
+        record: Record[Cell] = Record(command_line(), settings, about={"planned": len(jobs), "seed": seed})
         try:
             for cell in _with_progress(jobs):
-                record.cells.append(cell)
+                record.rows.append(cell)
         finally:  # what was done is kept if it is stopped
-            if record.cells:
-                _show(record, terminal(record), about(record), LEGEND)
-                if out is not None:
-                    names = ", ".join(write(record, out))
-                    console.print(f"written to {out}: {names}", highlight=False, soft_wrap=True)
-    if record.failed:
+            if record.rows:
+                show(console, SUITE.terminal(record))
+                finish(SUITE, record, out)
+    if any(cell.failures for cell in record.rows):
         raise typer.Exit(1)
 
 
@@ -117,14 +112,15 @@ def _refuse_what_does_not_go_together(
             raise FileNotFoundError(f"there is no file {path}")
 
 
-def _jobs(all_: bool, only: Sequence[str], settings: Settings) -> list[Job]:
+def _jobs(all_: bool, only: Sequence[str], settings: Settings, seed: int) -> list[Job]:
     """Random models, each compared when its turn comes."""
-    from equinet.bench.mace import Case, compare_case, every_case, extras, pairwise, select
+    from equinet.bench.mace import run
+    from equinet.bench.mace.cases import Case, every_case, extras, pairwise, select
 
     def job(case: Case) -> Job:
         def compare() -> Cell:
             with tempfile.TemporaryDirectory() as folder:
-                return compare_case(case, Path(folder), settings)
+                return run.compare_case(case, Path(folder), settings, seed)
 
         return str(case), compare
 
@@ -133,7 +129,8 @@ def _jobs(all_: bool, only: Sequence[str], settings: Settings) -> list[Job]:
 
 def _jobs_of_file(path: Path, files: Sequence[Path], settings: Settings) -> list[Job]:
     """One model, on the structures of all files."""
-    from equinet.bench.mace import compare_file, read_structures
+    from equinet.bench.mace.run import compare_file
+    from equinet.bench.mace.structures import read_structures
 
     frames = read_structures(files)
     return [(path.name, lambda: compare_file(path, frames, settings))]
@@ -141,46 +138,15 @@ def _jobs_of_file(path: Path, files: Sequence[Path], settings: Settings) -> list
 
 def _with_progress(jobs: Sequence[Job]) -> Iterator[Cell]:
     """Cells, as they are done: with a bar in a terminal, a line each in a log."""
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        # Models differ in what they cost: an estimate of the last half minute would jump.
-        TimeRemainingColumn(),
-        TextColumn("{task.description}", markup=False),
-    )
-    with Progress(*columns, console=console, transient=True, speed_estimate_period=600) as bar:
-        task = bar.add_task("", total=len(jobs))
-        for name, compare in jobs:
-            bar.update(task, description=name)
+    # Models differ in what they cost: an estimate of the last half minute would jump.
+    with progress(console, period=600) as move:
+        for n, (name, compare) in enumerate(jobs):
+            move(n, len(jobs), name)
             cell = compare()
-            bar.advance(task)
-            if not bar.console.is_terminal:
-                bar.console.print(f"{cell.seconds:5.1f} s  {cell.name}", markup=False, highlight=False, soft_wrap=True)
+            if not console.is_terminal:
+                line = f"{cell.seconds:5.1f} s  {cell.problem}"
+                console.print(line, markup=False, highlight=False, soft_wrap=True)
             for reason in cell.failures:
-                bar.console.print(
-                    f"FAILED {cell.name}: {reason}", style="red", markup=False, highlight=False, soft_wrap=True
-                )
+                line = f"FAILED {cell.problem}: {reason}"
+                console.print(line, style="red", markup=False, highlight=False, soft_wrap=True)
             yield cell
-
-
-def _show(record: Record, table: Group, about: str, legend: str) -> None:
-    console.print(table)
-    console.print(about, style="dim", highlight=False, soft_wrap=True)
-    console.print(legend, style="dim", highlight=False, soft_wrap=True)
-
-
-def _command() -> str:
-    """The command without folders, which are nobody's business."""
-    words = [word for n, word in enumerate(sys.argv[1:]) if word != "--out" and sys.argv[n] != "--out"]
-    return shlex.join(["equinet", *(Path(word).name if Path(word).is_file() else word for word in words)])

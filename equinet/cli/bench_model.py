@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .app import console, plain_errors
-from .bench import bench
+from .app import console
+from .bench import Device, Dtype, Threads, bench, command_line, finish, saying
+from .render import show
 
 if TYPE_CHECKING:
-    from rich.console import Group
-
-    from equinet.bench.models.model import Plan, Row
-    from equinet.bench.models.report import Record
+    from equinet.bench.core.record import Settings
+    from equinet.bench.core.report import Suite
+    from equinet.bench.models.run import Plan, Row
 
 Against = Annotated[
     list[str] | None,
@@ -26,9 +24,6 @@ Against = Annotated[
         "`mace-eager`, `mace-cuequivariance`, `mace-compiled` (torch.compile, minutes for each structure): one of them. Repeatable."
     ),
 ]
-Dtype = Annotated[Literal["float32", "float64"], typer.Option(help="Precision of weights and arithmetic.")]
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ..., or auto.")]
-Threads = Annotated[int, typer.Option(help="Threads of the processor.", min=1)]
 Rounds = Annotated[
     int, typer.Option(help="Rounds of each time; slow contenders do fewer, and the table says so.", min=3)
 ]
@@ -80,21 +75,14 @@ def model(
     enough that every part of the model counts (a trained model lends its architecture). What would not fit into memory is
     left out, with the reason.
     """
-    with plain_errors():
-        from equinet.bench.models.model import Plan
-        from equinet.bench.models.problems import MODELS, PROBLEMS, find_architecture, find_problem
-        from equinet.bench.models.report import LEGEND, terminal, write
+    from equinet.bench.models.problems import MODELS, PROBLEMS, find_architecture, find_problem
+    from equinet.bench.models.report import SUITE
+    from equinet.bench.models.run import Plan
 
-        plan = Plan(
-            [find_architecture(name) for name in model_ or MODELS],
-            [find_problem(name) for name in atoms or PROBLEMS],
-            _peers(against),
-            dtype,
-            device,
-            rounds,
-            seconds,
-        )
-        _run(plan, threads, terminal, write, LEGEND, out)
+    architectures = [find_architecture(name) for name in model_ or MODELS]
+    problems = [find_problem(name) for name in atoms or PROBLEMS]
+    settings = _settings(dtype, device, threads, rounds, seconds)
+    _run(Plan(architectures, problems, _peers(against), settings=settings), SUITE, out)
 
 
 @bench.command()
@@ -124,19 +112,26 @@ def size(
     The slope is that of the logarithms: 1 is linear. What is expected not to fit into memory is not run, and the table says what
     it would take.
     """
-    with plain_errors():
-        from equinet.bench.models.contenders import FORCES
-        from equinet.bench.models.model import Plan
-        from equinet.bench.models.problems import find_architecture
-        from equinet.bench.models.size import LEGEND, problems, terminal, write
+    from equinet.bench.models.problems import find_architecture
+    from equinet.bench.models.run import Plan
+    from equinet.bench.models.runners import FORCES
+    from equinet.bench.models.size import SUITE, problems
 
-        architectures = [find_architecture(model_)]
-        plan = Plan(architectures, problems(largest), _peers(against), dtype, device, rounds, seconds, tasks=(FORCES,))
-        _run(plan, threads, terminal, write, LEGEND, out)
+    settings = _settings(dtype, device, threads, rounds, seconds)
+    plan = Plan([find_architecture(model_)], problems(largest), _peers(against), (FORCES,), settings)
+    _run(plan, SUITE, out)
+
+
+def _settings(dtype: str, device: str, threads: int, rounds: int, seconds: float) -> Settings:
+    from equinet.bench.core.record import Settings
+    from equinet.potential import choose_device
+
+    name = str(choose_device(device))
+    return Settings(dtype=dtype, device=name, threads=threads, rounds=rounds, budget=seconds)
 
 
 def _peers(against: Sequence[str] | None) -> tuple[str, ...]:
-    from equinet.bench.models.mace_peer import PEERS, require
+    from equinet.bench.peers.mace_torch.model import PEERS, require
 
     if unknown := [peer for peer in against or () if peer not in PEERS]:
         raise ValueError(f"`--against {unknown[0]}` is unknown; there are {', '.join(PEERS)}")
@@ -145,36 +140,19 @@ def _peers(against: Sequence[str] | None) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for peer in against or () for name in PEERS[peer]))
 
 
-def _run(
-    plan: Plan,
-    threads: int,
-    show: Callable[[Sequence[Row]], Group],
-    write: Callable[[Record, Path], list[str]],
-    legend: str,
-    out: Path | None,
-) -> None:
+def _run(plan: Plan, suite: Suite[Row], out: Path | None) -> None:
     """Measure, show each architecture's table when it is there, and keep what is there so far."""
-    import torch
+    from equinet.bench.core.report import write
+    from equinet.bench.core.timing import threads
+    from equinet.bench.models.report import record_of
+    from equinet.bench.models.run import measure
 
-    from equinet.bench.models.model import measure
-    from equinet.bench.models.report import Record, about
-
-    def say(text: str) -> None:
-        """In a terminal a line that changes; in a log, lines."""
-        if console.is_terminal:
-            status.update(text)
-        else:
-            console.print(text, style="dim", highlight=False, soft_wrap=True)
-
-    torch.set_num_threads(threads)
-    record, names = Record.begin(plan, shlex.join(["equinet", *sys.argv[1:]])), []
-    with console.status("starting") as status:
-        for rows in measure(plan, say):
-            record.rows += rows
-            console.print(show(rows))
-            if out is not None:
-                names = write(record, out)
-    console.print(about(record), highlight=False, soft_wrap=True)
-    console.print(legend, style="dim", highlight=False, soft_wrap=True)
-    if out is not None:
-        console.print(f"written to {out}: {', '.join(names)}", highlight=False, soft_wrap=True)
+    with threads(plan.settings.threads):
+        record = record_of(plan, command_line())
+        with saying() as say:
+            for rows in measure(plan, say):
+                record.rows += rows
+                show(console, suite.terminal(record.part(rows)))
+                if out is not None:
+                    write(suite, record, out)
+        finish(suite, record, out)

@@ -8,8 +8,11 @@ from pathlib import Path
 from rich.console import Console
 
 from equinet.datasets import SAMPLE, read_structure
-from equinet.md import EquinetCalculator, Summary, plot_run, run_with_progress
+from equinet.md import EquinetCalculator, Summary, plot_run
 from equinet.train import parse_config, run
+
+from .dynamics import run_with_progress
+from .training import TerminalReporter
 
 CONFIG = {
     "data": {part: str(path) for part, path in SAMPLE.items()},
@@ -37,7 +40,7 @@ def run_demo(out: Path, console: Console) -> None:
         )
     began = time.perf_counter()
     console.rule("1  training on ethanol, 400 frames, GFN2-xTB labels")
-    result = run(parse_config(CONFIG), out, console=console)
+    result = run(parse_config(CONFIG), out, reporter=TerminalReporter(console))
     console.rule("2  1 ps of Langevin dynamics at 300 K")
     calculator = EquinetCalculator(out / "model.eqn", dtype="float32")
     atoms = read_structure(SAMPLE["test"])

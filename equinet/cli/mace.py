@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from .app import app, console, plain_errors
+from .app import app, console
+from .render import show
 
 if TYPE_CHECKING:
     from equinet.convert.products import Change
@@ -47,38 +48,37 @@ def convert_mace(
     from equinet.convert.products import measure_change
     from equinet.models import count_weights
 
-    with plain_errors():
-        _refuse_to_write(out)
-        mace = read_mace(model)
-        architecture = architecture_of(mace)
-        origin = origin_of(model, head or architecture.heads[0])
-        console.print(describe(mace, architecture, model, origin))
-        if warning := warning_of(origin):
-            console.print(warning, style="yellow", highlight=False, soft_wrap=True, markup=False)
-        if head is None and len(architecture.heads) > 1:
-            names = ", ".join(architecture.heads)
-            raise ValueError(f"{model} has several heads, which give different energies: add --head, one of {names}")
-        taken = choose_head(architecture, head)
-        potential = potential_of(mace, architecture, taken, dtype=getattr(torch, dtype) if dtype else None)
-        unchecked = out.with_name(out.name + ".unchecked")
-        try:
-            potential.origin = origin
-            save_potential(potential, unchecked)
-            change = measure_change(potential, load_potential(unchecked))
-            _refuse_if_different(model, change)
-            unchecked.replace(out)
-        finally:
-            unchecked.unlink(missing_ok=True)
-        of_head = "" if len(architecture.heads) == 1 else f" of head {taken}"
-        for sentence in (
-            f"wrote {out}: {count_weights(potential):,} weights{of_head} in {str(potential.dtype).removeprefix('torch.')}; read again, "
-            f"it gives the same energies and forces on {change.frames} random structures",
-            "next",
-            f"  symmetries   equinet check {out}",
-            f"  dynamics     equinet md {out} YOUR_STRUCTURE.xyz --out run.traj",
-            f'  fine-tuning  start_from = "{out}" and learning_rate = 0.001 under [train] of a configuration; see docs/mace.md',
-        ):
-            console.print(sentence, highlight=False, soft_wrap=True, markup=False)
+    _refuse_to_write(out)
+    mace = read_mace(model)
+    architecture = architecture_of(mace)
+    origin = origin_of(model, head or architecture.heads[0])
+    show(console, [describe(mace, architecture, model, origin)])
+    if warning := warning_of(origin):
+        console.print(warning, style="yellow", highlight=False, soft_wrap=True, markup=False)
+    if head is None and len(architecture.heads) > 1:
+        names = ", ".join(architecture.heads)
+        raise ValueError(f"{model} has several heads, which give different energies: add --head, one of {names}")
+    taken = choose_head(architecture, head)
+    potential = potential_of(mace, architecture, taken, dtype=getattr(torch, dtype) if dtype else None)
+    unchecked = out.with_name(out.name + ".unchecked")
+    try:
+        potential.origin = origin
+        save_potential(potential, unchecked)
+        change = measure_change(potential, load_potential(unchecked))
+        _refuse_if_different(model, change)
+        unchecked.replace(out)
+    finally:
+        unchecked.unlink(missing_ok=True)
+    of_head = "" if len(architecture.heads) == 1 else f" of head {taken}"
+    for sentence in (
+        f"wrote {out}: {count_weights(potential):,} weights{of_head} in {str(potential.dtype).removeprefix('torch.')}; read again, "
+        f"it gives the same energies and forces on {change.frames} random structures",
+        "next",
+        f"  symmetries   equinet check {out}",
+        f"  dynamics     equinet md {out} YOUR_STRUCTURE.xyz --out run.traj",
+        f'  fine-tuning  start_from = "{out}" and learning_rate = 0.001 under [train] of a configuration; see docs/mace.md',
+    ):
+        console.print(sentence, highlight=False, soft_wrap=True, markup=False)
 
 
 def _refuse_to_write(out: Path) -> None:

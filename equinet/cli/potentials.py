@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from .app import app, console, plain_errors
+from .app import app, console
+from .render import progress, show
 
 MATMUL = "Matrix products: float32 as it is (ieee), or coarser and on a GPU faster, at an error that is printed."
 
@@ -16,7 +17,7 @@ MATMUL = "Matrix products: float32 as it is (ieee), or coarser and on a GPU fast
 @app.command()
 def train(
     config: Annotated[Path, typer.Argument(help="Configuration, TOML. `equinet keys` explains every key.")],
-    set_: Annotated[
+    settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. --set model.channels=32. Repeatable."),
     ] = None,
@@ -37,15 +38,16 @@ def train(
     """
     from equinet.train import read_config, run
 
-    with plain_errors():
-        settings = read_config(config, set_ or [])
-        folder = out or Path("runs") / config.stem
-        run(settings, folder, resume=resume, console=console)
-        console.print(
-            f"\nresults in {folder}/   next:  equinet md {folder}/model.eqn YOUR_STRUCTURE.xyz --out run.traj",
-            highlight=False,
-            soft_wrap=True,
-        )
+    from .training import TerminalReporter
+
+    resolved = read_config(config, settings or [])
+    folder = out or Path("runs") / config.stem
+    run(resolved, folder, resume=resume, reporter=TerminalReporter(console))
+    console.print(
+        f"\nresults in {folder}/   next:  equinet md {folder}/model.eqn YOUR_STRUCTURE.xyz --out run.traj",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 @app.command()
@@ -65,19 +67,28 @@ def evaluate(
     """Errors of a model on labelled frames: energy per atom, forces, stress; MAE and RMSE beside the labels' spread."""
     from equinet.datasets import LabelKeys
     from equinet.train import evaluate_file
-    from equinet.train.log import error_table, write_json
-    from equinet.train.plots import plot_parity
+    from equinet.train.report.plots import plot_parity
+    from equinet.train.report.record import write_json
+    from equinet.train.report.tables import error_table
 
-    with plain_errors():
-        keys = LabelKeys(energy_key, forces_key, stress_key)
+    keys = LabelKeys(energy_key, forces_key, stress_key)
+    with progress(console, "batches") as move:
         predictions, found = evaluate_file(
-            model, data, keys, dtype=dtype, device=device, batch_size=batch_size, matmul=matmul, console=console
+            model,
+            data,
+            keys,
+            dtype=dtype,
+            device=device,
+            batch_size=batch_size,
+            matmul=matmul,
+            advance=lambda done, total: move(done, total, "predicting"),
+            tell=lambda sentence: console.print(sentence, highlight=False, soft_wrap=True),
         )
-        console.print(error_table({data.name: found}, title=f"{model} on {data}"))
-        if json_file is not None:
-            write_json(json_file, found.as_json())
-        if parity is not None:
-            plot_parity({"test": predictions}, parity)
+    show(console, [error_table({data.name: found}, title=f"{model} on {data}")])
+    if json_file is not None:
+        write_json(json_file, found.as_json())
+    if parity is not None:
+        plot_parity({"test": predictions}, parity)
 
 
 @app.command()
@@ -111,11 +122,11 @@ def check(
     from equinet.checkpoint import load_potential
     from equinet.datasets import read_frames
     from equinet.potential import choose_device
-    from equinet.train.log import write_json
+    from equinet.train.report.record import write_json
     from equinet.verify import physics
 
-    with plain_errors():
-        frames = None if data is None else read_frames(data, physics.NO_LABELS)
+    frames = None if data is None else read_frames(data, physics.NO_LABELS)
+    with progress(console, "measurements") as move:
         report = physics.check(
             load_potential(model, device=choose_device(device)),
             frames,
@@ -123,17 +134,17 @@ def check(
             tolerance_float64=tolerance_float64,
             seed=seed,
             max_structures=max_frames,
-            console=console,
+            advance=lambda done, total: move(done, total, "checking"),
         )
-        taken = len(report.structures)
-        where = f"{taken} random structures" if frames is None else f"{taken} of {len(frames)} frames of {data}"
-        spread = ", spread evenly" if frames and taken < len(frames) else ""
-        console.print(f"{model} on {where}{spread}", highlight=False, soft_wrap=True, markup=False)
-        console.print(report.table())
-        for sentence in report.sentences():
-            console.print(sentence, highlight=False, soft_wrap=True, markup=False)
-        if json_file is not None:
-            write_json(json_file, report.as_json())
+    taken = len(report.structures)
+    where = f"{taken} random structures" if frames is None else f"{taken} of {len(frames)} frames of {data}"
+    spread = ", spread evenly" if frames and taken < len(frames) else ""
+    console.print(f"{model} on {where}{spread}", highlight=False, soft_wrap=True, markup=False)
+    show(console, [report.table()])
+    for sentence in report.sentences():
+        console.print(sentence, highlight=False, soft_wrap=True, markup=False)
+    if json_file is not None:
+        write_json(json_file, report.as_json())
     if report.failures:
         raise typer.Exit(1)
 
@@ -166,33 +177,34 @@ def md(
     """Molecular dynamics with a model. Ctrl-C saves; --resume goes on exactly where it stopped."""
 
     from equinet.datasets import read_structure
-    from equinet.md import CoarseProducts, EquinetCalculator, plot_run, run_with_progress
+    from equinet.md import CoarseProducts, EquinetCalculator, plot_run
 
-    with plain_errors():
-        calculator = EquinetCalculator(model, device=device, dtype=dtype, matmul=matmul, capture=capture)
-        structure = read_structure(atoms)
-        if matmul != "ieee":
-            with warnings.catch_warnings(action="ignore", category=CoarseProducts):
-                calculator.calculate(structure)
-            what = f"{calculator.rounding}, on the first structure"
-            console.print(f"matrix products in {matmul}: {what}", highlight=False, soft_wrap=True)
-        summary = run_with_progress(
-            structure,
-            calculator,
-            console=console,
-            ensemble=ensemble,
-            temperature=temperature,
-            timestep=timestep,
-            steps=steps,
-            out=out,
-            friction=friction,
-            pressure=pressure,
-            save_every=save_every,
-            seed=seed,
-            resume=resume,
-        )
-        picture = out.with_suffix(".png")
-        plot_run(summary, picture)
-        console.print(
-            f"trajectory {out}   picture {picture}   view it with:  ase gui {out}", highlight=False, soft_wrap=True
-        )
+    from .dynamics import run_with_progress
+
+    calculator = EquinetCalculator(model, device=device, dtype=dtype, matmul=matmul, capture=capture)
+    structure = read_structure(atoms)
+    if matmul != "ieee":
+        with warnings.catch_warnings(action="ignore", category=CoarseProducts):
+            calculator.calculate(structure)
+        what = f"{calculator.rounding}, on the first structure"
+        console.print(f"matrix products in {matmul}: {what}", highlight=False, soft_wrap=True)
+    summary = run_with_progress(
+        structure,
+        calculator,
+        console=console,
+        ensemble=ensemble,
+        temperature=temperature,
+        timestep=timestep,
+        steps=steps,
+        out=out,
+        friction=friction,
+        pressure=pressure,
+        save_every=save_every,
+        seed=seed,
+        resume=resume,
+    )
+    picture = out.with_suffix(".png")
+    plot_run(summary, picture)
+    console.print(
+        f"trajectory {out}   picture {picture}   view it with:  ase gui {out}", highlight=False, soft_wrap=True
+    )

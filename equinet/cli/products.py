@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from .app import app, console, plain_errors
+from .app import app, console
+from .render import show
 
 
 @app.command()
@@ -64,19 +65,18 @@ def explain(
     """
     from equinet.ops.analysis import Comparison, compare
     from equinet.ops.analysis import explain as explain_method
-    from equinet.train.log import write_json
+    from equinet.train.report.record import write_json
 
     from .questions import method_from_text, spec_from_text
 
-    with plain_errors():
-        spec = spec_from_text(irreps1, irreps2, irreps_out, correlation)
-        methods = [method_from_text(text) for text in method or []]
-        found = explain_method(spec, methods[0]) if len(methods) == 1 else compare(spec, methods or None)
-        console.print(found)
-        if not methods and isinstance(found, Comparison):
-            console.print("everything about one of them:  add --method NAME", highlight=False, soft_wrap=True)
-        if json_file is not None:
-            write_json(json_file, found.as_json())
+    spec = spec_from_text(irreps1, irreps2, irreps_out, correlation)
+    methods = [method_from_text(text) for text in method or []]
+    found = explain_method(spec, methods[0]) if len(methods) == 1 else compare(spec, methods or None)
+    show(console, found.blocks())
+    if not methods and isinstance(found, Comparison):
+        console.print("everything about one of them:  add --method NAME", highlight=False, soft_wrap=True)
+    if json_file is not None:
+        write_json(json_file, found.as_json())
 
 
 @app.command()
@@ -114,27 +114,26 @@ def convert(
     from equinet.cli.questions import method_with
     from equinet.convert import products as conversion
     from equinet.datasets import read_frames
-    from equinet.train.log import write_json
+    from equinet.train.report.record import write_json
     from equinet.verify import physics
 
-    with plain_errors():
-        if out.exists():
-            raise ValueError(f"{out} is there already and is not overwritten; give --out another name")
-        old = load_potential(model)
-        frames = None if data is None else read_frames(data, physics.NO_LABELS)
-        new, report = conversion.convert(
-            old,
-            many_body=method_with(many_body, rank=rank, copies=copies),
-            convolution=method_with(convolution),
-            seed=seed,
-        )
-        change = conversion.measure_change(old, new, frames)
-        origin = {"file": model.name, "training": read_header(model)["training"]}
-        record = {**report.as_json(), "change": change.as_json()}
-        save_potential(new, out, training={"converted_from": origin, "conversion": record})
-        console.print(report.table())
-        where = f"{change.frames} random structures" if data is None else f"{change.frames} frames of {data}"
-        for sentence in (f"on {where}, {change}", report.sentence(), f"model {out}"):
-            console.print(sentence, highlight=False, soft_wrap=True, markup=False)
-        if json_file is not None:
-            write_json(json_file, record)
+    if out.exists():
+        raise ValueError(f"{out} is there already and is not overwritten; give --out another name")
+    old = load_potential(model)
+    frames = None if data is None else read_frames(data, physics.NO_LABELS)
+    new, report = conversion.convert(
+        old,
+        many_body=method_with(many_body, rank=rank, copies=copies),
+        convolution=method_with(convolution),
+        seed=seed,
+    )
+    change = conversion.measure_change(old, new, frames)
+    origin = {"file": model.name, "training": read_header(model)["training"]}
+    record = {**report.as_json(), "change": change.as_json()}
+    save_potential(new, out, training={"converted_from": origin, "conversion": record})
+    show(console, [report.table()])
+    where = f"{change.frames} random structures" if data is None else f"{change.frames} frames of {data}"
+    for sentence in (f"on {where}, {change}", report.sentence(), f"model {out}"):
+        console.print(sentence, highlight=False, soft_wrap=True, markup=False)
+    if json_file is not None:
+        write_json(json_file, record)

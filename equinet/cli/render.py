@@ -59,7 +59,7 @@ def render_text(cell: Cell) -> RichText:
 
 
 def show(console: Console, blocks: Iterable[Block]) -> None:
-    """Print tables and lines one after the other; a long line is left whole if the console is no terminal."""
+    """Print tables and lines one after the other; long lines are broken at the width of the console."""
     for block in blocks:
         console.print(render(block) if isinstance(block, Table) else render_text(block), highlight=False)
 
@@ -78,13 +78,13 @@ def progress(
         period: Time in seconds over which the rest is estimated; longer where single steps differ much.
     """
     columns = (
-        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         *([TextColumn(unit)] if unit else []),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(elapsed_when_finished=True),
+        TextColumn("{task.description}", markup=False),  # last, as its length changes
     )
     with Progress(*columns, console=console, transient=True, speed_estimate_period=period) as bar:
         task = bar.add_task("", total=None)

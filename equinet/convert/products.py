@@ -9,14 +9,13 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from rich import box
-from rich.table import Table
 
 from equinet.models import build_model
 from equinet.nn import Interaction, ManyBodyBlock
 from equinet.ops import Method, method_to_config
 from equinet.ops.analysis.refit import coefficients, essence, exact_map, group_errors, product_error, weights_for
 from equinet.potential import Potential
+from equinet.tables import Column, Table
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -67,32 +66,28 @@ class Conversion:
         return all(product.relative <= EXACT for product in self.products)
 
     def table(self) -> Table:
-        """Couplings with the largest errors first, then every layer as a whole; to be printed by rich."""
+        """Couplings with the largest errors first, then every layer as a whole."""
+        worst = sorted((c for c in self.couplings if c.share > EXACT), key=lambda c: -c.share)
+        rows = [
+            (str(c.layer), f"{c.factors} -> {c.output}", f"{c.relative:.1e}", f"{c.share:.1e}") for c in worst[:SHOWN]
+        ]
+        rest = len(self.couplings) - len(rows)
+        if worst[SHOWN:]:
+            rows.append(("", f"{rest} more, none above", "", f"{worst[SHOWN].share:.1e}"))
+        elif rest:
+            rows.append(("", f"{rest} {'more ' if worst else ''}couplings exact", "", f"< {EXACT:.0e}"))
+        layers = []
+        for p in self.products:
+            layers.append((str(p.layer), "many-body product, features of unit variance", f"{p.relative:.1e}", ""))
+            for name, part in zip(("old", "new"), p.not_equivariant):
+                if part > ROUNDING:
+                    layers.append(("", f"  of the {name} one not equivariant", f"{part:.1e}", ""))
+        layers += [(str(n), f"convolution: {what}", "", "") for n, what in enumerate(self.convolutions, start=1)]
+        columns = [Column("layer", True), Column("coupling"), Column("relative", True), Column("of the output", True)]
         caption = (
             "relative: change of coefficients; of the output: the same, relative to all coefficients of that output"
         )
-        table = Table(caption=caption, box=box.SIMPLE_HEAD, pad_edge=False)
-        table.add_column("layer", justify="right")
-        table.add_column("coupling", no_wrap=True)
-        table.add_column("relative", justify="right")
-        table.add_column("of the output", justify="right")
-        worst = sorted((c for c in self.couplings if c.share > EXACT), key=lambda c: -c.share)
-        for c in worst[:SHOWN]:
-            table.add_row(str(c.layer), f"{c.factors} -> {c.output}", f"{c.relative:.1e}", f"{c.share:.1e}")
-        rest = len(self.couplings) - len(worst[:SHOWN])
-        if worst[SHOWN:]:
-            table.add_row("", f"{rest} more, none above", "", f"{worst[SHOWN].share:.1e}")
-        elif rest:
-            table.add_row("", f"{rest} {'more ' if worst else ''}couplings exact", "", f"< {EXACT:.0e}")
-        table.add_section()
-        for p in self.products:
-            table.add_row(str(p.layer), "many-body product, features of unit variance", f"{p.relative:.1e}", "")
-            for name, part in zip(("old", "new"), p.not_equivariant):
-                if part > ROUNDING:
-                    table.add_row("", f"  of the {name} one not equivariant", f"{part:.1e}", "")
-        for n, what in enumerate(self.convolutions, start=1):
-            table.add_row(str(n), f"convolution: {what}", "", "")
-        return table
+        return Table("", columns, [*rows, (), *layers], caption)
 
     def sentence(self) -> str:
         """What it means."""

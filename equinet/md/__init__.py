@@ -3,8 +3,8 @@
 if __name__ != "equinet.md":
     raise ImportError("import this folder as `equinet.md`")
 
+from equinet.md.dynamics.ensembles import Ensemble
 from equinet.md.dynamics.plots import plot_run
-from equinet.md.dynamics.progress import run_with_progress
 from equinet.md.dynamics.record import Observation, Summary
 from equinet.md.dynamics.restart import read_run
 from equinet.md.dynamics.simulate import Exploded, Interrupted, simulate
@@ -13,6 +13,7 @@ from .calculator import CoarseProducts, EquinetCalculator
 
 __all__ = [
     "CoarseProducts",
+    "Ensemble",
     "EquinetCalculator",
     "Exploded",
     "Interrupted",
@@ -20,6 +21,5 @@ __all__ = [
     "Summary",
     "plot_run",
     "read_run",
-    "run_with_progress",
     "simulate",
 ]

@@ -1,40 +1,36 @@
-"""What a backward pass is for, so that gradients nobody asked for are not computed.
+"""Gradients that a running backward pass needs, so that an operator computes no others.
 
-Training on forces goes through the graph twice: once for the gradients in positions, once for those in weights. Torch leaves out what
-does not lead to what is asked for, except within a custom operator, which cannot know. So whoever starts a pass may say so.
+Training on forces runs backward twice: once to edge vectors, once to weights. Torch skips an operation none of whose inputs leads to a
+requested tensor, but leaves the choice between the inputs of one operation to that operation. The answer is read from the running
+pass itself; nothing is promised by the caller, so no requested gradient can be missing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Literal
+from typing import Any
 
 import torch
 
-KEY = "equinet.only"
 
+def is_needed(ctx: Any, *inputs: int) -> bool:
+    """Report whether the running backward pass needs a gradient in one of the given inputs.
 
-@contextmanager
-def only(what: Literal["positions", "weights"]) -> Iterator[None]:
-    """Promise that the backward passes started in this block are asked for gradients in positions alone, or in weights alone.
+    Args:
+        ctx: First argument of the ``backward`` of a ``torch.autograd.Function`` or of a registered operator.
+        inputs: Places among the inputs that are tensors.
 
-    Operators may then leave out the others. A wrong promise gives missing gradients.
+    Returns:
+        True if ``loss.backward()`` is running, or the pass leads through an input to one of the tensors it was asked for. True as well
+        where torch does not say.
     """
-    before = _current()
-    torch._C._stash_obj_in_tls(KEY, what)
+    nodes = ctx.next_functions
+    return any(nodes[place][0] is not None and _runs(nodes[place][0]) for place in inputs)
+
+
+def _runs(node: Any) -> bool:
     try:
-        yield
-    finally:
-        torch._C._stash_obj_in_tls(KEY, before)
-
-
-def wanted(what: Literal["positions", "weights"]) -> bool:
-    """Whether the pass at hand may be asked for gradients in ``what``."""
-    return _current() in (None, what)
-
-
-def _current() -> str | None:
-    # Not a `threading.local`: passes on a GPU run in threads of torch's, to which torch hands on what is kept here.
-    found: str | None = torch._C._get_obj_in_tls(KEY) if torch._C._is_key_in_tls(KEY) else None
-    return found
+        return torch._C._will_engine_execute_node(node)
+    except (
+        RuntimeError
+    ):  # torch refuses to speak of a leaf that `torch.autograd.grad` was asked for, and outside of a pass
+        return True

@@ -80,9 +80,8 @@ class ModelContract:
 
     def check_empty(self) -> None:
         """Structures without edges, and a structure of one atom, give finite energies and zero forces."""
-        from ase import Atoms
-
-        result = self.potential(collate([from_atoms(Atoms("H"), self.config.cutoff)] * 2))
+        lonely = [atoms for atoms in own_structures(ELEMENTS, self.config.cutoff) if len(atoms) == 1]
+        result = self.potential(collate([from_atoms(atoms, self.config.cutoff) for atoms in 2 * lonely]))
         assert bool(result.energy.isfinite().all()), "an atom alone has no finite energy"
         assert not result.forces.any(), "an atom alone has a force"
 

@@ -3,13 +3,14 @@
 if __name__ != "equinet.train":
     raise ImportError("import this folder as `equinet.train`")
 
+from .assemble import assemble
 from .config import DataConfig, RunConfig, TrainConfig, parse_config, read_config, to_toml
 from .evaluate import evaluate_file
 from .loop import Data, Reporter, fit, make_optimizer, train_step, validate
 from .loss import Loss
 from .metrics import Errors, Predictions, errors, predict
 from .prepare import Prepared, make_loss, make_potential, prepare
-from .run import Interrupted, Result, run
+from .run import Interrupted, Result, RunReporter, run
 from .state import TrainingState
 
 __all__ = [
@@ -23,8 +24,10 @@ __all__ = [
     "Reporter",
     "Result",
     "RunConfig",
+    "RunReporter",
     "TrainConfig",
     "TrainingState",
+    "assemble",
     "errors",
     "evaluate_file",
     "fit",

@@ -105,7 +105,7 @@ def read_config(path: str | os.PathLike[str], settings: Sequence[str] = ()) -> R
 
     Args:
         path: The configuration.
-        settings: As given to ``--set``, e.g. ``["model.channels=64"]``; values are TOML, bare words are strings.
+        settings: Assignments such as ``"model.channels=64"``; values are TOML, bare words are strings.
 
     Raises:
         FileNotFoundError: If the file is not there.
@@ -178,7 +178,7 @@ def _apply(tree: dict[str, Any], setting: str) -> None:
     key, equals, text = setting.partition("=")
     parts = key.strip().split(".")
     if not equals or len(parts) < 2 or not all(parts):
-        raise ValueError(f"`--set {setting}` must read section.key=value, e.g. --set model.channels=64")
+        raise ValueError(f"`settings` must read section.key=value, e.g. model.channels=64, got {setting!r}")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
@@ -187,7 +187,7 @@ def _apply(tree: dict[str, Any], setting: str) -> None:
     for part in parts[:-1]:
         branch = branch.setdefault(part, {})
         if not isinstance(branch, dict):
-            raise ValueError(f"`--set {setting}`: `{part}` is a value, not a section")
+            raise ValueError(f"`settings`: in {setting!r} `{part}` is a value, not a section")
     branch[parts[-1]] = value
 
 

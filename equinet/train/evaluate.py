@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+from collections.abc import Callable
 
 import torch
-from rich.console import Console
-from rich.progress import Progress
 
 from equinet.checkpoint import load_potential
 from equinet.datasets import GraphLoader, LabelKeys, read_frames, to_graphs
@@ -26,7 +26,8 @@ def evaluate_file(
     device: str = "auto",
     batch_size: int = 32,
     matmul: Precision = "ieee",
-    console: Console | None = None,
+    advance: Callable[[int, int], None] = lambda done, total: None,
+    tell: Callable[[str], None] = lambda sentence: None,
 ) -> tuple[Predictions, Errors]:
     """Predict all frames of a file, isolated atoms included, and compare with their labels.
 
@@ -39,9 +40,9 @@ def evaluate_file(
         dtype: "float32" or "float64"; by default as the model was saved.
         device: "auto", "cpu", "cuda", ...
         batch_size: Frames at a time.
-        matmul: Arithmetic of matrix products, see :mod:`equinet.ops.precision`; other than "ieee", what it errs on the first frame
-            is printed.
-        console: Where to show a progress bar; by default nowhere.
+        matmul: Arithmetic of matrix products, see :mod:`equinet.ops.precision`; other than "ieee", its error on the first frame is told.
+        advance: Called with the numbers of batches done and in all.
+        tell: Called with sentences for the user.
 
     Raises:
         BackendMismatchError: If the potential differs from its formulas.
@@ -56,20 +57,18 @@ def evaluate_file(
     frames = read_frames(data, keys)
     if not any(atoms.calc.results for atoms in frames):
         raise ValueError(
-            f"{data}: no frame has a label called `{keys.energy}`, `{keys.forces}` or `{keys.stress}`; if they have other names, give "
-            "them with --energy-key, --forces-key, --stress-key"
+            f"{data}: no frame has a label called `{keys.energy}`, `{keys.forces}` or `{keys.stress}`; if they have other names, say "
+            "so with `energy_key`, `forces_key`, `stress_key` (of `keys`)"
         )
     graphs = to_graphs(frames, potential.cutoff, potential.elements)
     loader = GraphLoader(graphs, batch_size)
     stress = any("stress" in atoms.calc.results for atoms in frames)
-    console = console or Console(quiet=True)
-    with matmul_precision(matmul), Progress(console=console, transient=True) as progress:
+    done = itertools.count(1)
+    with matmul_precision(matmul):
         first = next((graph for graph in graphs if graph.num_edges), graphs[0])
         require_backend_match(potential, first)
         if matmul != "ieee":
             exact = load_potential(model, device=potential.device, dtype=torch.float64).requires_grad_(False)
-            what = f"{rounding(potential, exact, first)}, on the first frame"
-            console.print(f"matrix products in {matmul}: {what}", highlight=False, soft_wrap=True)
-        task = progress.add_task("predicting", total=len(loader))
-        predictions = predict(potential, loader, stress=stress, advance=lambda: progress.advance(task))
+            tell(f"matrix products in {matmul}: {rounding(potential, exact, first)}, on the first frame")
+        predictions = predict(potential, loader, stress=stress, advance=lambda: advance(next(done), len(loader)))
     return predictions, errors(predictions)

@@ -13,7 +13,6 @@ from torch.optim import Optimizer
 
 from equinet.datasets import GraphLoader
 from equinet.graph.atomic_graph import AtomicGraph
-from equinet.ops.passes import only
 from equinet.ops.precision import full_float32
 from equinet.potential import Potential, Prediction
 
@@ -35,8 +34,8 @@ class Data(NamedTuple):
 class Reporter(Protocol):
     """Is told what happens; shows or stores it."""
 
-    def epoch_begins(self, epoch: int, batches: int, done: int) -> None:
-        """Training of an epoch starts; ``done`` of its batches were finished before an interruption."""
+    def epoch_begins(self, epoch: int, epochs: int, batches: int, done: int) -> None:
+        """Training of one of ``epochs`` epochs starts; ``done`` of its batches were finished before an interruption."""
 
     def batch_done(self) -> None:
         """One optimiser step is done."""
@@ -54,7 +53,7 @@ class Predict(Protocol):
 class Silent:
     """A reporter that says nothing."""
 
-    def epoch_begins(self, epoch: int, batches: int, done: int) -> None: ...
+    def epoch_begins(self, epoch: int, epochs: int, batches: int, done: int) -> None: ...
 
     def batch_done(self) -> None: ...
 
@@ -90,7 +89,7 @@ def fit(
 
     Returns:
         The final state. The potential itself ends with the weights of the epoch with the lowest validation loss; to train on
-        later, save the state before ``fit`` returns, as :class:`equinet.train.log.TerminalReporter` does after every epoch.
+        later, save the state before ``fit`` returns, as :func:`equinet.train.run` does after every epoch.
 
     Raises:
         FloatingPointError: If the loss is no longer finite; says where.
@@ -102,7 +101,7 @@ def fit(
     batches = len(data.train)
     while state.epoch < config.epochs and not _out_of_time(state, config):
         potential.train()
-        reporter.epoch_begins(state.epoch, batches, state.batch)
+        reporter.epoch_begins(state.epoch, config.epochs, batches, state.batch)
         for graph in data.train.epoch(state.epoch, skip=state.batch):
             began = clock()
             set_learning_rate(optimizer, config, state, config.epochs * batches)
@@ -154,7 +153,7 @@ def train_step(
     weights = [weight for weight in potential.parameters() if weight.requires_grad]
     optimizer.zero_grad(set_to_none=True)
     value = loss((predict or potential)(graph, stress=loss.stress > 0), graph)
-    with only("weights"), full_float32(potential.device):
+    with full_float32(potential.device):
         value.backward(inputs=weights)
     nn.utils.clip_grad_norm_(weights, clip_gradient)
     optimizer.step()

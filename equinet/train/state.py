@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -97,7 +97,7 @@ class TrainingState:
             return True
         return False
 
-    def save(self, path: str | os.PathLike[str], identity: dict[str, Any]) -> None:
+    def save(self, path: str | os.PathLike[str], identity: Mapping[str, Any]) -> None:
         """Write everything to one file.
 
         Args:
@@ -112,13 +112,13 @@ class TrainingState:
             tensors |= {f"optimizer.{index}.{key}": torch.as_tensor(value) for key, value in state.items()}
         header = {
             "kind": "training state",
-            "identity": identity,
+            "identity": dict(identity),
             "param_groups": groups["param_groups"],
             **{name: getattr(self, name) for name in self._plain},
         }
         save_tensors(path, tensors, header)
 
-    def restore(self, path: str | os.PathLike[str], identity: dict[str, Any]) -> None:
+    def restore(self, path: str | os.PathLike[str], identity: Mapping[str, Any]) -> None:
         """Take up the state that :meth:`save` wrote.
 
         Raises:
@@ -134,7 +134,7 @@ class TrainingState:
             key = changed[0]
             raise ValueError(
                 f"{path} belongs to another run: `{key}` was {header['identity'].get(key)!r} there and is {identity[key]!r} now. "
-                "Set it back, or start afresh in another folder with --out"
+                "Set it back, or start afresh in another folder (`out`)"
             )
         parts: dict[str, dict[str, Tensor]] = {"weights": {}, "mean": {}, "best": {}, "optimizer": {}}
         for name, value in tensors.items():

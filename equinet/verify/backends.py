@@ -19,7 +19,6 @@ from jaxtyping import Int
 from torch import Tensor
 
 from equinet.graph.atomic_graph import AtomicGraph, displacements
-from equinet.ops.passes import only
 from equinet.ops.precision import Precision, chosen, formulas, matmul_precision
 from equinet.potential import Potential
 
@@ -263,8 +262,7 @@ def _evaluate(potential: Potential, graph: AtomicGraph, trained: bool) -> Values
             values[name] = value.detach()
     if trained:
         weights = {name: weight for name, weight in potential.named_parameters() if weight.requires_grad}
-        with only("weights"):
-            gradients = torch.autograd.grad(scalar, list(weights.values()), allow_unused=True, materialize_grads=True)
+        gradients = torch.autograd.grad(scalar, list(weights.values()), allow_unused=True, materialize_grads=True)
         names = [f"gradient of forces in {name}" for name in weights]
     else:
         gradients = torch.autograd.grad(scalar, moving, allow_unused=True, materialize_grads=True)

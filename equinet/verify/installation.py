@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import math
 import platform
+import re
+from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
@@ -12,9 +14,6 @@ from typing import Any, NamedTuple
 
 import torch
 from e3nn import o3
-from rich.console import Group
-from rich.markup import escape
-from rich.table import Table
 
 from equinet.ops import (
     METHODS,
@@ -30,6 +29,9 @@ from equinet.ops.codegen import tiles
 from equinet.ops.codegen.llvm import processor, unavailable
 from equinet.ops.methods.reference import executor_of, offered_backends, reference_executor
 from equinet.ops.methods.registry import BUILT_IN, load_plugins, methods_of_others, needed_arguments
+from equinet.tables import Cell, Column, Table, Text
+
+OK = Text("ok", "good")
 
 REQUIRED = ("equinet", "torch", "e3nn", "torch-geometric", "ase", "vesin", "numpy", "scipy", "safetensors", "pydantic")
 
@@ -55,32 +57,35 @@ OPTIONAL = {
 }
 
 
-def report() -> Group:
-    """Tables for the terminal: machine, packages, products of other packages if there are any, and a self-test of every executor."""
-    machine = Table(title="machine", show_header=False)
-    for name, value in _machine().items():
-        machine.add_row(name, value)
-    packages = Table(title="packages")
-    for title in ("package", "version", "for", "state"):
-        packages.add_column(title)
-    for name in REQUIRED:
-        packages.add_row(name, version(name), "equinet itself", "[green]ok[/]")
-    for name, (module, purpose, remedy) in OPTIONAL.items():
-        packages.add_row(name, *_optional(name, module, purpose, remedy))
-    products = Table(title="tensor products of other packages")
-    for title in ("product", "class", "state"):
-        products.add_column(title)
-    for other in products_of_others():
-        products.add_row(*map(escape, other))
-    tests = Table(title="self-test: executors against the formulas in float64")
-    for title in ("product", "backend", "on", "kernel", "error", "state"):
-        tests.add_column(title, no_wrap=title != "kernel")
-    for row in self_test():
-        good = row.error < (1e-5 if row.dtype == "float32" else 1e-12)
-        state = "[green]ok[/]" if good else "[bold red]WRONG[/]"
-        where = f"{row.device} {row.dtype}"
-        tests.add_row(row.product, row.backend, where, escape(row.kernel), f"{row.error:.1e}", state)
-    return Group(machine, packages, *([products] if products.row_count else []), tests)
+def report() -> list[Table]:
+    """Machine, packages, products of other packages if there are any, and a self-test of every executor."""
+    machine = Table("machine", [Column("", tone="strong"), Column("", fold=True)], list(_machine().items()))
+    rows: list[tuple[Cell, ...]] = [(name, version(name), "equinet itself", OK) for name in REQUIRED]
+    rows += [(name, *_optional(name, module, purpose, remedy)) for name, (module, purpose, remedy) in OPTIONAL.items()]
+    columns = [Column(title, fold=title in ("for", "state")) for title in ("package", "version", "for", "state")]
+    packages = Table("packages", columns, rows)
+    others = products_of_others()
+    columns = [Column("product"), Column("class", fold=True), Column("state", fold=True)]
+    products = Table("tensor products of other packages", columns, others)
+    titles = ("product", "on", "kernel", "float32", "float64", "state")
+    columns = [Column(title, fold=title == "kernel", number=title.startswith("float")) for title in titles]
+    tests = Table("self-test: errors of executors against the formulas in float64", columns, _rows_of(self_test()))
+    return [machine, packages, *([products] if others else []), tests]
+
+
+def _rows_of(tested: Sequence[Tested]) -> list[tuple[Cell, ...]]:
+    """One row for each product, backend and device, with the errors in both precisions."""
+    rows: list[tuple[Cell, ...]] = []
+    for (product, backend, device), group in itertools.groupby(
+        tested, lambda row: (row.product, row.backend, row.device)
+    ):
+        of = {row.dtype: row for row in group}
+        errors = [f"{of[dtype].error:.0e}" if dtype in of else "-" for dtype in ("float32", "float64")]
+        good = all(row.error < (1e-5 if dtype == "float32" else 1e-12) for dtype, row in of.items())
+        kernel = re.sub(r"^generated \((.*)\)$", r"\1", next(iter(of.values())).kernel)
+        name = product if backend in ("auto", "-") else f"{product}, {backend}"
+        rows.append((name, device, kernel, *errors, OK if good else Text("WRONG", "bad")))
+    return rows
 
 
 def products_of_others() -> list[tuple[str, str, str]]:
@@ -114,19 +119,19 @@ def _machine() -> dict[str, str]:
     return found
 
 
-def _optional(name: str, module: str, purpose: str, remedy: str) -> tuple[str, str, str]:
+def _optional(name: str, module: str, purpose: str, remedy: str) -> tuple[str, str, Cell]:
     try:
         installed = version(name)
     except PackageNotFoundError:
-        return "-", purpose, f"[yellow]not installed[/]: {escape(remedy)}"
+        return "-", purpose, (Text("not installed", "warning"), f": {remedy}")
     try:
         imported = import_module(module)
     except Exception as error:  # a broken optional package may raise anything, and the reason is what the user needs
-        return installed, purpose, f"[red]cannot be imported[/]: {escape(f'{type(error).__name__}: {error}')}"
+        return installed, purpose, (Text("cannot be imported", "bad"), f": {type(error).__name__}: {error}")
     # openequivariance can be imported without the part in machine code that it could not make, and keeps the reason.
     if not getattr(imported, "BUILT_EXTENSION", True):
-        return installed, purpose, f"[red]cannot run[/]: {escape(str(imported.BUILT_EXTENSION_ERROR))}"
-    return installed, purpose, "[green]ok[/]"
+        return installed, purpose, (Text("cannot run", "bad"), f": {imported.BUILT_EXTENSION_ERROR}")
+    return installed, purpose, OK
 
 
 class Tested(NamedTuple):
@@ -168,13 +173,13 @@ def self_test() -> list[Tested]:
 
 def _tests(name: str, method: Any) -> list[Tested]:
     results = []
-    for role, spec in (("convolution", _convolution_spec(name)), ("many_body", _many_body_spec(name))):
+    for role, spec in (("conv.", _convolution_spec(name)), ("many-body", _many_body_spec(name))):
         if method.supports(spec):
             continue  # the bracket and the frame of an edge have one role each here
         expected = _run(reference_executor(method, spec), spec, torch.float64)
         for device, dtype in itertools.product(_devices(), (torch.float32, torch.float64)):
             try:
-                results.append(_test(f"{role}, {name}", method, spec, device, dtype, expected))
+                results.append(_test(f"{name} {role}", method, spec, device, dtype, expected))
             except ValueError:  # a library that is broken, or has no form for this device
                 if getattr(method, "backend", "auto") == "auto":
                     raise

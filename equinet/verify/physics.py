@@ -12,16 +12,13 @@ import numpy as np
 import torch
 from ase import Atoms
 from ase.data import covalent_radii
-from rich import box
-from rich.console import Console
-from rich.progress import Progress
-from rich.table import Table
 from torch import Tensor
 
 from equinet.datasets import LabelKeys, source, to_graphs
 from equinet.datasets.frames import SOURCE, has_volume
 from equinet.graph.atomic_graph import AtomicGraph, collate, from_atoms
 from equinet.potential import Potential
+from equinet.tables import Cell, Column, Table, Text
 
 NO_LABELS = LabelKeys("", "", "", "")  # for `read_frames`: a check needs none, and a wrong label is no reason to refuse
 
@@ -82,22 +79,23 @@ class Report:
         return [name for name in PROPERTIES if not self.worst(name)]
 
     def table(self) -> Table:
-        """One row a property, to be printed by rich."""
+        """One row a property."""
         size = "{energy:.3g} eV an atom (without E0) and {forces:.3g} eV/Å".format(**self.scales)
         caption = f"errors relative to the size of what is computed, here {size}; on the right absolute"
-        table = Table(caption=caption, box=box.SIMPLE_HEAD, pad_edge=False, padding=0)
         absolute = ("float32\neV/atom", "\neV/Å", "float64\neV/atom", "\neV/Å")
-        for k, title in enumerate(("property", "float32", "float64", "tolerance", "verdict", *absolute)):
-            table.add_column(title, justify="right" if k else "left", style="dim" if k > 4 else "", no_wrap=True)
+        titles = ("property", "float32", "float64", "tolerance", "verdict", *absolute)
+        columns = [Column(title, number=k > 0, tone="faint" if k > 4 else "") for k, title in enumerate(titles)]
         failed = [f.property for f in self.failures]
+        rows: list[tuple[Cell, ...]] = []
         for name in PROPERTIES:
             pair = [self.worst(name, dtype) for dtype in ("float32", "float64")]
             both = [self.worst(name, dtype, of) for dtype in ("float32", "float64") for of in ("energy", "forces")]
             relative = [f"{f.relative:.1e}" if f else "-" for f in pair]
             limits = " ".join(f"{f.tolerance:.0e}" for f in pair if f)
-            verdict = "[red]FAILS[/]" if name in failed else "[green]holds[/]" if any(pair) else "[yellow]not seen[/]"
-            table.add_row(name, *relative, limits, verdict, *(f"{f.absolute:.0e}" if f else "-" for f in both))
-        return table
+            held = Text("holds", "good") if any(pair) else Text("not seen", "warning")
+            verdict = Text("FAILS", "bad") if name in failed else held
+            rows.append((name, *relative, limits, verdict, *(f"{f.absolute:.0e}" if f else "-" for f in both)))
+        return Table("", columns, rows, caption)
 
     def sentences(self) -> list[str]:
         """Where each failing property is worst; last, what it all means."""
@@ -130,7 +128,7 @@ def check(
     tolerance_float64: float = 1e-10,
     seed: int = 0,
     max_structures: int = 20,
-    console: Console | None = None,
+    advance: Callable[[int, int], None] = lambda done, total: None,
 ) -> Report:
     r"""Measure what every potential must pass, in float32 and float64, on copies: the caller's potential stays as it is.
 
@@ -147,7 +145,7 @@ def check(
         tolerance_float64: Likewise. Finite differences, in float64 only, are less exact and get at least 1e-6.
         seed: Decides rotations, orders, directions and the structures that are made here.
         max_structures: Of more ``structures`` this many are taken, spread evenly.
-        console: Where to show a progress bar; by default nowhere.
+        advance: Called with the numbers of measurements done and in all.
 
     Raises:
         ValueError: If a number is not positive, there is no structure, an element is unknown, or atoms are on one spot.
@@ -168,16 +166,16 @@ def check(
         chosen.append(bare)
     graphs = [graph.to(potential.device) for graph in to_graphs(chosen, potential.cutoff, potential.elements)]
     findings: list[Finding] = []
-    with Progress(console=console or Console(quiet=True), transient=True) as progress:
-        for dtype in ("float64", "float32"):
-            survey = _Survey(copy.deepcopy(potential).to(getattr(torch, dtype)), chosen, graphs, seed)
-            if dtype == "float64":
-                overall, scales = survey.scales()
-            for n, atoms in enumerate(progress.track(chosen, description=f"checking in {dtype}")):
-                for name, of, error, unresolved in survey.errors(n):
-                    limit = max(tolerance_float64, 1e-6) if "=" in name else limits[dtype]
-                    relative, limit = error / scales[n][of], max(limit, unresolved / scales[n][of])
-                    findings.append(Finding(name, dtype, of, source(atoms), error, relative, limit))
+    for k, dtype in enumerate(("float64", "float32")):
+        survey = _Survey(copy.deepcopy(potential).to(getattr(torch, dtype)), chosen, graphs, seed)
+        if dtype == "float64":
+            overall, scales = survey.scales()
+        for n, atoms in enumerate(chosen):
+            for name, of, error, unresolved in survey.errors(n):
+                limit = max(tolerance_float64, 1e-6) if "=" in name else limits[dtype]
+                relative, limit = error / scales[n][of], max(limit, unresolved / scales[n][of])
+                findings.append(Finding(name, dtype, of, source(atoms), error, relative, limit))
+            advance(k * len(chosen) + n + 1, 2 * len(chosen))
     return Report(tuple(findings), tuple(source(atoms) for atoms in chosen), overall)
 
 

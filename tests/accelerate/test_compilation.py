@@ -261,7 +261,7 @@ def test_linear_maps_as_operators_are_the_linear_maps(
     leaves = [torch.randn(nodes, plan.rows, 3), *map(torch.randn, shapes)]
     leaves = [leaf.to(dtype).requires_grad_() for leaf in leaves]
     found = []
-    for form in (mix, linear_operator.recorded_mix):
+    for form in (mix, linear_operator.traced_mix):
         y = form(leaves[0], leaves[1:], plan, groups)
         first = torch.autograd.grad(y.square().sum(), leaves, create_graph=True)
         second = torch.autograd.grad(sum((gradient**2).sum() for gradient in first), leaves)
@@ -276,5 +276,6 @@ def test_the_operators_keep_what_torch_asks_of_operators(grouped: bool) -> None:
     x, g = (torch.randn(4, rows, 3, dtype=torch.float64, requires_grad=True) for rows in (7, 4))
     count = (2 if grouped else 1) * sum(a * b for a, b in plan.matrices(3, 3))
     w = torch.randn(count, dtype=torch.float64, requires_grad=True)
-    library.opcheck(linear_operator.mix, (x, w, *nodes, *linear_operator._numbers(plan), 3))
-    library.opcheck(linear_operator.mix_gradients, (x, g, *nodes, *linear_operator._numbers(plan), count))
+    for back, features in ((False, x), (True, g)):
+        library.opcheck(linear_operator.product, (features, w, *nodes, *linear_operator.numbers_of(plan), back, 3))
+    library.opcheck(linear_operator.outer, (x, g, *nodes, *linear_operator.numbers_of(plan), count))

@@ -10,12 +10,25 @@ import pytest
 from rich.console import Console
 
 import equinet.bench.swap.run
-from equinet.bench.swap.report import markdown, terminal_table, write_report
+from equinet.bench.core.report import closing, markdown, write
+from equinet.bench.swap.report import SUITE, record_of
 from equinet.bench.swap.run import PAIRS, Pair, Row, in_words, summarise, swap, train_one
+from equinet.cli.render import show
 from equinet.datasets import SAMPLE
 from equinet.train import RunConfig, parse_config
 
-GOOD = Row("cg | cg", 1, None, 1000, 5, 2.0, 0.9, 50.0, 1e-6, 1e-7, 100.0)
+GOOD = Row(
+    contender="cg | cg",
+    seed=1,
+    weights=1000,
+    epochs=5,
+    seconds_per_epoch=2.0,
+    energy_rmse=0.9,
+    forces_rmse=50.0,
+    rotation_error=1e-6,
+    inversion_error=1e-7,
+    md_steps_per_second=100.0,
+)
 
 
 @pytest.fixture
@@ -29,9 +42,10 @@ def config() -> RunConfig:
     )
 
 
-def printed(rows: list[Row]) -> str:
+def printed(config: RunConfig, rows: list[Row]) -> str:
     console = Console(width=80, record=True, quiet=False, file=open("/dev/null", "w"))  # noqa: SIM115
-    console.print(terminal_table(rows, "title"))
+    record = record_of(config, 2.0, "equinet bench swap", rows)
+    show(console, [*SUITE.terminal(record), *closing(SUITE, record)])
     return console.export_text()
 
 
@@ -50,7 +64,7 @@ def test_a_pair_reads_as_text() -> None:
 
 def test_a_training_is_measured(config: RunConfig) -> None:
     row = train_one(config, Pair())
-    assert row.refused is None
+    assert row.absent is None
     assert row.weights > 100
     assert row.epochs == 1
     assert row.forces_rmse > 1
@@ -64,9 +78,9 @@ def test_what_cannot_be_is_a_row_with_its_reason(config: RunConfig) -> None:
     settings = config.model_dump(mode="json")
     settings["model"]["convolution"] = "bracket"
     row = train_one(parse_config(settings), pair)
-    assert row.refused is not None
-    assert row.refused.startswith("0e x 0e -> 0e has even")
-    text = printed([GOOD, row])
+    assert row.absent is not None
+    assert row.absent.startswith("0e x 0e -> 0e has even")
+    text = printed(config, [GOOD, row])
     assert max(map(len, text.splitlines())) <= 80
     assert text.index("1,000") < text.index("bracket | cg: refused, 0e x 0e -> 0e")
 
@@ -93,13 +107,12 @@ def test_a_stopped_comparison_goes_on_and_only_good_pairs_get_more_seeds(
     def fake(config: RunConfig, pair: Pair) -> Row:
         trained.append((str(pair), config.train.seed))
         assert config.train.max_minutes == 3
-        return replace(GOOD, pair=str(pair), seed=config.train.seed, forces_rmse=errors[str(pair)])
+        return replace(GOOD, contender=str(pair), seed=config.train.seed, forces_rmse=errors[str(pair)])
 
     monkeypatch.setattr(equinet.bench.swap.run, "ProcessPoolExecutor", Here)
     monkeypatch.setattr(equinet.bench.swap.run, "train_one", fake)
     pairs = [Pair(), Pair("so2"), Pair("gaunt_grid"), Pair("matrix")]
-    quiet = Console(quiet=True)
-    rows = swap(config, tmp_path, pairs=pairs, minutes=3, seeds=3, jobs=1, console=quiet)
+    rows = swap(config, tmp_path, pairs=pairs, minutes=3, seeds=3, jobs=1)
     assert sorted(trained) == [
         *(("cg | cg", seed) for seed in (1, 2, 3)),
         *(("gaunt_grid | cg", seed) for seed in (1, 2, 3)),
@@ -107,11 +120,11 @@ def test_a_stopped_comparison_goes_on_and_only_good_pairs_get_more_seeds(
         *(("so2 | cg", seed) for seed in (1, 2, 3)),
     ]
     trained.clear()
-    assert swap(config, tmp_path, pairs=pairs, minutes=3, seeds=3, jobs=1, console=quiet) == rows
+    assert swap(config, tmp_path, pairs=pairs, minutes=3, seeds=3, jobs=1) == rows
     assert trained == []  # all there already
     file = next((tmp_path / "trainings").glob("matrix*"))
     file.unlink()
-    swap(config, tmp_path, pairs=pairs, minutes=3, seeds=3, jobs=1, console=quiet)
+    swap(config, tmp_path, pairs=pairs, minutes=3, seeds=3, jobs=1)
     assert trained == [("matrix | cg", 1)]
 
 
@@ -119,21 +132,21 @@ def test_without_test_frames_there_is_nothing_to_compare(config: RunConfig, tmp_
     settings = config.model_dump(mode="json")
     settings["data"]["test"] = None
     with pytest.raises(ValueError, match=r"`data\.test` is not set"):
-        swap(parse_config(settings), tmp_path, minutes=1, seeds=1, jobs=1, console=Console(quiet=True))
+        swap(parse_config(settings), tmp_path, minutes=1, seeds=1, jobs=1)
 
 
 def test_a_model_to_start_from_has_no_place_here(config: RunConfig, tmp_path: Path) -> None:
     settings = config.model_dump(mode="json")
     settings["train"]["start_from"] = "model.eqn"
     with pytest.raises(ValueError, match=r"`train\.start_from` is set, but every product begins with fresh weights"):
-        swap(parse_config(settings), tmp_path, minutes=1, seeds=1, jobs=1, console=Console(quiet=True))
+        swap(parse_config(settings), tmp_path, minutes=1, seeds=1, jobs=1)
 
 
 def test_summaries_have_means_spreads_and_the_best_first() -> None:
     rows = [
         GOOD,
-        replace(GOOD, pair="so2 | cg", forces_rmse=40.0),
-        replace(GOOD, pair="so2 | cg", seed=2, forces_rmse=44.0),
+        replace(GOOD, contender="so2 | cg", forces_rmse=40.0),
+        replace(GOOD, contender="so2 | cg", seed=2, forces_rmse=44.0),
     ]
     best, second = summarise(rows)
     assert (best.pair, best.seeds, best.means["forces_rmse"]) == ("so2 | cg", 2, 42.0)
@@ -144,12 +157,13 @@ def test_summaries_have_means_spreads_and_the_best_first() -> None:
 def test_a_report_is_a_document_a_picture_and_numbers(config: RunConfig, tmp_path: Path) -> None:
     rows = [
         GOOD,
-        replace(GOOD, pair="bracket | cg", refused="it has no even paths"),
+        replace(GOOD, contender="bracket | cg", absent="it has no even paths"),
         replace(GOOD, seed=2, forces_rmse=54.0),
     ]
-    write_report(rows, config, 2.0, tmp_path)
+    record = record_of(config, 2.0, "equinet bench swap", rows)
+    write(SUITE, record, tmp_path)
     text = (tmp_path / "swap.md").read_text()
-    assert text == markdown(rows, config, 2.0)
+    assert text == markdown(SUITE, record)
     assert "| cg, cg | 2 | 1,000 |" in text
     assert "52.0 ± 2.8" in text
     assert "- bracket, cg: it has no even paths" in text

@@ -254,10 +254,10 @@ def test_an_unknown_key_names_the_nearest_known_one(project, tmp_path):
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("epochs=3", "`--set epochs=3` must read section.key=value"),
+        ("epochs=3", "--set must read section.key=value"),
         ("train.epochs=-3", "`train.epochs`: Input should be greater than or equal to 0, got -3"),
         ("data.train=nowhere.xyz", "nowhere.xyz"),
-        ("train.device=gpu", "`device` must be"),
+        ("train.device=gpu", "--device must be"),
         ("model.cutoff=0.2", "raise `model.cutoff`"),
         ("train.stress_weight=1", "frames have no label `stress`"),
     ],
@@ -285,7 +285,7 @@ def test_ctrl_c_exits_like_a_shell_and_says_how_to_go_on(project, tmp_path, monk
     def stop(self):
         raise StopRequested
 
-    monkeypatch.setattr("equinet.train.log.TerminalReporter.batch_done", stop)
+    monkeypatch.setattr("equinet.cli.training.TerminalReporter.batch_done", stop)
     out = tmp_path / "out"
     result = call("train", project / "tiny.toml", "--out", out)
     assert result.exit_code == 130
@@ -340,9 +340,9 @@ def test_evaluate_finds_labels_under_other_names(project, model, tmp_path):
         (["trained/model.eqn", "nowhere.xyz"], "there is no file"),
         (["trained/state.safetensors", "valid.xyz"], "holds a training state, not a potential"),
         (["valid.xyz", "valid.xyz"], "It is not an equinet file"),
-        (["trained/model.eqn", "valid.xyz", "--dtype", "float16"], "`dtype` must be"),
-        (["trained/model.eqn", "valid.xyz", "--device", "gpu"], "`device` must be"),
-        (["trained/model.eqn", "valid.xyz", "--batch-size", "0"], "`batch_size` must be 1 or more"),
+        (["trained/model.eqn", "valid.xyz", "--dtype", "float16"], "--dtype must be"),
+        (["trained/model.eqn", "valid.xyz", "--device", "gpu"], "--device must be"),
+        (["trained/model.eqn", "valid.xyz", "--batch-size", "0"], "--batch-size must be 1 or more"),
     ],
 )
 def test_what_cannot_be_evaluated_is_told_in_one_sentence(project, monkeypatch, arguments, message):
@@ -399,8 +399,8 @@ def test_md_refuses_an_element_the_model_does_not_know(project, model, tmp_path)
     ("options", "message"),
     [
         (["--ensemble", "npt"], "npt"),
-        (["--timestep", "-1"], "`timestep`"),
-        (["--dtype", "float16"], "`dtype` must be"),
+        (["--timestep", "-1"], "--timestep"),
+        (["--dtype", "float16"], "--dtype must be"),
         (["--resume"], "run.traj"),
     ],
 )

@@ -9,9 +9,10 @@ from ase.build import molecule
 from ase.io import write
 from typer.testing import CliRunner
 
-from equinet.bench.models import memory, size
-from equinet.bench.models.memory import Need
-from equinet.bench.models.problems import Problem
+from equinet.bench.core import memory
+from equinet.bench.core.memory import Need
+from equinet.bench.models import size
+from equinet.bench.models.problems import Structures
 from equinet.checkpoint import save_potential
 from equinet.cli import app
 
@@ -21,7 +22,7 @@ MODEL = '[data]\ntrain = "none.xyz"\n[model]\nchannels = 4\nmax_l = 0\nsh_degree
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     monkeypatch.setattr(
-        memory, "needs", lambda recipe, batches, tasks, *_: {(b, t): Need(1) for b in batches for t in tasks}
+        memory, "needs", lambda worker, batches, tasks, *_: {(b, t): Need(1) for b in batches for t in tasks}
     )
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.toml").write_text(MODEL)
@@ -47,7 +48,7 @@ def test_a_configuration_is_measured_on_structures_of_a_file(folder):
     ):
         assert text in output
     tree = json.loads((folder / "found" / "model.json").read_text())
-    assert tree["models"]["mine"]["channels"] == 4
+    assert tree["problems"][0]["config"]["channels"] == 4
     assert [row["state"] for row in tree["rows"]] == ["measured"] * 3
     assert (folder / "found" / "model.png").stat().st_size > 10_000
 
@@ -60,7 +61,7 @@ def test_a_trained_model_is_measured_with_its_weights(folder, potential):
 
 
 def test_cost_against_size_is_shown_with_its_slope(folder, monkeypatch):
-    some = [Problem(f"{n} water", (molecule("H2O"),) * n) for n in (2, 4, 8)]
+    some = [Structures(f"{n} water", (molecule("H2O"),) * n) for n in (2, 4, 8)]
     monkeypatch.setattr(size, "problems", lambda largest: some)
     output = " ".join(run("size", "--model", "mine.toml", "--out", "found").split())
     assert "memory ~ N^" in output

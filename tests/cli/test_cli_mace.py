@@ -97,8 +97,8 @@ def known(files, monkeypatch) -> Callable[[str], published.Published]:
     """A function: take the file with one head for the published file of this name."""
 
     def know(name: str) -> published.Published:
-        one = next(one for one in published.PUBLISHED if one.name == name)
-        monkeypatch.setitem(published._BY_HASH, published.sha256_of(files["one"]), one)
+        one = next(one for one in published.published_files() if one.name == name)
+        monkeypatch.setitem(published._by_hash(), published.sha256_of(files["one"]), one)
         return one
 
     return know

@@ -261,12 +261,12 @@ def test_a_setting_leaves_other_keys_alone(write_config):
 
 @pytest.mark.parametrize("setting", ["model.channels", "channels=8", "=8", "model.=8", ".channels=8"])
 def test_a_setting_without_section_key_or_value_is_refused(write_config, setting):
-    with pytest.raises(ValueError, match=rf"`--set {re.escape(setting)}` must read section.key=value"):
+    with pytest.raises(ValueError, match=rf"`settings` must read section.key=value, .* got '{re.escape(setting)}'"):
         write_config(settings=[setting])
 
 
 def test_a_setting_below_a_value_is_refused(write_config):
-    with pytest.raises(ValueError, match=r"`--set data\.train\.file=a`: `train` is a value, not a section"):
+    with pytest.raises(ValueError, match=r"`settings`: in 'data\.train\.file=a' `train` is a value, not a section"):
         write_config(settings=["data.train.file=a"])
 
 

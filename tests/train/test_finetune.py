@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from io import StringIO
 from pathlib import Path
 
 import pytest
 import torch
-from rich.console import Console
 
 from equinet.checkpoint import load_potential, read_header, save_potential
 from equinet.graph import AtomicGraph, collate, from_atoms
 from equinet.potential import Potential
+from equinet.tables import Block, as_text
 from equinet.train import prepare, read_config, run
 from equinet.train.finetune import mean_gap, refit_references
+from equinet.train.run import SilentRun
 
 
 @pytest.fixture
@@ -68,6 +68,15 @@ def test_a_relative_path_is_beside_the_configuration(tmp_path: Path) -> None:
     assert read_config(tmp_path / "train.toml", []).train.start_from == str(tmp_path / "old" / "model.eqn")
 
 
+class Told(SilentRun):
+    """Keeps the text of a run."""
+
+    text = ""
+
+    def say(self, block: Block) -> None:
+        self.text += as_text([block]) + "\n"
+
+
 def test_reference_energies_can_be_fitted_to_other_labels(begin, finished, tmp_path: Path) -> None:
     other = load_potential(finished.out / "model.eqn")
     known = other.scale.reference.clone()
@@ -76,15 +85,14 @@ def test_reference_energies_can_be_fitted_to_other_labels(begin, finished, tmp_p
     config = begin.model_copy(
         update={"train": begin.train.model_copy(update={"start_from": str(tmp_path / "other.eqn")})}
     )
-    told = Console(file=StringIO(), width=300)
-    kept = run(config, tmp_path / "kept", console=told)
-    assert "eV/atom: training begins with closing that gap" in told.file.getvalue()
+    kept = run(config, tmp_path / "kept", reporter=(told := Told()))
+    assert "eV/atom: training begins with closing that gap" in told.text
     assert torch.equal(kept.potential.scale.reference, other.scale.reference)
 
     refit = config.model_copy(update={"train": config.train.model_copy(update={"start_e0s": "refit"})})
-    told = Console(file=StringIO(), width=300)
-    result = run(refit, tmp_path / "refit", console=told)
-    assert "closing that gap" not in told.file.getvalue()
+    result = run(refit, tmp_path / "refit", reporter=(told := Told()))
+    assert "frames " in told.text
+    assert "closing that gap" not in told.text
     graphs = prepare(read_config(tmp_path / "refit" / "config.toml", [])).graphs["train"]
     ours, start = (float(errors_of(p, graphs)) for p in (result.potential, finished.potential))
     assert ours < start + 1e-3  # eV/atom; the least squares may also take off a mean error of the start

@@ -26,7 +26,7 @@ class Reporter:
         self.stop_after_batch, self.stop_after_epoch = stop_after_batch, stop_after_epoch
         self.begun, self.batches, self.records, self.averaged, self.improved = [], 0, [], [], []
 
-    def epoch_begins(self, epoch, batches, done):
+    def epoch_begins(self, epoch, epochs, batches, done):
         self.begun.append((epoch, batches, done))
 
     def batch_done(self):

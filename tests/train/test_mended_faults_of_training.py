@@ -15,8 +15,10 @@ import pytest
 import torch
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
+from typer.testing import CliRunner
 
 from equinet.checkpoint import load_potential, save_potential
+from equinet.cli import app
 from equinet.datasets import GraphLoader
 from equinet.train import (
     Interrupted,
@@ -198,17 +200,23 @@ def test_a_second_ctrl_c_in_the_first_epoch_promises_nothing(make_config, tmp_pa
     with pytest.raises(Interrupted) as stopped:
         run(make_config(), tmp_path / "out")
     monkeypatch.undo()
-    if "--resume" in str(stopped.value):
-        run(make_config(), tmp_path / "out", resume=True)
+    run(make_config(), stopped.value.out, resume=True)
 
 
 def test_the_command_to_go_on_can_be_pasted(make_config, tmp_path, monkeypatch):
     loop = sys.modules["equinet.train.loop"]
     real = loop.train_step
     monkeypatch.setattr(loop, "train_step", lambda *a: (signal.raise_signal(signal.SIGINT), real(*a))[1])
-    with pytest.raises(Interrupted) as stopped:
-        run(make_config(), tmp_path / "my run")
-    assert str(tmp_path / "my run") in shlex.split(str(stopped.value).partition("To go on: ")[2])
+    (tmp_path / "tiny.toml").write_text(to_toml(make_config()))
+    stopped = CliRunner().invoke(app, ["train", str(tmp_path / "tiny.toml"), "--out", str(tmp_path / "my run")])
+    assert stopped.exit_code == 130
+    monkeypatch.undo()
+    command = shlex.split(stopped.stderr.partition("To go on: ")[2])
+    assert command[:2] == ["equinet", "train"]
+    assert str(tmp_path / "my run") in command
+    assert "--resume" in command
+    result = CliRunner().invoke(app, command[1:])
+    assert result.exit_code == 0, result.output
 
 
 def test_an_interrupted_loader_still_knows_its_length(make_config, make_parts):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from equinet.train.plots import plot_history
+from equinet.train.report.plots import plot_history
 
 
 @pytest.mark.parametrize("epochs", [1, 39, 40, 300])

@@ -243,7 +243,7 @@ def test_a_state_of_another_run_is_refused_by_the_key_that_differs(trained, tmp_
     trained.state.save(tmp_path / "state", IDENTITY)
     before = weights_of(trained.potential)
     fill(trained.potential, 1.0)
-    with pytest.raises(ValueError, match=rf"`{key}.*--out") as caught:
+    with pytest.raises(ValueError, match=rf"`{key}.*`out`") as caught:
         trained.state.restore(tmp_path / "state", {**IDENTITY, key: value})
     assert "state belongs to another run" in str(caught.value)
     assert all_equal(weights_of(trained.potential), 1.0)

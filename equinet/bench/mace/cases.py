@@ -1,4 +1,4 @@
-"""Which models are compared: the product of all axes, a small set in which all pairs of values occur, and forms outside it."""
+"""Forms of MACE to compare: the product of all axes, a small set in which all pairs of values occur, and forms outside it."""
 
 from __future__ import annotations
 
@@ -37,18 +37,18 @@ class Case:
     """One form of a MACE model.
 
     Attributes:
-        family: Of ``FAMILIES``.
+        family: Name in ``FAMILIES``.
         max_l: Highest degree of the features.
-        correlation: Of the many-body products.
+        correlation: Correlation of the many-body products.
         coupling: ``"full"``, or ``"reduced"``: cuEquivariance's basis of many-body products, with fewer paths.
-        transform: Of the distance.
-        zbl: Whether there is a pair repulsion.
-        heads: How many.
-        variant: What is special about it, if it is not of the product.
+        transform: Transform of the distance.
+        zbl: True with pair repulsion.
+        heads: Number of heads.
+        variant: Name of a form outside the product; empty inside.
         changes: Fields of the configuration that make it so.
         switches: Arguments of mace-torch that do.
         file_dtype: Precision of the weights in the file.
-        silent: How the names of weights begin that the energy does not depend on.
+        silent: Prefixes of names of weights without influence on the energy.
     """
 
     family: str = "plain+residual"
@@ -72,7 +72,7 @@ class Case:
 
     @property
     def config(self) -> MACEConfig:
-        """As equinet states it."""
+        """Configuration in equinet."""
         first, others, envelope_on = FAMILIES[self.family]
         return MACEConfig.model_validate(
             {
@@ -92,7 +92,7 @@ class Case:
 
     @property
     def head_names(self) -> list[str]:
-        """As mace-torch calls a single one, or made up."""
+        """Names of the heads; a single one has mace-torch's default name."""
         return ["Default"] if self.heads == 1 else [f"head_{n}" for n in range(self.heads)]
 
 
@@ -174,7 +174,7 @@ def select(cases: Iterable[Case], only: Sequence[str]) -> list[Case]:
     found = [case for case in cases if all(text in str(case) for text in only)]
     if not found:
         raise ValueError(
-            f"none of the {len(cases)} cases contains {' and '.join(map(repr, only))}; a case reads "
-            f"'{cases[0]}', and {len(every_case())} are there with --all"
+            f"`only`: none of the {len(cases)} cases contains {' and '.join(map(repr, only))}; a case reads "
+            f"'{cases[0]}', and there are {len(every_case())} in all"
         )
     return found

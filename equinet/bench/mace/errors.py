@@ -1,4 +1,4 @@
-"""How far two results are apart, and how far they may be."""
+"""Errors of results against mace-torch, and their limits."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ OWN = 2.0
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a model says of one structure, in float64 and without the energies of isolated atoms.
+    """Results of a model for one structure, in float64 and without the energies of isolated atoms.
 
     Attributes:
         energy: eV.
@@ -37,7 +37,7 @@ def errors_of(found: Outcome, truth: Outcome) -> dict[str, float]:
     """Relative errors by quantity: the largest difference of all components over the largest component of the truth.
 
     The energy is held against the interaction energies of the atoms, their magnitudes added: reference energies of hundreds
-    of eV hide nothing, and atoms that cancel each other cry no wolf. So is a virial, its derivative by strain, that is smaller.
+    of eV hide nothing, and cancellation between atoms does not inflate the error. So is a virial, its derivative by strain, that is smaller.
     What is not finite is infinitely wrong.
 
     >>> one = Outcome(-3.0, np.array([-1.0, -2.0]), np.eye(2, 3), None)
@@ -75,13 +75,13 @@ class Errors:
     """Relative errors of one structure and one head against mace-torch in float64, by quantity.
 
     Attributes:
-        structure: Its name.
-        head: Its name.
-        double: Of equinet in float64.
-        single: Of equinet in float32.
-        of_mace: Of mace-torch itself in float32.
-        of_formulas: Of equinet's reference form in float32, where ``single`` is beyond its limit; None elsewhere.
-        double_counts: Whether the float64 errors are judged; the weights of a float32 file are not, as they are rounded
+        structure: Name of the structure.
+        head: Name of the head.
+        double: Errors of equinet in float64.
+        single: Errors of equinet in float32.
+        of_mace: Errors of mace-torch itself in float32.
+        of_formulas: Errors of equinet's reference form in float32, where ``single`` is beyond its limit; None elsewhere.
+        double_counts: True if the float64 errors are judged; the weights of a float32 file are not, as they are rounded
             differently in two computations.
     """
 
@@ -94,7 +94,7 @@ class Errors:
     of_formulas: Mapping[str, float] | None = None
 
     def excesses(self, of_mace: Mapping[str, float]) -> list[str]:
-        """What is beyond its limit, in words; nothing if all is well.
+        """Describe each error that exceeds its limit; empty if none does.
 
         Args:
             of_mace: mace-torch's own largest error in float32 by quantity, of all structures and heads.

@@ -1,4 +1,4 @@
-"""The parity matrix at one look: errors against their limits above, ratios of times below."""
+"""Picture of the comparison with mace-torch: errors against their limits above, ratios of times below."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+from equinet.bench.core.picture import bare, new_figure, save
+from equinet.bench.core.record import Record
+from equinet.bench.core.report import caption
 
 from .cases import SIZES_OF
 from .errors import LIMITS
-from .record import Record
 from .run import Cell
 
 COLUMNS = {
@@ -25,10 +27,10 @@ LEAST = 1e-17  # where an error of zero is drawn
 WIDTH = 0.34  # of the cloud of points about its place
 
 
-def picture(record: Record, path: Path) -> None:
+def picture(record: Record[Cell], path: Path) -> None:
     """A column of points for each family and max_L, one point a cell; forms outside the product have a column of their own; PNG."""
-    columns = _columns(record.cells)
-    figure = Figure(figsize=(max(6.5, 0.52 * len(columns) + 3.2), 6.6), layout="constrained")
+    columns = _columns(record.rows)
+    figure = new_figure(max(6.5, 0.52 * len(columns) + 3.2), 6.6)
     errors, speed = figure.subplots(2, 1, sharex=True, height_ratios=[1.35, 1])
     for n, (_, cells) in enumerate(columns):
         spread = n + np.linspace(-WIDTH, WIDTH, len(cells)) if len(cells) > 1 else np.array([n])
@@ -36,32 +38,24 @@ def picture(record: Record, path: Path) -> None:
         _speed(speed, n, spread, cells)
     _limits(errors, len(columns))
     _legend_of_errors(errors)
-    _axes_of_speed(speed, record.cells)
+    _axes_of_speed(speed, record.rows)
     _ticks(speed, columns)
     for axis in (errors, speed):
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.grid(axis="y", alpha=0.25)
-        axis.set_axisbelow(True)
+        bare(axis, "y")
         _separate(axis, columns)
-    found = record.machine
-    known = [f"{name} {found['versions'][name]}" for name in ("torch", "mace-torch") if name in found["versions"]]
-    failed = f"{len(record.failed)} FAILED" if record.failed else "all agree"
-    figure.suptitle(f"equinet reads mace-torch's models: {len(record.cells)} of them, {failed}", fontsize=11)
-    figure.supxlabel(
-        f"{found['device']}, {found['threads']} thread{'s' * (found['threads'] > 1)}, {', '.join(known)}, {found['time'][:10]}",
-        fontsize=7,
-        color="0.4",
-    )
-    figure.savefig(path, dpi=150)
+    failed = sum(bool(cell.failures) for cell in record.rows)
+    state = f"{failed} FAILED" if failed else "all agree"
+    figure.suptitle(f"equinet reads mace-torch's models: {len(record.rows)} of them, {state}", fontsize=11)
+    save(figure, path, caption(record))
 
 
 def _columns(cells: Sequence[Cell]) -> list[tuple[tuple[str, str], list[Cell]]]:
-    """By (family, max_L); then by published model; the others under "other forms" and files under their names."""
+    """Group cells by (family, max_L), then by published model; others are "other forms", files have their names."""
     groups: dict[tuple[str, str], list[Cell]] = {}
     for cell in cells:
         case = cell.case
         if case is None:
-            key = ("", cell.name)
+            key = ("", cell.problem)
         elif case.variant.startswith(SIZES_OF):
             key = ("sizes of published models", case.variant.removeprefix(SIZES_OF).replace(" ", "\n"))
         elif case.variant:
@@ -118,12 +112,12 @@ def _legend_of_errors(axis: Axes) -> None:
 def _speed(axis: Axes, column: int, places: np.ndarray, cells: Sequence[Cell]) -> None:
     ratios = []
     for place, cell in zip(places, cells):
-        if cell.ratio is None:
+        if cell.over_equinet is None:
             continue
-        ratios.append(cell.ratio.value)
+        ratios.append(cell.over_equinet.value)
         color = OF_CORRELATION[cell.case.correlation] if cell.case else "0.3"
-        axis.vlines(place, cell.ratio.low, cell.ratio.high, color=color, linewidth=0.7, alpha=0.35)
-        axis.plot([place], [cell.ratio.value], marker="o", color=color, markersize=3.4, markeredgewidth=0)
+        axis.vlines(place, cell.over_equinet.low, cell.over_equinet.high, color=color, linewidth=0.7, alpha=0.35)
+        axis.plot([place], [cell.over_equinet.value], marker="o", color=color, markersize=3.4, markeredgewidth=0)
     if ratios:
         median = float(np.median(ratios))
         axis.hlines(median, column - WIDTH, column + WIDTH, color="0.15", linewidth=1.4, zorder=4)
@@ -138,7 +132,7 @@ def _speed(axis: Axes, column: int, places: np.ndarray, cells: Sequence[Cell]) -
 
 
 def _axes_of_speed(axis: Axes, cells: Sequence[Cell]) -> None:
-    ratios = [cell.ratio for cell in cells if cell.ratio is not None]
+    ratios = [cell.over_equinet for cell in cells if cell.over_equinet is not None]
     axis.set_yscale("log")
     low = min([0.8, *(ratio.low * 0.9 for ratio in ratios)])
     high = max([4.0, *(ratio.high * 1.15 for ratio in ratios)])

@@ -1,28 +1,20 @@
-"""The parity matrix for the eye and for programs: terminal, Markdown, JSON."""
+"""Tables of the comparison with mace-torch."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich import box
-from rich.console import Group, RenderableType
-from rich.markup import escape
-from rich.table import Table
-from rich.text import Text
 
-from equinet.bench.models.contenders import EQUINET
-from equinet.bench.models.mace_peer import EAGER
-from equinet.bench.products.machine import load_average
+from equinet.bench.core.record import Record
+from equinet.bench.core.report import Suite, count
+from equinet.tables import Block, Column, Table, Text, Tone
 
 from .cases import FAMILIES
 from .errors import LIMITS, OWN, QUANTITIES
 from .picture import picture
-from .record import Record
 from .run import Cell
 
 LEGEND = (
@@ -38,11 +30,11 @@ class Line:
     """Several cells as one line of a table.
 
     Attributes:
-        name: What they have in common.
-        cells: How many.
-        failed: How many of them failed.
+        name: Common properties of the cells.
+        cells: Number of cells.
+        failed: Number of cells that failed.
         errors: The worst of each column: float64, float32, mace-torch in float32.
-        ratios: Of times: median, smallest, largest, of a single cell with its interval; None if nothing was timed.
+        ratios: Ratios of times: median, smallest, largest, of a single cell with its interval; None if nothing was timed.
     """
 
     name: tuple[str, ...]
@@ -56,10 +48,10 @@ class Line:
         """Worst errors and the spread of the ratios."""
         judged = [cell for cell in cells if all(one.double_counts for one in cell.errors)]
         errors = (_worst(judged, "double"), _worst(cells, "single"), _worst(cells, "of_mace"))
-        found = [cell.ratio.value for cell in cells if cell.ratio is not None]
+        found = [cell.over_equinet.value for cell in cells if cell.over_equinet is not None]
         ratios = (float(np.median(found)), min(found), max(found)) if found else None
-        if len(cells) == 1 and cells[0].ratio is not None:
-            ratios = (cells[0].ratio.value, cells[0].ratio.low, cells[0].ratio.high)
+        if len(cells) == 1 and cells[0].over_equinet is not None:
+            ratios = (cells[0].over_equinet.value, cells[0].over_equinet.low, cells[0].over_equinet.high)
         return cls(name, len(cells), sum(bool(cell.failures) for cell in cells), errors, ratios)
 
     def texts(self) -> list[str]:
@@ -82,7 +74,7 @@ def lines(cells: Iterable[Cell]) -> list[Line]:
     for cell in cells:
         case = cell.case
         if case is None:
-            alone.append(Line.of((cell.name, "", ""), [cell]))
+            alone.append(Line.of((cell.problem, "", ""), [cell]))
             continue
         numbers = (str(case.max_l), str(case.correlation))
         if case.variant:
@@ -98,138 +90,75 @@ def lines(cells: Iterable[Cell]) -> list[Line]:
 HEADINGS = ("model", "L", "nu", "cells", "float64", "float32", "mace-torch float32", "speed", "")
 
 
-def terminal(record: Record) -> Group:
-    """A table, what failed and why, and how it went as a whole."""
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    for n, heading in enumerate(HEADINGS):
-        number = 0 < n < len(HEADINGS) - 1
-        table.add_column(
-            heading.replace(" ", "\n"), justify="right" if number else "left", no_wrap=n > 0, overflow="fold"
-        )
-    for line in lines(record.cells):
-        table.add_row(*map(escape, line.texts()), style="bold red" if line.failed else "")
-    parts: list[RenderableType] = [table]
-    if len(record.cells) == 1:
-        parts.append(structures_table(record.cells[0]))
-    for cell in record.failed:
-        parts += [Text(f"FAILED {cell.name}: {reason}", style="red") for reason in cell.failures]
-    parts.append(Text(summary(record), style="bold red" if record.failed else "bold green"))
-    return Group(*parts)
+def cells_table(cells: Iterable[Cell]) -> Table:
+    """A line for the cells of each family, max_L and correlation."""
+    last = len(HEADINGS) - 1
+    columns = [Column(text.replace(" ", "\n"), number=0 < n < last, fold=n == 0) for n, text in enumerate(HEADINGS)]
+    rows = [[Text(text, "bad" if line.failed else "") for text in line.texts()] for line in lines(cells)]
+    return Table("", columns, rows)
 
 
 def structures_table(cell: Cell) -> Table:
     """Every structure, head and quantity of one cell."""
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    for heading in ("structure", "head", "", *QUANTITIES):
-        table.add_column(heading, justify="right" if heading in QUANTITIES else "left", overflow="fold")
+    columns = [
+        *(Column(text, fold=True) for text in ("structure", "head", "")),
+        *(Column(q, number=True) for q in QUANTITIES),
+    ]
+    rows = []
     for one in cell.errors:
-        for n, (title, errors) in enumerate(
-            (("float64", one.double), ("float32", one.single), ("mace-torch float32", one.of_mace))
-        ):
+        parts: tuple[tuple[str, Mapping[str, float], Tone], ...] = (
+            ("float64", one.double, ""),
+            ("float32", one.single, ""),
+            ("mace-torch float32", one.of_mace, "faint"),
+        )
+        for n, (title, errors, tone) in enumerate(parts):
             place = (one.structure, one.head) if n == 0 else ("", "")
             texts = (f"{errors[name]:.1e}" if name in errors else "-" for name in QUANTITIES)
-            table.add_row(*map(escape, place), title, *texts, style="" if n < 2 else "dim")
-    return table
+            rows.append([Text(text, tone) for text in (*place, title, *texts)])
+    return Table("", columns, rows)
 
 
-def summary(record: Record) -> str:
+def terminal(record: Record[Cell]) -> list[Block]:
+    """A table, what failed and why, and how it went as a whole."""
+    blocks: list[Block] = [cells_table(record.rows)]
+    if len(record.rows) == 1:
+        blocks.append(structures_table(record.rows[0]))
+    tone: Tone = "bad" if failed(record) else "good"
+    return [*blocks, *failures(record), Text(summary(record), tone)]
+
+
+def document(record: Record[Cell]) -> list[Block]:
+    """Return the lines of a document: summary, table, failures."""
+    return [f"{summary(record)}.", cells_table(record.rows), *failures(record)]
+
+
+def failed(record: Record[Cell]) -> list[Cell]:
+    """Cells with something wrong."""
+    return [cell for cell in record.rows if cell.failures]
+
+
+def failures(record: Record[Cell]) -> list[Block]:
+    """A line for each thing that is wrong."""
+    return [Text(f"FAILED {cell.problem}: {reason}", "bad") for cell in failed(record) for reason in cell.failures]
+
+
+def summary(record: Record[Cell]) -> str:
     """One sentence."""
-    cells, failed = record.cells, len(record.failed)
-    seconds = sum(cell.seconds for cell in cells)
-    ratios = [cell.ratio.value for cell in cells if cell.ratio is not None]
-    speed = (
-        f"; median speed ratio {np.median(ratios):.1f} ({min(ratios):.1f}-{max(ratios):.1f})" if len(ratios) > 1 else ""
-    )
-    whole = "" if len(cells) == record.planned else f" of {record.planned}: stopped before the end"
-    unsteady = sum(any(timing.unsteady for timing in cell.timings.values()) for cell in cells)
+    cells, wrong, planned = record.rows, len(failed(record)), record.about["planned"]
+    ratios = [cell.over_equinet.value for cell in cells if cell.over_equinet is not None]
+    median = f"; median speed ratio {np.median(ratios):.1f} ({min(ratios):.1f}-{max(ratios):.1f})" if ratios[1:] else ""
+    whole = "" if len(cells) == planned else f" of {planned}: stopped before the end"
+    unsteady = sum(cell.unsteady for cell in cells)
     disturbed = f"; times of {unsteady} disturbed by something else" if unsteady else ""
-    agree = "all agree" if not failed else f"{failed} FAILED"
-    return f"{len(cells)} cell{'s' * (len(cells) != 1)}{whole}, {agree}{speed}{disturbed}; {seconds / 60:.1f} min"
+    agree = "all agree" if not wrong else f"{wrong} FAILED"
+    minutes = sum(cell.seconds for cell in cells) / 60
+    return f"{count(len(cells), 'cell')}{whole}, {agree}{median}{disturbed}; {minutes:.1f} min"
 
 
-def about(record: Record) -> str:
-    """One sentence about machine and settings."""
-    found = record.machine
-    versions = ", ".join(f"{name} {number}" for name, number in found["versions"].items())
-    load = f"load average {found['load_average']} before, {load_average()} after"
-    threads = f"{found['threads']} thread" + "s" * (found["threads"] > 1)
-    return f"{found['device']}, {threads}, {load}; {found['system']}, {versions}; {found['time']}"
+def facts(record: Record[Cell]) -> dict[str, Any]:
+    """Limits, and whether the run came to its end."""
+    limits = {**LIMITS, "or_times_error_of_mace_torch_or_formulas_in_float32": OWN}
+    return {"complete": len(record.rows) == record.about["planned"], "limits": limits}
 
 
-def markdown(record: Record) -> str:
-    """The table as a document, with the command that made it."""
-    text = [f"Made by `{record.command}` on {about(record)}.", "", f"{summary(record)}.", "", LEGEND, ""]
-    text += ["| " + " | ".join(HEADINGS) + " |", "|---|---:|---:|---:|---:|---:|---:|---:|---|"]
-    text += ["| " + " | ".join(line.texts()) + " |" for line in lines(record.cells)]
-    text += ["", *(f"- FAILED {cell.name}: {reason}" for cell in record.failed for reason in cell.failures)]
-    return "\n".join(text).rstrip() + "\n"
-
-
-def as_json(record: Record) -> dict[str, Any]:
-    """Everything: each cell, structure, head and quantity, and every single time."""
-    return {
-        "command": record.command,
-        "machine": record.machine,
-        "complete": len(record.cells) == record.planned,
-        "limits": {**LIMITS, "or_times_error_of_mace_torch_or_formulas_in_float32": OWN},
-        "rounds": record.settings.rounds,
-        "seed": record.settings.seed,
-        "cells": [_cell_as_json(cell) for cell in record.cells],
-    }
-
-
-def _cell_as_json(cell: Cell) -> dict[str, Any]:
-    case, ratio = cell.case, cell.ratio
-    axes = {} if case is None else {name: getattr(case, name) for name in AXES_TOLD}
-    return {
-        "name": cell.name,
-        **axes,
-        "failures": cell.failures,
-        "worst": {column: cell.worst(column) for column in ("double", "single", "of_mace")},
-        "speed_ratio": ratio and [ratio.value, ratio.low, ratio.high],
-        "seconds": {name: list(cell.timings[name].seconds) for name in (EQUINET, EAGER) if name in cell.timings},
-        "unsteady": any(timing.unsteady for timing in cell.timings.values()),
-        "largest_interaction_energy_ev": cell.size[0],
-        "largest_force_ev_per_angstrom": cell.size[1],
-        "quietest_weights": cell.quietest,
-        "wall_seconds": round(cell.seconds, 2),
-        "errors": [
-            {
-                "structure": one.structure,
-                "head": one.head,
-                "float64": dict(one.double),
-                "float32": dict(one.single),
-                "mace_torch_float32": dict(one.of_mace),
-                "formulas_float32": one.of_formulas and dict(one.of_formulas),
-            }
-            for one in cell.errors
-        ],
-    }
-
-
-def text_of(found: dict[str, Any]) -> str:
-    """JSON with a line for each cell and three digits of each number: a thousand cells are a megabyte all the same."""
-    cells = [json.dumps(_rounded(cell), ensure_ascii=False) for cell in found["cells"]]
-    head = json.dumps({**found, "cells": []}, indent=1, ensure_ascii=False)
-    return head.removesuffix("[]\n}") + "[\n" + ",\n".join(cells) + "\n]}\n"
-
-
-def _rounded(value: Any) -> Any:
-    if isinstance(value, float):
-        return float(f"{value:.3g}")
-    if isinstance(value, dict):
-        return {name: _rounded(each) for name, each in value.items()}
-    return [_rounded(each) for each in value] if isinstance(value, (list, tuple)) else value
-
-
-AXES_TOLD = ("family", "max_l", "correlation", "coupling", "transform", "zbl", "heads", "variant", "file_dtype")
-
-
-def write(record: Record, folder: Path) -> list[str]:
-    """``mace.json``, ``mace_table.md`` and ``mace.png``; the names."""
-    folder.mkdir(parents=True, exist_ok=True)
-    record.machine["load_average_after"] = load_average()
-    (folder / "mace.json").write_text(text_of(as_json(record)))
-    (folder / "mace_table.md").write_text(markdown(record))
-    picture(record, folder / "mace.png")
-    return ["mace.json", "mace_table.md", "mace.png"]
+SUITE: Suite[Cell] = Suite("mace", LEGEND, terminal, document, picture, facts=facts)

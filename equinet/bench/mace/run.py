@@ -1,4 +1,4 @@
-"""One cell of the matrix: a model is made and written, read back by equinet, compared, and both are timed in turns."""
+"""Comparison of one model: it is made and written, read back by equinet, compared, and both are timed in turns."""
 
 from __future__ import annotations
 
@@ -12,16 +12,18 @@ import numpy as np
 import torch
 from ase import Atoms
 
-from equinet.bench.models.contenders import EQUINET
-from equinet.bench.models.mace_peer import EAGER, batch_of, mace_defaults, read_mace
-from equinet.bench.models.pair import mean_neighbors, reference_potential
-from equinet.bench.models.random_mace import lively_mace
-from equinet.bench.products.timing import Ratio, Timing, interleaved
+from equinet.bench.core import EAGER, EQUINET
+from equinet.bench.core.record import Row, Settings
+from equinet.bench.core.timing import Ratio, Timing
+from equinet.bench.models.pair import mean_neighbors
+from equinet.bench.peers.mace_torch.model import batch_of, mace_defaults, read_mace
+from equinet.bench.peers.mace_torch.weights import lively_mace
 from equinet.convert.mace.architecture import architecture_of, heads_of
 from equinet.convert.mace.load import load_mace
 from equinet.convert.mace.reader import read_record
 from equinet.graph.atomic_graph import from_atoms
 from equinet.potential import Potential
+from equinet.verify.backends import reference_potential
 
 from .cases import Case
 from .errors import QUANTITIES, Errors, Outcome, errors_of
@@ -33,46 +35,40 @@ E0S = {1: -13.6, 6: -1027.9, 8: -2042.0, 14: -297.3}  # eV, of the size that DFT
 INFLUENCE = 1e-6
 
 
-@dataclass(frozen=True)
-class Settings:
-    """How to measure.
+@dataclass(kw_only=True)
+class Cell(Row):
+    """Comparison of one model; ``problem`` is its name, ``timing`` that of equinet for energy and forces in float32.
 
     Attributes:
-        rounds: Of times.
-        seconds: For all rounds of a cell together.
-        seed: Of random weights.
-    """
-
-    rounds: int = 5
-    seconds: float = 1.0
-    seed: int = 0
-
-
-@dataclass
-class Cell:
-    """What was found of one model.
-
-    Attributes:
-        name: Of the model.
-        case: What it is, if it was made here.
-        errors: Of every structure and head.
-        quietest: The tensor of weights with the least say in the energy, and its say.
+        case: Form of the model, if it was made here.
+        errors: Errors of every structure and head.
+        quietest: Tensor of weights with the least influence on the energy, and its influence.
         size: Largest interaction energy of a structure in eV, largest force in eV/Å.
-        timings: Of energy and forces in float32, by contender.
-        ratio: mace-torch's time over equinet's.
-        failures: What is wrong, in words.
-        seconds: How long all of this took.
+        mace_timing: Times of mace-torch.
+        over_equinet: mace-torch's time over equinet's.
+        failures: Reasons why the comparison failed.
+        seconds: Time that all of this took, in seconds.
     """
 
-    name: str
+    contender: str = EQUINET
     case: Case | None = None
     errors: list[Errors] = field(default_factory=list)
     quietest: tuple[str, float] | None = None
     size: tuple[float, float] = (0.0, 0.0)
-    timings: Mapping[str, Timing] = field(default_factory=dict)
-    ratio: Ratio | None = None
+    mace_timing: Timing | None = None
+    over_equinet: Ratio | None = None
     failures: list[str] = field(default_factory=list)
     seconds: float = 0.0
+
+    @property
+    def state(self) -> str:
+        """``"FAILED"`` or ``"measured"``."""
+        return "FAILED" if self.failures else "measured"
+
+    @property
+    def unsteady(self) -> bool:
+        """True if one of the times cannot be trusted."""
+        return any(timing.unsteady for timing in (self.timing, self.mace_timing) if timing is not None)
 
     def worst(self, column: str, quantity: str | None = None) -> float | None:
         """The largest error of ``"double"``, ``"single"`` or ``"of_mace"``, of one quantity or of all; None if there is none."""
@@ -81,9 +77,9 @@ class Cell:
         return max(found, default=None)
 
 
-def compare_case(case: Case, folder: Path, settings: Settings) -> Cell:
-    """Make a random model of this form and compare; whatever goes wrong is in the cell."""
-    cell, began = Cell(str(case), case), time.perf_counter()
+def compare_case(case: Case, folder: Path, settings: Settings, seed: int = 0) -> Cell:
+    """Make a random model of this form, with weights of ``seed``, and compare; whatever goes wrong is in the cell."""
+    cell, began = Cell(problem=str(case), case=case), time.perf_counter()
     path = folder / "random.model"
     try:
         frames = structures()
@@ -94,7 +90,7 @@ def compare_case(case: Case, folder: Path, settings: Settings) -> Cell:
             list(frames.values()),
             heads=case.head_names,
             use_reduced_cg=case.coupling == "reduced",
-            seed=settings.seed,
+            seed=seed,
             **case.switches,
         )
         model = model.to(getattr(torch, case.file_dtype))
@@ -112,17 +108,17 @@ def compare_case(case: Case, folder: Path, settings: Settings) -> Cell:
 
 
 def compare_file(path: Path, frames: Mapping[str, Atoms], settings: Settings) -> Cell:
-    """The same for a model file that somebody trained; mace-torch unpickles it, which runs code in it.
+    """Compare a model file; mace-torch unpickles it, which runs code in it.
 
     Args:
         path: ``*.model``.
         frames: Structures, by name; if there are none, some are made of the elements of the model.
-        settings: How to measure.
+        settings: Settings of the timing.
 
     Raises:
         ValueError: If equinet has no form for it, mace-torch cannot read it, or it does not know an element.
     """
-    cell, began = Cell(path.name), time.perf_counter()
+    cell, began = Cell(problem=path.name), time.perf_counter()
     record = read_record(path)  # first, as it runs nothing of the file and refuses what cannot be compared
     dtype = str(architecture_of(record).dtype).removeprefix("torch.")
     model = read_mace(path, heads_of(record)[0], dtype)
@@ -172,6 +168,7 @@ def _compare(cell: Cell, model: Any, path: Path, frames: Mapping[str, Atoms], la
             truth = truths[one.head][names.index(one.structure)]
             cell.errors[n] = replace(one, of_formulas=errors_of(found, truth))
     cell.failures += [line for one in cell.errors for line in one.excesses(own)]
+    cell.error = cell.worst("single")
     if not cell.failures:
         _time(cell, model, potentials[heads[-1]], large, heads, settings)
 
@@ -183,7 +180,7 @@ def isolated_energies(model: Any, head: str, heads: Sequence[str]) -> Mapping[in
 
 
 def outcome_of(potential: Potential, atoms: Atoms, e0s: Mapping[int, float]) -> Outcome:
-    """What equinet says, as a user would ask it, less mace-torch's energies of isolated atoms."""
+    """Return equinet's results through its public interface, less mace-torch's energies of isolated atoms."""
     graph = from_atoms(atoms, potential.cutoff)
     found = potential(graph, stress=True)
     isolated = torch.tensor([e0s[z] for z in atoms.numbers], dtype=torch.float64)
@@ -197,7 +194,7 @@ def outcome_of(potential: Potential, atoms: Atoms, e0s: Mapping[int, float]) -> 
 
 
 def outcomes_of_mace(model: Any, frames: Sequence[Atoms], head: str, heads: Sequence[str], dtype: str) -> list[Outcome]:
-    """What mace-torch says. Virials are its own, as it stretches the cell of a slab along its open direction."""
+    """Return mace-torch's results, with its virials, as it stretches the cell of a slab along its open direction."""
     elements = model.atomic_numbers.tolist()
     with mace_defaults(dtype):
         inputs = batch_of(frames, elements, float(model.r_max), head=head, heads=heads).to_dict()
@@ -229,13 +226,13 @@ def _has_virial(atoms: Atoms) -> bool:
 def quietest_part(
     model: Any, frames: Sequence[Atoms], heads: Sequence[str], silent: tuple[str, ...] = ()
 ) -> tuple[str, float]:
-    """The tensor of weights with the least say in the energy, and its say: |w dE/dw| / |E|, over all structures and heads."""
+    """The tensor of weights with the least influence on the energy, and its influence: |w dE/dw| / |E|, over all structures and heads."""
     parts = {
         name: tensor
         for name, tensor in _parts(model)
         if tensor.is_floating_point() and tensor.numel() and not (silent and name.startswith(silent))
     }
-    size, slopes = 0.0, dict.fromkeys(parts, 0.0)
+    size, influence = 0.0, dict.fromkeys(parts, 0.0)
     elements = model.atomic_numbers.tolist()
     for tensor in parts.values():
         tensor.requires_grad_(True)
@@ -244,14 +241,14 @@ def quietest_part(
             inputs = batch_of(frames, elements, float(model.r_max), head=head, heads=heads).to_dict()
             found = model(inputs, compute_force=False)
             energy = found.get("interaction_energy", found["energy"])  # without a scale there is only one
-            slopes_here = torch.autograd.grad(energy.sum(), list(parts.values()), allow_unused=True)
+            here = torch.autograd.grad(energy.sum(), list(parts.values()), allow_unused=True)
             size += float(energy.detach().abs().sum())
-            for name, slope in zip(parts, slopes_here):
-                slopes[name] += 0.0 if slope is None else float((slope * parts[name].detach()).norm())
+            for name, gradient in zip(parts, here):
+                influence[name] += 0.0 if gradient is None else float((gradient * parts[name].detach()).norm())
     for tensor in parts.values():
         tensor.requires_grad_(False)
-    name = min(slopes, key=lambda name: slopes[name])
-    return name, slopes[name] / size
+    name = min(influence, key=lambda name: influence[name])
+    return name, influence[name] / size
 
 
 def _parts(model: Any) -> list[tuple[str, torch.Tensor]]:
@@ -276,5 +273,6 @@ def _time(cell: Cell, model: Any, potential: Potential, atoms: Atoms, heads: Seq
             EQUINET: lambda: potential(graph),
             EAGER: lambda: model(inputs, training=False, compute_force=True),
         }
-        timings = interleaved(calls, rounds=settings.rounds, budget=settings.seconds)
-    cell.timings, cell.ratio = timings, timings.ratio(EAGER, EQUINET)
+        timings = settings.interleave(calls)
+    cell.timing, cell.mace_timing = timings[EQUINET], timings[EAGER]
+    cell.over_equinet = timings.ratio(EAGER, EQUINET)

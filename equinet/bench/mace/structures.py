@@ -1,4 +1,4 @@
-"""What energies are compared on: a molecule, a bulk with a cell smaller than the cutoff, a slab."""
+"""Structures for the comparison: a molecule, a bulk with a cell smaller than the cutoff, a slab."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from ase.data import covalent_radii
 
 from equinet.bench.models.problems import find_problem, rattled, silicon
 
-MOST_ELEMENTS = 4  # of a model that knows many
+MOST_ELEMENTS = 4  # of a model with many
 
 
 def structures() -> dict[str, Atoms]:
-    """Of H, C, O and Si; every atom is off the place that symmetry would give it."""
+    """Return structures of H, C, O and Si with every atom displaced from its symmetric position."""
     slab = Atoms(
         "SiO2",
         [[0, 0, 0], [1.2, 1.0, 0.3], [0.2, 1.4, 1.1]],
@@ -45,12 +45,12 @@ def read_structures(paths: Sequence[Path]) -> dict[str, Atoms]:
 
 
 def timed() -> Atoms:
-    """What is timed: 64 atoms of silicon."""
+    """Return the structure to time: 64 atoms of silicon."""
     return silicon(2).frames[0]
 
 
 def structures_of(elements: Sequence[int]) -> tuple[dict[str, Atoms], Atoms]:
-    """For a model that may know other elements: a cluster, a bulk and a slab of some of its own, and 64 atoms to time.
+    """Return structures of given elements: a cluster, a bulk and a slab of some of them, and 64 atoms to time.
 
     Rock salt, with elements dealt out over the sites and bonds 1.1 times as long as covalent radii suggest.
     """

@@ -26,9 +26,9 @@ class Block:
     straight, as far as they would in a real run, and a step costs what it costs.
 
     Args:
-        atoms: Where to begin; copied.
+        atoms: Initial structure; copied.
         calculator: An ASE calculator.
-        steps: Of a block.
+        steps: Steps in a block.
     """
 
     def __init__(self, atoms: Atoms, calculator: Any, steps: int) -> None:
@@ -43,7 +43,7 @@ class Block:
 
     @property
     def evaluations(self) -> int:
-        """Of energy and forces, in a block: what its time is divided by to give that of a step."""
+        """Number of evaluations of energy and forces in a block, by which its time is divided."""
         return self.steps + 1
 
     def run(self) -> None:
@@ -54,5 +54,5 @@ class Block:
 
 
 def steps_in_block(seconds: float) -> int:
-    """How many steps to time at once if an evaluation takes so long."""
+    """Return the number of steps to time at once if an evaluation takes so long."""
     return int(np.clip(BLOCK / max(seconds, 1e-6), FEWEST_STEPS, MOST_STEPS))

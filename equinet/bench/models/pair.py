@@ -1,10 +1,9 @@
-"""The model that is measured, made so that comparing results says something."""
+"""Potentials to measure, with weights for which a comparison of results is meaningful."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from ase import Atoms
 from equinet.checkpoint import load_potential, save_potential
 from equinet.convert.mace.load import load_mace
 from equinet.graph.atomic_graph import collate, from_atoms
-from equinet.models import MACE, MACEConfig
+from equinet.models import MACEConfig, ModelConfig, build_model
 from equinet.nn import EnergyScale
 from equinet.potential import Potential
 
@@ -25,12 +24,12 @@ SEED = 0
 
 
 def random_potential(
-    config: MACEConfig, elements: Sequence[int], samples: Sequence[Atoms], avg_num_neighbors: float
+    config: ModelConfig, elements: Sequence[int], samples: Sequence[Atoms], avg_num_neighbors: float
 ) -> Potential:
     """A float64 potential with random weights, calibrated, with forces of 1 eV/Å (root mean square) on ``samples``."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
-        model = MACE(config, elements, avg_num_neighbors)
+        model = build_model(config, elements, avg_num_neighbors)
     potential = Potential(model, _scale(config, len(elements))).double().eval()
     graph = collate([from_atoms(atoms, config.cutoff) for atoms in samples])
     potential.calibrate(graph)
@@ -44,17 +43,11 @@ def potential_like(mace: Any, config: MACEConfig) -> Potential:
     return _with_products(load_mace(mace, dtype=torch.float64), config.convolution, config.many_body)
 
 
-def reference_potential(potential: Potential) -> Potential:
-    """The same potential, each of its products computed by its formula, slowly."""
-    config = potential.model.config
-    return _with_products(potential, *(replace(m, backend="reference") for m in (config.convolution, config.many_body)))
-
-
 def _with_products(potential: Potential, convolution: Any, many_body: Any) -> Potential:
     """A potential with the same weights; exact couplings, computed in whatever way."""
     config = potential.model.config.model_copy(update={"convolution": convolution, "many_body": many_body})
     with torch.random.fork_rng(devices=[]):
-        model = MACE(config, potential.elements, potential.model.avg_num_neighbors)
+        model = build_model(config, potential.elements, potential.model.avg_num_neighbors)
     twin = Potential(model, copy.deepcopy(potential.scale)).to(potential.dtype)
     twin.load_state_dict(potential.state_dict())
     return twin.to(potential.device).eval()
@@ -63,7 +56,7 @@ def _with_products(potential: Potential, convolution: Any, many_body: Any) -> Po
 def potential_of(
     architecture: Architecture, elements: Sequence[int], samples: Sequence[Atoms], avg_num_neighbors: float
 ) -> Potential:
-    """What is measured when there is nothing to compare with: the trained model, or one with random weights; float64."""
+    """Return the trained model, or one with random weights; float64."""
     if architecture.path is not None:
         return load_potential(architecture.path, dtype=torch.float64)
     return random_potential(architecture.config, elements, samples, avg_num_neighbors)
@@ -104,6 +97,6 @@ def save(potential: Potential, folder: Path) -> Path:
     return path
 
 
-def _scale(config: MACEConfig, species: int) -> EnergyScale:
+def _scale(config: ModelConfig, species: int) -> EnergyScale:
     zeros = [0.0] * species
     return EnergyScale(zeros, [1.0] * species, zeros, exact_isolated_atoms=config.exact_isolated_atoms)

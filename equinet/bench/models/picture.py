@@ -4,34 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from .contenders import DYNAMICS, EQUINET, FORCES, TRAINING
-from .mace_peer import COMPILED, CUEQUIVARIANCE, EAGER
-from .model import Row
+from equinet.bench.core import EAGER, EQUINET
+from equinet.bench.core.picture import STYLES, bare, new_figure, plain_numbers, save
+from equinet.bench.core.record import Record
+from equinet.bench.core.report import caption
 
-STYLES: dict[str, dict[str, Any]] = {
-    EQUINET: {"color": "#2166ac", "marker": "o"},
-    EAGER: {"color": "#8a94a0", "marker": "s"},
-    CUEQUIVARIANCE: {"color": "#c98a1b", "marker": "D"},
-    COMPILED: {"color": "#7b5ea7", "marker": "^"},
-}
+from .run import Row
+from .runners import DYNAMICS, FORCES, TRAINING
+
 PANELS = ((TRAINING, "training step"), (FORCES, "energy + forces"), (DYNAMICS, "MD step"))
 
 
-def picture(rows: Sequence[Row], caption: str, path: Path) -> None:
+def picture(record: Record[Row], path: Path) -> None:
     """Times of the three tasks and memory of training, a line for each model and structure, logarithmic, to PNG."""
+    rows = record.rows
     lines = list(dict.fromkeys((row.model, row.problem) for row in rows))
-    figure = Figure(figsize=(12.5, 0.36 * len(lines) + 2.1), layout="constrained")
+    figure = new_figure(12.5, 0.36 * len(lines) + 2.1)
     axes = figure.subplots(1, 4, sharey=True)
     for axis, (task, title) in zip(axes, PANELS):
         values = {(r.model, r.problem, r.contender): r.timing.median for r in rows if r.task == task and r.timing}
         ratios = {
-            (r.model, r.problem): r.ratio.value for r in rows if r.task == task and r.contender == EAGER and r.ratio
+            (r.model, r.problem): r.over_equinet.value
+            for r in rows
+            if r.task == task and r.contender == EAGER and r.over_equinet
         }
         _panel(axis, lines, values, ratios, f"{title}, seconds")
     peaks = {(r.model, r.problem, r.contender): r.peak / 1e6 for r in rows if r.task == TRAINING and r.peak}
@@ -51,8 +49,7 @@ def picture(rows: Sequence[Row], caption: str, path: Path) -> None:
     )
     if names:
         figure.legend(handles, names, loc="outside upper center", ncols=len(names), frameon=False, fontsize=9)
-    figure.supxlabel(caption, fontsize=7, color="0.4")
-    figure.savefig(path, dpi=150)
+    save(figure, path, caption(record))
 
 
 def _panel(
@@ -83,50 +80,41 @@ def _panel(
             )
     axis.set_xscale("log")
     axis.margins(x=0.12)
-    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.xaxis.set_minor_formatter(NullFormatter())
+    plain_numbers(axis.xaxis)
     axis.set_xlabel(label, fontsize=9)
     axis.tick_params(labelsize=8)
-    axis.grid(axis="x", alpha=0.3)
-    axis.spines[["top", "right"]].set_visible(False)
+    bare(axis, "x")
 
 
-def size_picture(
-    series: Mapping[str, Sequence[tuple[int, float | None, float | None]]],
-    legends: Mapping[str, tuple[str, ...]],
-    caption: str,
-    path: Path,
-) -> None:
+def size_picture(record: Record[Row], path: Path, legends: Mapping[str, tuple[str, str]]) -> None:
     """Cost against size: seconds and memory, both logarithmic, with lines of slope one for the eye.
 
     Args:
-        series: By contender (atoms, seconds or None, bytes or None).
-        legends: By contender what follows its name, for seconds and for bytes.
-        caption: Below.
+        record: Rows of several sizes.
         path: PNG file.
+        legends: Suffixes of each contender's name, for seconds and for bytes.
     """
-    figure = Figure(figsize=(9.6, 4.2), layout="constrained")
-    for axis, column, scale, label in zip(
-        figure.subplots(1, 2), (1, 2), (1.0, 1e6), ("energy + forces, seconds", "peak memory, MB")
-    ):
-        for name, points in series.items():
-            found = [(point[0], value / scale) for point in points if (value := point[column]) is not None]
+    figure = new_figure(9.6, 4.2)
+    for n, axis in enumerate(figure.subplots(1, 2)):
+        for name, legend in legends.items():
+            rows = record.of(contender=name)
+            if n == 0:
+                found = [(row.atoms, row.timing.median) for row in rows if row.timing]
+            else:
+                found = [(row.atoms, row.peak / 1e6) for row in rows if row.peak]
             if not found:
                 continue
-            label_of = name + legends[name][column - 1]
-            axis.plot(*zip(*found), linewidth=1.2, markersize=5, label=label_of, **STYLES[name])
-            n, value = found[-1]
-            first = found[0][0]
-            axis.plot([first, n], [value * first / n, value], color="0.75", linewidth=0.8, linestyle=":", zorder=0)
+            axis.plot(*zip(*found), linewidth=1.2, markersize=5, label=name + legend[n], **STYLES[name])
+            (first, _), (last, value) = found[0], found[-1]
+            axis.plot(
+                [first, last], [value * first / last, value], color="0.75", linewidth=0.8, linestyle=":", zorder=0
+            )
+        label = ("energy + forces, seconds", "peak memory, MB")[n]
         axis.set(xscale="log", yscale="log", xlabel="atoms", ylabel=label)
-        axis.set_xticks(sorted({point[0] for points in series.values() for point in points}))
-        for formatter in (axis.xaxis, axis.yaxis):
-            formatter.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
-            formatter.set_minor_formatter(NullFormatter())
+        axis.set_xticks(sorted({row.atoms for row in record.rows}))
+        plain_numbers(axis.xaxis, axis.yaxis)
         axis.tick_params(axis="x", labelsize=8, rotation=45)
-        axis.grid(alpha=0.25)
-        axis.spines[["top", "right"]].set_visible(False)
+        bare(axis)
         if axis.get_legend_handles_labels()[1]:
             axis.legend(frameon=False, fontsize=8)
-    figure.supxlabel(caption, fontsize=7, color="0.4")
-    figure.savefig(path, dpi=150)
+    save(figure, path, caption(record))

@@ -1,4 +1,4 @@
-"""What is measured: structures that need no data files, and architectures, each by a name."""
+"""Structures that need no data files, and architectures, each found by a name."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ase.io import read
 from equinet.checkpoint import config_of, read_header
 from equinet.datasets import split_isolated
 from equinet.graph.elements import SYMBOLS
-from equinet.models import MACEConfig
+from equinet.models import MACEConfig, ModelConfig
 from equinet.train import read_config
 
 RATTLE = 0.05  # Å: standard deviation of each coordinate about its place, about that of a vibrating solid
@@ -46,7 +46,7 @@ MODELS = {name: config for name in ("64x0e", "64x0e+1o", "128x0e+1o+2e") if (con
 
 
 @dataclass(frozen=True)
-class Problem:
+class Structures:
     """Structures that are computed together, as one batch.
 
     Attributes:
@@ -79,21 +79,32 @@ class Architecture:
     """
 
     name: str
-    config: MACEConfig
+    config: ModelConfig
     path: Path | None = None
 
 
-def molecules(count: int = 10) -> Problem:
+def as_mace(config: ModelConfig) -> MACEConfig:
+    """The configuration of a MACE, which is all that mace-torch has a form for.
+
+    Raises:
+        ValueError: If it is one of another architecture.
+    """
+    if not isinstance(config, MACEConfig):
+        raise ValueError(f"mace-torch has MACE alone, and this model is a {config.architecture!r}; leave out `against`")
+    return config
+
+
+def molecules(count: int = 10) -> Structures:
     """Acetylacetone (15 atoms: C, H, O), each molecule pushed off its place in its own way."""
     table = [line.split() for line in ACETYLACETONE.replace("    ", "\n").split("\n") if line.strip()]
     ideal = Atoms([row[0] for row in table], [[float(x) for x in row[1:]] for row in table])
-    return Problem(f"{count} x C5H8O2", tuple(rattled(ideal, seed) for seed in range(count)))
+    return Structures(f"{count} x C5H8O2", tuple(rattled(ideal, seed) for seed in range(count)))
 
 
-def silicon(cells: int) -> Problem:
+def silicon(cells: int) -> Structures:
     """Diamond silicon of ``cells``³ cubic cells of 8 atoms, periodic."""
     atoms = rattled(bulk("Si", a=SILICON, cubic=True).repeat(cells), 0)
-    return Problem(f"silicon {len(atoms):,}", (atoms,))
+    return Structures(f"silicon {len(atoms):,}", (atoms,))
 
 
 PROBLEMS = {"molecules": molecules, "si64": lambda: silicon(2), "si512": lambda: silicon(4)}
@@ -106,7 +117,7 @@ def rattled(atoms: Atoms, seed: int) -> Atoms:
     return copy
 
 
-def find_problem(name: str) -> Problem:
+def find_problem(name: str) -> Structures:
     """The problem of a name, or the structures of a file.
 
     Raises:
@@ -130,7 +141,7 @@ def find_problem(name: str) -> Problem:
     bonded, _ = split_isolated(frames)
     if not bonded:
         raise ValueError(f"{path} holds no structure with two atoms or more")
-    return Problem(path.name, tuple(bonded))
+    return Structures(path.name, tuple(bonded))
 
 
 def find_architecture(name: str) -> Architecture:
@@ -152,7 +163,7 @@ def find_architecture(name: str) -> Architecture:
     )
 
 
-def require_elements(path: Path, problems: Sequence[Problem]) -> None:
+def require_elements(path: Path, problems: Sequence[Structures]) -> None:
     """Refuse structures with elements that a trained model does not know.
 
     Raises:
@@ -164,5 +175,5 @@ def require_elements(path: Path, problems: Sequence[Problem]) -> None:
         if unknown:
             raise ValueError(
                 f"{path} does not know {', '.join(unknown)} of `{problem.name}`; it knows {', '.join(sorted(known))}. "
-                "Give structures of these elements with --atoms"
+                "Give `atoms` of these elements"
             )

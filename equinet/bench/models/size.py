@@ -1,26 +1,22 @@
-"""Cost against size: time and peak memory of energies and forces of ever more atoms of silicon."""
+"""Cost against size: time and peak memory of energies and forces for growing pieces of silicon."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich import box
-from rich.console import Group, RenderableType
-from rich.markup import escape
-from rich.table import Table
-from rich.text import Text
 
-from equinet.bench.products.machine import load_average
+from equinet.bench.core.record import Record
+from equinet.bench.core.report import Suite, bytes_text, notes, ratio_text, time_text
+from equinet.tables import Block, Cell, Column, Table, Text
 
-from .model import Row
 from .picture import size_picture
-from .problems import Problem, silicon
-from .report import Record, about, as_json, bytes_text, caption, notes, ratio_text, time_text, warning
+from .problems import Structures, silicon
+from .report import contenders
+from .run import Row
 
 # Cubic cells of 8 atoms along each edge: 64, 216, 512, 1000, 1728, 4096, 8000 atoms; on a GPU 32768, 110592, 216000 too.
 CELLS = (2, 3, 4, 5, 6, 8, 10, 16, 24, 30)
@@ -35,12 +31,12 @@ LEGEND = (
 
 @dataclass(frozen=True)
 class Fit:
-    """How cost grows: cost = a N^p, by least squares of the logarithms.
+    """Growth of cost with size: cost = a N^p, by least squares of the logarithms.
 
     Attributes:
         exponent: p; 1 is linear.
         per_atom: Cost over atoms of the largest structure: seconds or bytes.
-        atoms: Of that structure.
+        atoms: Atoms of that structure.
     """
 
     exponent: float
@@ -48,7 +44,7 @@ class Fit:
     atoms: int
 
 
-def problems(largest: int) -> list[Problem]:
+def problems(largest: int) -> list[Structures]:
     """Silicon of 64 to ``largest`` atoms.
 
     Raises:
@@ -56,7 +52,7 @@ def problems(largest: int) -> list[Problem]:
     """
     found = [silicon(cells) for cells in CELLS if 8 * cells**3 <= largest]
     if len(found) < FEWEST:
-        raise ValueError(f"`--largest` must be 512 or more to see how cost grows, got {largest}")
+        raise ValueError(f"`largest` must be 512 or more to see how cost grows, got {largest}")
     return found
 
 
@@ -74,9 +70,9 @@ def fit(points: Sequence[tuple[int, float]]) -> Fit | None:
 
 
 def fits(rows: Sequence[Row]) -> dict[str, tuple[Fit | None, Fit | None]]:
-    """Of time and of memory, by contender."""
+    """Return fits of time and of memory, by contender."""
     found = {}
-    for name in dict.fromkeys(row.contender for row in rows):
+    for name in contenders(rows):
         own = [row for row in rows if row.contender == name]
         times = [(row.atoms, row.timing.median) for row in own if row.timing is not None]
         peaks = [(row.atoms, float(row.peak)) for row in own if row.peak]
@@ -85,7 +81,7 @@ def fits(rows: Sequence[Row]) -> dict[str, tuple[Fit | None, Fit | None]]:
 
 
 def sentence(name: str, time: Fit | None, peak: Fit | None) -> str:
-    """What the fits say, in words."""
+    """Describe the fits of a contender."""
     parts = []
     if time is not None:
         parts.append(f"time ~ N^{time.exponent:.2f}, {time_text(time.per_atom)} per atom at {time.atoms:,} atoms")
@@ -94,76 +90,65 @@ def sentence(name: str, time: Fit | None, peak: Fit | None) -> str:
     return f"{name}: " + ("; ".join(parts) if parts else "too few sizes for a slope")
 
 
-def terminal(rows: Sequence[Row]) -> Group:
+def terminal(record: Record[Row]) -> list[Block]:
     """A line for each size; below how cost grows and what was left out."""
-    names = list(dict.fromkeys(row.contender for row in rows))
-    title = f"{rows[0].model}, energy + forces of silicon"
-    table = Table(title=escape(title), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    for heading in ("atoms", *(f"{escape(name)}\n{what}" for name in names for what in ("time", "memory"))):
-        table.add_column(heading, justify="right", no_wrap=True)
-    if len(names) > 1:
-        table.add_column("time over\nequinet's", justify="right", no_wrap=True)
+    title = f"{record.rows[0].model}, energy + forces of silicon"
+    blocks: list[Block] = [_table(record.rows, title, "\n")]
+    return [
+        *blocks,
+        *(Text(sentence(name, *found), "strong") for name, found in fits(record.rows).items()),
+        *notes(record.rows),
+    ]
+
+
+def document(record: Record[Row]) -> list[Block]:
+    """Return the lines of a document: table, fits, notes."""
+    blocks: list[Block] = [_table(record.rows, "", ", ")]
+    return [*blocks, *(sentence(name, *found) for name, found in fits(record.rows).items()), *notes(record.rows)]
+
+
+def _table(rows: Sequence[Row], title: str, between: str) -> Table:
+    """A line for each size; cost and cost per atom of a contender with ``between`` them."""
+    names = contenders(rows)
+    headings = ["atoms", *(f"{name}{between}{what}" for name in names for what in ("time", "memory"))]
+    headings += ["time over\nequinet's"] if len(names) > 1 else []
+    lines = []
     for atoms in dict.fromkeys(row.atoms for row in rows):
         here = {row.contender: row for row in rows if row.atoms == atoms}
-        pairs = [pair for name in names for pair in zip(*[iter(_cells(here[name]))] * 2)]
-        cells = [f"{whole}\n[dim]{each}/atom[/]" if each != "-" else whole for whole, each in pairs]
-        ratios = [escape(ratio_text(row.ratio)).replace(" ", "\n", 1) for row in here.values() if row.ratio is not None]
-        table.add_row(f"{atoms:,}", *cells, *(["\n".join(ratios)] if len(names) > 1 else []))
-    parts: list[RenderableType] = [table]
-    parts += [Text(sentence(name, *found), style="bold") for name, found in fits(rows).items()]
-    parts += [Text(line) for line in notes(rows)]
-    if bad := [row for row in rows if row.timing is not None and row.timing.unsteady]:
-        parts.append(Text(f"\nUNSTEADY: {warning(bad)}", style="bold red"))
-    return Group(*parts)
-
-
-def _cells(row: Row) -> list[str]:
-    time = ["WRONG" if row.wrong else "-", "-"]
-    if row.timing is not None:
-        time = [time_text(row.timing.median) + " !" * row.timing.unsteady, time_text(row.timing.median / row.atoms)]
-    memory = ["-", "-"] if row.peak is None else [bytes_text(row.peak), bytes_text(row.peak / row.atoms)]
-    return [*time, *memory]
-
-
-def markdown(record: Record) -> str:
-    """The table as a document, with the command that made it."""
-    rows = record.rows
-    names = list(dict.fromkeys(row.contender for row in rows))
-    lines = [f"Made by `{record.command}` on {about(record)}.", ""]
-    if record.unsteady:
-        lines += [f"**Unsteady**: {warning(record.unsteady)}.", ""]
-    heads = [f"{name}, {what}" for name in names for what in ("time", "per atom", "memory", "per atom")]
-    heads += ["time over equinet's"] if len(names) > 1 else []
-    lines += ["| atoms | " + " | ".join(heads) + " |", "|---:" * (len(heads) + 1) + "|"]
-    for atoms in dict.fromkeys(row.atoms for row in rows):
-        here = {row.contender: row for row in rows if row.atoms == atoms}
-        cells = [cell for name in names for cell in _cells(here[name])]
-        ratios = [ratio_text(row.ratio) for row in here.values() if row.ratio is not None]
-        lines.append(f"| {atoms:,} | " + " | ".join([*cells, *(["; ".join(ratios)] if len(names) > 1 else [])]) + " |")
-    lines += ["", *(f"- {sentence(name, *found)}" for name, found in fits(rows).items())]
-    return "\n".join([*lines, *(f"- {line}" for line in notes(rows)), ""])
-
-
-def write(record: Record, folder: Path) -> list[str]:
-    """``size.json``, ``size_table.md`` and ``size.png``; the names."""
-    folder.mkdir(parents=True, exist_ok=True)
-    record.machine["load_average_after"] = load_average()
-    rows, found = record.rows, fits(record.rows)
-    tree: dict[str, Any] = as_json(record)
-    tree["fits"] = {
-        name: {what: vars(one) if one else None for what, one in zip(("seconds", "bytes"), pair)}
-        for name, pair in found.items()
-    }
-    (folder / "size.json").write_text(json.dumps(tree, indent=1) + "\n")
-    (folder / "size_table.md").write_text(markdown(record))
-    series = {
-        name: [
-            (row.atoms, row.timing.median if row.timing else None, row.peak) for row in rows if row.contender == name
+        cells = [cell for name in names for cell in _cells(here[name], between)]
+        ratios = [
+            ratio_text(row.over_equinet).replace(" ", between[-1], 1) for row in here.values() if row.over_equinet
         ]
-        for name in found
-    }
-    legends = {
-        name: tuple("" if one is None else f", N^{one.exponent:.2f}" for one in pair) for name, pair in found.items()
-    }
-    size_picture(series, legends, caption(record), folder / "size.png")
-    return ["size.json", "size_table.md", "size.png"]
+        lines.append([f"{atoms:,}", *cells, *([between.join(ratios)] if len(names) > 1 else [])])
+    return Table(title, [Column(heading, number=True) for heading in headings], lines)
+
+
+def _cells(row: Row, between: str) -> list[Cell]:
+    """Time and memory, of all and per atom."""
+    time: Cell = Text("WRONG", "bad") if row.wrong else "-"
+    memory: Cell = "-"
+    if row.timing is not None:
+        mark, each = Text(" !" * row.unsteady, "bad"), Text(f"{time_text(row.timing.median / row.atoms)}/atom", "faint")
+        time = (time_text(row.timing.median), mark, between, each)
+    if row.peak is not None:
+        memory = (bytes_text(row.peak), between, Text(f"{bytes_text(row.peak / row.atoms)}/atom", "faint"))
+    return [time, memory]
+
+
+def facts(record: Record[Row]) -> dict[str, Any]:
+    """Fits of all contenders."""
+    pairs = fits(record.rows).items()
+    return {"fits": {name: {"seconds": t and asdict(t), "bytes": p and asdict(p)} for name, (t, p) in pairs}}
+
+
+def picture(record: Record[Row], path: Path) -> None:
+    """Cost against size, with the exponents in the legend; PNG."""
+
+    def exponent(one: Fit | None) -> str:
+        return "" if one is None else f", N^{one.exponent:.2f}"
+
+    legends = {name: (exponent(time), exponent(peak)) for name, (time, peak) in fits(record.rows).items()}
+    size_picture(record, path, legends)
+
+
+SUITE: Suite[Row] = Suite("size", LEGEND, terminal, document, picture, facts=facts)

@@ -1,4 +1,4 @@
-"""How fast this machine can be at best, measured in the same run: the roofs that fractions are told against."""
+"""Highest rates of this machine, measured in the same run: the roofs of the roofline."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .timing import Clock, interleaved
+from equinet.bench.core.timing import Clock, interleaved
 
 MATRIX = {"cpu": 1024, "cuda": 8192}  # rows of the square matrices that are multiplied
 LARGE = {"cpu": 1 << 28, "cuda": 1 << 31}  # bytes of a copy that no cache holds
@@ -21,8 +21,8 @@ class Ceilings:
     Attributes:
         flops: Operations per second of a product of square matrices.
         bandwidth: Bytes per second, read plus written, of a copy of 256 MB (CUDA: 2 GB), which no cache holds.
-        in_cache: Likewise for as many bytes as the problem needs: what is faster counts as the roof.
-        bytes: How many these are.
+        in_cache: Bytes per second of a copy as large as the problem; the faster of both counts as the roof.
+        bytes: Bytes of that copy.
     """
 
     flops: float
@@ -39,7 +39,7 @@ class Ceilings:
         return max((flops or 0.0) / self.flops, moved / self.best_bandwidth)
 
     def fraction(self, flops: float | None, moved: float, seconds: float) -> float:
-        """Of the roofline: the least time over the time it took."""
+        """Return the fraction of the roofline: the least time over the time it took."""
         return self.seconds(flops, moved) / seconds
 
 
@@ -54,10 +54,10 @@ def measure_ceilings(
 
     Args:
         problem_bytes: Bytes that the forward pass of the problem moves.
-        dtype: Of the matrices; a product in float32 is one in float32, not in TF32, unless torch was told otherwise.
-        device: Where.
-        clock: On the processor.
-        budget: Seconds, more or less.
+        dtype: Precision of the matrices; float32 is not TF32, unless torch is set to it.
+        device: Device.
+        clock: Clock on the processor.
+        budget: Approximate time in seconds.
     """
     n = MATRIX[device.type]
     a, b = (torch.randn(n, n, dtype=dtype, device=device) for _ in range(2))

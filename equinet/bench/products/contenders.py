@@ -1,4 +1,4 @@
-"""Who takes part: every method of ours with every backend it has; other libraries are in :mod:`equinet.bench.products.peers`."""
+"""Contenders of equinet: every method with every backend; other libraries are in :mod:`equinet.bench.peers`."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ ANY = "auto"  # the backend that is one of the others
 
 @dataclass(frozen=True)
 class Expressivity:
-    """What a contender can express, so that unequal things are not compared in silence.
+    """Couplings that a contender can express, shown so that unequal ones are not compared unnoticed.
 
     Attributes:
         reached: Couplings it reaches (of a many-body product: dimension of the polynomials).
         full: Couplings there are.
-        odd: Those reached whose degrees add up to an odd number; 0 in a many-body product, where it is not told.
+        odd: Those reached whose degrees add up to an odd number; 0 in a many-body product, where it is not counted.
         weights: Weights per pair (species) and channel.
         approximation: Relative error of the coupling tensor, of a CP decomposition; else None.
     """
@@ -61,7 +61,7 @@ class Bound:
         call: The computation.
         expected: The same by the formulas, for leaves in float64.
         vectors: Vectors ``(edges, 3)`` whose harmonics are the second input; None where that may be any numbers.
-        weights_stay: Whether weights are parameters, the same in every call of an inference.
+        weights_stay: True if weights are parameters, the same in every call of an inference.
     """
 
     leaves: tuple[Tensor, ...]
@@ -89,26 +89,13 @@ class Built(Protocol):
 
     @property
     def same_function(self) -> bool:
-        """Whether it computes what exact couplings compute."""
+        """True if it computes what exact couplings compute."""
 
     def flops(self, problem: Problem) -> float | None:
         """Operations by a rule of its own, where it is another function; None if nobody counted them."""
 
     def bind(self, problem: Problem) -> Bound:
         """Random inputs of a problem with the same spec."""
-
-
-class Contender(Protocol):
-    """Attributes: ``name`` in tables; ``absent`` why it cannot take part, or None."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def absent(self) -> str | None: ...
-
-    def build(self, spec: TensorProductSpec | ManyBodySpec, dtype: torch.dtype, device: torch.device) -> Built:
-        """Raises ValueError, ImportError or RuntimeError, with the reason, if it cannot."""
 
 
 def harmonics_of(vectors: Tensor, width: int) -> Tensor:
@@ -218,7 +205,7 @@ def pair_inputs(problem: Problem, dtype: torch.dtype, device: torch.device) -> t
 
 
 def expressivity_of(method: Method, spec: TensorProductSpec | ManyBodySpec) -> Expressivity:
-    """By :func:`equinet.ops.explain`, for one channel; of exact couplings there is nothing to find out."""
+    """Return the result of :func:`equinet.ops.explain` for one channel; exact couplings need none."""
     if isinstance(method, ClebschGordan):
         return all_couplings(spec)
     if isinstance(spec, ManyBodySpec):
@@ -243,7 +230,7 @@ def all_couplings(spec: TensorProductSpec | ManyBodySpec) -> Expressivity:
 
 
 def is_odd(spec: TensorProductSpec, n: int) -> bool:
-    """Whether the degrees of a path add up to an odd number."""
+    """Return True if the degrees of a path add up to an odd number."""
     path = spec.paths[n]
     return bool((spec.irreps_in1[path.i1].ir.l + spec.irreps_in2[path.i2].ir.l + path.out.l) % 2)
 
@@ -257,9 +244,9 @@ def ours(problem: Problem, methods: Sequence[Method] | None, reference: bool) ->
     """Every method with every backend, those that cannot take part with the reason.
 
     Args:
-        problem: What will be measured.
-        methods: Which methods; by default all that :func:`equinet.ops.analysis.usual_methods` has for the spec.
-        reference: Whether the reference forms take part too.
+        problem: Problem to measure.
+        methods: Methods; by default all that :func:`equinet.ops.analysis.usual_methods` has for the spec.
+        reference: True if the reference forms take part too.
     """
     found: list[Ours | Missing] = []
     for method in methods or usual_methods(problem.spec):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from equinet.bench.core.timing import one_line
 from equinet.ops.spec import ManyBodySpec, TensorProductSpec
 
 from .contenders import Bound, Built, harmonics_of
@@ -37,15 +38,15 @@ def passes(bound: Bound) -> dict[str, Callable[[], None]]:
             bound.call(*plain)
 
     def backward() -> None:
-        slopes(bound.call, leaves, cotangent)
+        gradients(bound.call, leaves, cotangent)
 
     def double() -> None:
-        curvatures(bound.call, leaves, cotangent, second)
+        second_gradients(bound.call, leaves, cotangent, second)
 
     return {"forward": forward, "backward": backward, "double": double}
 
 
-def slopes(
+def gradients(
     call: Callable[..., Tensor], leaves: Sequence[Tensor], cotangent: Tensor, create_graph: bool = False
 ) -> tuple[Tensor, ...]:
     """Gradients of ``(result * cotangent).sum()``."""
@@ -54,23 +55,23 @@ def slopes(
     )
 
 
-def curvatures(
+def second_gradients(
     call: Callable[..., Tensor], leaves: Sequence[Tensor], cotangent: Tensor, second: Sequence[Tensor]
 ) -> tuple[Tensor, ...]:
     """Gradients of the sum of these gradients times ``second``."""
-    first = slopes(call, leaves, cotangent, create_graph=True)
-    mixed = torch.stack([(slope * each).sum() for slope, each in zip(first, second)]).sum()
+    first = gradients(call, leaves, cotangent, create_graph=True)
+    mixed = torch.stack([(gradient * each).sum() for gradient, each in zip(first, second)]).sum()
     return torch.autograd.grad(mixed, leaves, materialize_grads=True)
 
 
 @dataclass
 class Checked:
-    """What a check found.
+    """Result of a check.
 
     Attributes:
         errors: Relative errors by pass, in the Frobenius norm, the largest of all leaves.
-        failures: Why a pass could not be checked, such as a library without second derivatives.
-        nodes: How many nodes were checked: fewer than all where float64 would take too much memory.
+        failures: Reasons why a pass could not be checked, such as a library without second derivatives.
+        nodes: Number of nodes that were checked: fewer than all where float64 would take too much memory.
     """
 
     errors: dict[str, float]
@@ -102,20 +103,14 @@ def check(built: Built, problem: Problem) -> Checked:
     result = Checked({"forward": relative_error([value], [truth])}, {}, checked.nodes)
     try:
         name = "backward"
-        first = slopes(found, low, cotangent)
-        result.errors[name] = relative_error(first, slopes(expected, high, exact[0]))
+        first = gradients(found, low, cotangent)
+        result.errors[name] = relative_error(first, gradients(expected, high, exact[0]))
         name = "double"
-        curved = curvatures(found, low, cotangent, second)
-        result.errors[name] = relative_error(curved, curvatures(expected, high, *exact))
+        curved = second_gradients(found, low, cotangent, second)
+        result.errors[name] = relative_error(curved, second_gradients(expected, high, *exact))
     except RuntimeError as error:
         result.failures[name] = one_line(error)
     return result
-
-
-def one_line(error: BaseException) -> str:
-    """The first line of what an error says."""
-    lines = str(error).strip().splitlines()
-    return lines[0][:300] if lines else type(error).__name__
 
 
 def _leaves(bound: Bound) -> list[Tensor]:
@@ -148,7 +143,7 @@ def relative_error(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float
 
 
 def checked_nodes(built: Built, problem: Problem) -> int:
-    """How many nodes the formulas can take in float64: their largest tensor counts."""
+    """Return the number of nodes whose largest tensor in float64 fits into ``CHECKED_BYTES``."""
     spec = problem.spec
     if isinstance(spec, ManyBodySpec):
         variables = spec.irreps_in.dim // spec.channels

@@ -1,4 +1,4 @@
-"""What is measured: a product, sizes, and random inputs for it. How it is computed is up to the contenders."""
+"""Problems of the microbenchmark: a product, sizes, and random inputs."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class Problem:
         name: A short name, unique within a run.
         kind: ``"tp"``: pair by pair. ``"conv"``: gather from senders, product, weights, sum on receivers. ``"product"``: of a
             node's features with themselves.
-        spec: What is computed.
+        spec: Product to compute.
         nodes: Nodes; of a ``"tp"`` pairs.
         neighbours: Edges per node; 1 in a ``"tp"``, 0 in a ``"product"``.
-        seed: Of the graph and the inputs.
+        seed: Seed of the graph and the inputs.
         graph: Senders and receivers ``(2, edges)`` of a real graph; by default every node has ``neighbours`` random senders.
 
     Raises:
@@ -61,13 +61,13 @@ class Problem:
 
     @property
     def harmonics(self) -> bool:
-        """Whether the second input is harmonics of directions, as on edges, and not any numbers."""
+        """True if the second input is harmonics of directions, as on edges, and not any numbers."""
         if self.kind != "conv" or not isinstance(self.spec, TensorProductSpec):
             return False
         return bool(self.spec.irreps_in2 == natural_irreps(self.spec.irreps_in2.lmax))
 
     def smaller(self, nodes: int) -> Problem:
-        """The same with at most so many nodes, and edges among them in proportion."""
+        """Return the problem with at most so many nodes, and edges among them in proportion."""
         if nodes >= self.nodes:
             return self
         neighbours = self.neighbours if self.graph is None else max(1, self.edges // self.nodes)
@@ -91,7 +91,7 @@ class Problem:
         return torch.randint(self.spec.species, (self.nodes,), generator=draw)
 
     def sizes(self) -> str:
-        """In words."""
+        """Return the numbers of nodes and edges as text."""
         if self.kind == "tp":
             return f"{self.nodes} pairs"
         if self.kind == "conv":
@@ -112,7 +112,7 @@ def pair_problem(mode: str, degree: int, channels: int, pairs: int) -> Problem:
         Xie et al. 2025, arXiv 2506.13523; there ``mimo`` goes to outputs of degree 2 L, and inputs have one channel.
     """
     if not 1 <= degree <= MAX_TABULATED_DEGREE:
-        raise ValueError(f"--degrees must lie in 1 to {MAX_TABULATED_DEGREE}, got {degree}")
+        raise ValueError(f"`degrees` must lie in 1 to {MAX_TABULATED_DEGREE}, got {degree}")
     one = o3.Irreps([(1, (degree, (-1) ** degree))])
     many = o3.Irreps([(channels, (degree, (-1) ** degree))])
     if mode == "siso":
@@ -123,7 +123,7 @@ def pair_problem(mode: str, degree: int, channels: int, pairs: int) -> Problem:
     elif mode == "mimo":
         spec = TensorProductSpec(natural_irreps(degree, channels), natural_irreps(degree), natural_irreps(degree))
     else:
-        raise ValueError(f"--mode must be siso, simo or mimo, got {mode!r}")
+        raise ValueError(f"`mode` must be siso, simo or mimo, got {mode!r}")
     return Problem(f"{mode} L={degree}", "tp", spec, pairs, 1)
 
 
@@ -160,6 +160,6 @@ def degrees_from_text(text: str) -> list[int]:
     for part in text.split(","):
         match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
         if match is None or int(match[2] or match[1]) < int(match[1]):
-            raise ValueError(f"--degrees reads like 3, 1-8 or 1,2,4, got {text!r}")
+            raise ValueError(f"`degrees` must read like 3, 1-8 or 1,2,4, got {text!r}")
         found += range(int(match[1]), int(match[2] or match[1]) + 1)
     return list(dict.fromkeys(found))

@@ -1,4 +1,4 @@
-"""What every contender is held against before it is timed: the formulas, term by term, in float64."""
+"""Reference results for the check before timing: the formulas, term by term, in float64."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def convolution(spec: TensorProductSpec, x: Tensor, y: Tensor, weight: Tensor, e
 
 
 def same_polynomials(spec: ManyBodySpec, evaluate: Callable[[Tensor], Tensor]) -> Tensor:
-    """How another library's polynomials are made of ours, if they span the same space.
+    """Return the matrix that expresses another library's polynomials by ours, if they span the same space.
 
     Args:
         spec: The product.

@@ -1,4 +1,4 @@
-r"""How many operations and bytes a problem needs at least: the rule by which fractions of a roofline are told.
+r"""Least operations and bytes of a problem: the rule behind the fractions of a roofline.
 
 **Operations** count 1 for a multiplication and 1 for an addition. They are the *useful* ones: those a fused kernel cannot leave
 out, so that a contender that multiplies zeros does not look busy.
@@ -71,11 +71,11 @@ def _of_polynomials(spec: ManyBodySpec) -> float:
 
 
 def least_bytes(leaves: Sequence[Tensor], result: Tensor, indices: int) -> dict[str, int]:
-    """Bytes of each pass.
+    """Return the bytes of each pass.
 
     Args:
         leaves: Differentiated inputs.
-        result: Of the forward pass.
+        result: Result of the forward pass.
         indices: Bytes of indices, read in every pass.
     """
     inputs, output = sum(t.numel() * t.element_size() for t in leaves), result.numel() * result.element_size()
@@ -91,5 +91,5 @@ def of_passes(flops: float | None) -> dict[str, float | None]:
 
 
 def index_bytes(index: Tensor | None) -> int:
-    """Of 64-bit indices."""
+    """Return the bytes of 64-bit indices."""
     return 0 if index is None else index.numel() * torch.int64.itemsize

@@ -1,26 +1,15 @@
-"""What :mod:`equinet.bench.swap.run` found, for the eye: a table for the terminal, one for a document, a picture."""
+"""Tables and picture of the comparison of products, for the terminal and for documents."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-
-import matplotlib.pyplot as plt
-from rich import box
-from rich.console import Group
-from rich.markup import escape
-from rich.table import Table
-from rich.text import Text
-
-from equinet.bench.products.machine import processor
-from equinet.checkpoint import versions
-from equinet.train import RunConfig, to_toml
+from equinet.bench.core.picture import bare, new_figure, save
+from equinet.bench.core.record import Record, Settings
+from equinet.bench.core.report import Suite, where
+from equinet.bench.core.timing import threads
+from equinet.tables import Block, Column, Table
+from equinet.train import RunConfig
 
 from .run import Row, Summary, summarise
 
@@ -43,61 +32,56 @@ TERMINAL = {
     "md_steps_per_second": "MD\nsteps/s",
 }
 WITH_SPREAD = ("energy_rmse", "forces_rmse")
+LEGEND = (
+    "Errors are RMSE on the test frames. turned and mirrored: relative error of forces when structures are rotated and inverted, in "
+    "float32. MD: velocity Verlet in float32, one structure, per processor second. Means over seeds, ±: their standard deviation; "
+    "exact couplings (cg, cg) and pairs within 10 % of the best force error have several seeds, the others one."
+)
 
 
-def terminal_table(rows: Sequence[Row], title: str) -> Group:
-    """Two lines per pair in 80 columns, best forces first, then what cannot be with its reason; all columns are in the document."""
-    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    table.add_column("convolution\nmany-body product", overflow="fold")
-    for title in TERMINAL.values():
-        table.add_column(title, justify="right", no_wrap=True)
-    found = summarise(rows)
+def record_of(config: RunConfig, minutes: float, command: str, rows: list[Row]) -> Record[Row]:
+    """A record of trainings by a configuration, for so many processor minutes each."""
+    settings = Settings(dtype=config.train.dtype, clock="cpu", budget=60 * minutes)
+    with threads(1):  # as the trainings
+        return Record(command, settings, [config.model, config.train], rows, {"minutes": minutes})
+
+
+def terminal(record: Record[Row]) -> list[Block]:
+    """Two lines per pair in 80 columns, best forces first, then what cannot be with its reason."""
+    columns = [Column("convolution\nmany-body product", fold=True)]
+    columns += [Column(title, number=True) for title in TERMINAL.values()]
+    lines, found = [], summarise(record.rows)
     for summary in found:
         if summary.refused is None:
             cells = dict(zip((name for name, _, _ in COLUMNS), _cells(summary)[1:]))
-            values = (cells[name].replace(" ± ", "\n± ") for name in TERMINAL)
-            table.add_row(escape(summary.pair.replace(" | ", "\n")), *values)
-    notes = [Text(f"{summary.pair}: refused, {summary.refused}") for summary in found if summary.refused]
-    return Group(
-        table, *notes, Text("turned: relative error of forces when structures are rotated, float32; ±: over seeds")
+            lines.append(
+                [summary.pair.replace(" | ", "\n"), *(cells[name].replace(" ± ", "\n± ") for name in TERMINAL)]
+            )
+    title = f"{record.about['minutes']:g} processor minutes each"
+    return [Table(title, columns, lines), *(f"{one.pair}: refused, {one.refused}" for one in found if one.refused)]
+
+
+def document(record: Record[Row]) -> list[Block]:
+    """All columns, and how the models were trained."""
+    titles = ["seeds", *(title for _, title, _ in COLUMNS)]
+    columns = [Column("products (convolution, many-body)"), *(Column(title, number=True) for title in titles)]
+    found = summarise(record.rows)
+    lines = [[_code(one.pair), *_cells(one)] for one in found if one.refused is None]
+    refused = [f"{_code(one.pair)}: {one.refused}" for one in found if one.refused]
+    model, train = record.problems
+    told = (
+        f"Trained for {record.about['minutes']:g} processor minutes each on one thread of {where(record)}: "
+        f"{model.channels} channels, max_l {model.max_l}, sh_degree {model.sh_degree}, correlation {model.correlation}, "
+        f"{model.layers} layers, cutoff {model.cutoff:g} Å, batches of {train.batch_size}, {train.dtype}."
     )
+    return [told, Table("", columns, lines), *(["#### What cannot be, and why"] if refused else []), *refused]
 
 
-def markdown(rows: Sequence[Row], config: RunConfig, minutes: float) -> str:
-    """The same as a document, with how it was made."""
-    titles = ["products (convolution, many-body)", "seeds", *(title for _, title, _ in COLUMNS)]
-    lines = ["| " + " | ".join(titles) + " |", "|---" + "|---:" * (len(titles) - 1) + "|"]
-    refused = []
-    for summary in summarise(rows):
-        if summary.refused:
-            refused.append(f"- {_code(summary.pair)}: {summary.refused}")
-        else:
-            lines.append(f"| {_code(summary.pair)} | " + " | ".join(_cells(summary)) + " |")
-    model, train = config.model, config.train
-    return "\n".join(
-        [
-            f"Trained for {minutes:g} processor minutes each on one thread of {processor()}, torch {versions()['torch']}: "
-            f"{model.channels} channels, max_l {model.max_l}, sh_degree {model.sh_degree}, correlation {model.correlation}, "
-            f"{model.layers} layers, cutoff {model.cutoff:g} Å, batches of {train.batch_size}, {train.dtype}. Errors are RMSE on "
-            "the test frames. `turned` and `mirrored`: relative error of forces when structures are rotated and inverted, in "
-            "float32. MD: velocity Verlet in float32, one structure, per processor second. Means over seeds, ± the standard "
-            "deviation; exact couplings (cg, cg) and pairs within 10 % of the best force error have several seeds, the others one.",
-            "",
-            *lines,
-            "",
-            "What cannot be, and why:" if refused else "",
-            "",
-            *refused,
-            "",
-        ]
-    )
-
-
-def picture(rows: Sequence[Row], path: Path) -> None:
-    """Force error against speed of molecular dynamics, a point for every pair, to PNG."""
-    found = [summary for summary in summarise(rows) if summary.refused is None]
-    figure, axes = plt.subplots(figsize=(12, 0.27 * len(found) + 1.6), layout="constrained", ncols=3, sharey=True)
-    labels = [summary.pair for summary in found]
+def picture(record: Record[Row], path: Path) -> None:
+    """Force error, time per epoch and speed of molecular dynamics, a line for every pair, to PNG."""
+    found = [summary for summary in summarise(record.rows) if summary.refused is None]
+    figure = new_figure(12, 0.27 * len(found) + 1.6)
+    axes = figure.subplots(ncols=3, sharey=True)
     panels = (
         ("forces_rmse", "force error, meV/Å\nless is better", "tab:red"),
         ("seconds_per_epoch", "seconds per epoch\nless is better", "tab:blue"),
@@ -111,29 +95,13 @@ def picture(rows: Sequence[Row], path: Path) -> None:
         if reference is not None:
             axis.axvline(reference, color="0.3", linewidth=1, linestyle=":")
         axis.set_xlabel(title, fontsize=9)
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.grid(axis="x", alpha=0.3)
-    axes[0].set_yticks(range(len(found)), labels, fontsize=9)
+        bare(axis, "x")
+    axes[0].set_yticks(range(len(found)), [summary.pair for summary in found], fontsize=9)
     axes[0].set_ylim(len(found) - 0.4, -0.6)
     figure.suptitle(
         "convolution | many-body product, after the same processor time; dotted: exact couplings", fontsize=10
     )
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
-
-
-def write_report(rows: Sequence[Row], config: RunConfig, minutes: float, out: Path) -> None:
-    """``swap.json``, ``swap.md``, ``swap.png`` and the configuration ``swap.toml``."""
-    about = {
-        "minutes": minutes,
-        "processor": processor(),
-        "versions": versions(),
-        "model": config.model.model_dump(mode="json"),
-    }
-    (out / "swap.json").write_text(json.dumps({**about, "rows": [asdict(row) for row in rows]}, indent=1))
-    (out / "swap.md").write_text(markdown(rows, config, minutes))
-    (out / "swap.toml").write_text(to_toml(config))
-    picture(rows, out / "swap.png")
+    save(figure, path)
 
 
 def _cells(summary: Summary) -> list[str]:
@@ -148,3 +116,6 @@ def _cells(summary: Summary) -> list[str]:
 
 def _code(pair: str) -> str:
     return pair.replace(" | ", ", ")
+
+
+SUITE: Suite[Row] = Suite("swap", LEGEND, terminal, document, picture, suffix=".md")

@@ -1,13 +1,13 @@
-"""The same potential with every tensor product, trained for the same time: the table by which to choose one."""
+"""Training of the same potential with every tensor product, for the same time: the table by which to choose one."""
 
 from __future__ import annotations
 
 import json
 import multiprocessing
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import mean, median, stdev
 from typing import Any
@@ -16,9 +16,8 @@ import numpy as np
 import torch
 from ase import units
 from ase.md.verlet import VelocityVerlet
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from equinet.bench.core import record as core
 from equinet.datasets import GraphLoader, LabelKeys, read_frames, split_isolated
 from equinet.md import EquinetCalculator
 from equinet.models import count_weights
@@ -50,7 +49,7 @@ class Pair:
     Attributes:
         convolution: Product of neighbours' features with harmonics.
         many_body: Product of a node's features with themselves.
-        pseudotensors: Whether features hold pseudotensors too.
+        pseudotensors: True if features hold pseudotensors too.
     """
 
     convolution: Any = "cg"
@@ -105,27 +104,24 @@ PAIRS = (
 )
 
 
-@dataclass(frozen=True)
-class Row:
-    """What one training gave.
+@dataclass(kw_only=True)
+class Row(core.Row):
+    """Result of one training; ``contender`` is the pair as text, ``absent`` the reason why it cannot be.
 
     Attributes:
-        pair: In words.
-        seed: Of weights, order and split.
-        refused: Why it cannot be, or None; then everything below is 0.
-        weights: Learnable numbers.
+        seed: Seed of weights, order and split.
+        weights: Number of learnable weights.
         epochs: Passes over the training frames within the time.
-        seconds_per_epoch: Processor seconds, validation included.
-        energy_rmse: On the test frames, meV/atom.
-        forces_rmse: On the test frames, meV/Å.
-        rotation_error: Relative error of forces when structures are turned, float32.
-        inversion_error: Likewise when they are mirrored.
-        md_steps_per_second: Velocity Verlet, float32, one structure of the test set, per processor second.
+        seconds_per_epoch: Processor time, validation included, in seconds.
+        energy_rmse: Error on the test frames, in meV/atom.
+        forces_rmse: Error on the test frames, in meV/Å.
+        rotation_error: Relative error of forces when structures are rotated, float32.
+        inversion_error: Relative error of forces when they are inverted.
+        md_steps_per_second: Steps of velocity Verlet, float32, one structure of the test set, per processor second.
     """
 
-    pair: str
+    problem: str = "training"
     seed: int
-    refused: str | None = None
     weights: int = 0
     epochs: int = 0
     seconds_per_epoch: float = 0.0
@@ -134,6 +130,19 @@ class Row:
     rotation_error: float = 0.0
     inversion_error: float = 0.0
     md_steps_per_second: float = 0.0
+
+    @property
+    def state(self) -> str:
+        """``"refused"`` or ``"measured"``."""
+        return "refused" if self.absent else "measured"
+
+
+NUMBERS = (
+    *("weights", "epochs", "seconds_per_epoch", "energy_rmse", "forces_rmse"),
+    *("rotation_error", "inversion_error", "md_steps_per_second"),
+)
+
+Told = Callable[[int, int, Row], None]
 
 
 def swap(
@@ -144,7 +153,7 @@ def swap(
     minutes: float,
     seeds: int,
     jobs: int,
-    console: Console,
+    told: Told = lambda done, total, row: None,
 ) -> list[Row]:
     """Train every pair, and exact couplings and those near the best with further seeds; write one file per training.
 
@@ -157,7 +166,7 @@ def swap(
         minutes: Processor minutes of training for each.
         seeds: Number of seeds for exact couplings and for pairs whose force error is within 10 % of the best.
         jobs: Trainings at a time, one thread each.
-        console: Where to show progress.
+        told: Function called after each training with the number done, the number of all, and its row.
 
     Raises:
         ValueError: If there are no test frames, or a model to start from is named.
@@ -168,40 +177,25 @@ def swap(
         raise ValueError("`train.start_from` is set, but every product begins with fresh weights; leave it out")
     out.mkdir(parents=True, exist_ok=True)
     tasks = [(pair, config.train.seed) for pair in pairs]
-    rows = _train_all(config, tasks, minutes, out, jobs, console)
-    best = min((row.forces_rmse for row in rows if row.refused is None), default=0.0)
-    near = {row.pair for row in rows if row.refused is None and row.forces_rmse <= NEAR_THE_BEST * best}
+    rows = _train_all(config, tasks, minutes, out, jobs, told)
+    best = min((row.forces_rmse for row in rows if not row.absent), default=0.0)
+    near = {row.contender for row in rows if not row.absent and row.forces_rmse <= NEAR_THE_BEST * best}
     near.add(str(Pair()))  # what all others are held against
     again = [(pair, config.train.seed + n) for n in range(1, seeds) for pair in pairs if str(pair) in near]
-    return rows + _train_all(config, again, minutes, out, jobs, console)
+    return rows + _train_all(config, again, minutes, out, jobs, told)
 
 
 def _train_all(
-    config: RunConfig, tasks: Sequence[tuple[Pair, int]], minutes: float, out: Path, jobs: int, console: Console
+    config: RunConfig, tasks: Sequence[tuple[Pair, int]], minutes: float, out: Path, jobs: int, told: Told
 ) -> list[Row]:
-    tree = config.model_dump(mode="json")
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with (
-        Progress(*columns, console=console, transient=True) as progress,
-        ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool,
-    ):
-        task = progress.add_task("training", total=len(tasks))
-        futures = {pool.submit(_train_or_read, tree, pair, seed, minutes, out): pair for pair, seed in tasks}
-        rows = []
+    tree, rows = config.model_dump(mode="json"), []
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
+        futures = [pool.submit(_train_or_read, tree, pair, seed, minutes, out) for pair, seed in tasks]
         for future in as_completed(futures):
-            row = future.result()
-            rows.append(row)
-            progress.advance(task)
-            said = row.refused or f"forces {row.forces_rmse:.1f} meV/Å, energy {row.energy_rmse:.2f} meV/atom"
-            console.print(f"{row.pair}  seed {row.seed}: {said}", highlight=False, soft_wrap=True)
+            rows.append(future.result())
+            told(len(rows), len(tasks), rows[-1])
     order = [(str(pair), seed) for pair, seed in tasks]
-    return sorted(rows, key=lambda row: order.index((row.pair, row.seed)))
+    return sorted(rows, key=lambda row: order.index((row.contender, row.seed)))
 
 
 def _train_or_read(tree: dict[str, Any], pair: Pair, seed: int, minutes: float, out: Path) -> Row:
@@ -214,8 +208,9 @@ def _train_or_read(tree: dict[str, Any], pair: Pair, seed: int, minutes: float, 
             return Row(**known["row"])
     torch.set_num_threads(1)
     row = train_one(parse_config(settings), pair)
+    known = {name: value for name, value in asdict(row).items() if value not in (None, ())}
     file.parent.mkdir(exist_ok=True)
-    file.write_text(json.dumps({"settings": settings, "row": asdict(row)}, indent=1))
+    file.write_text(json.dumps({"settings": settings, "row": known}, indent=1))
     return row
 
 
@@ -225,7 +220,8 @@ def train_one(config: RunConfig, pair: Pair) -> Row:
     try:
         potential = make_potential(config, prepared)
     except ValueError as error:
-        return Row(str(pair), config.train.seed, refused=str(error).rpartition(": ")[2])
+        reason = str(error).rpartition(": ")[2]
+        return Row(contender=str(pair), seed=config.train.seed, absent=reason)
     loaders = Data(
         GraphLoader(prepared.graphs["train"], config.train.batch_size, config.train.seed),
         GraphLoader(prepared.graphs["valid"], 32),
@@ -239,8 +235,8 @@ def train_one(config: RunConfig, pair: Pair) -> Row:
     report = check(potential, frames, max_structures=CHECKED_FRAMES)
     turned, mirrored = (report.worst(name, "float32", "forces") for name in ("rotation", "inversion"))
     return Row(
-        str(pair),
-        config.train.seed,
+        contender=str(pair),
+        seed=config.train.seed,
         weights=count_weights(potential),
         epochs=state.epoch,
         seconds_per_epoch=state.seconds / max(state.epoch, 1),
@@ -280,13 +276,12 @@ def summarise(rows: Iterable[Row]) -> list[Summary]:
     """Rows of one pair together, best force error first, refused ones last."""
     by_pair: dict[str, list[Row]] = {}
     for row in rows:
-        by_pair.setdefault(row.pair, []).append(row)
-    numbers = [field.name for field in fields(Row) if field.name not in ("pair", "seed", "refused")]
+        by_pair.setdefault(row.contender, []).append(row)
     found = []
     for pair, some in by_pair.items():
-        values = {name: [float(getattr(row, name)) for row in some] for name in numbers}
+        values = {name: [float(getattr(row, name)) for row in some] for name in NUMBERS}
         # A median where the machine disturbs, a mean where chance does.
         middle = {n: median(v) if "second" in n else mean(v) for n, v in values.items()}
         spread = {n: stdev(v) if len(v) > 1 else 0.0 for n, v in values.items()}
-        found.append(Summary(pair, len(some), middle, spread, some[0].refused))
+        found.append(Summary(pair, len(some), middle, spread, some[0].absent))
     return sorted(found, key=lambda item: (item.refused is not None, item.means["forces_rmse"]))

@@ -1,8 +1,12 @@
-"""A pickle read as data, by a stack machine of our own: no class of the file is looked up, so none can be run.
+"""A stack machine reads pickles as plain data: it looks up no class and calls nothing that a file names.
 
-Python's ``pickle.Unpickler`` calls what the file names, and must be told name by name what not to call. Here there is
-nothing to call: :mod:`pickletools` splits the bytes into opcodes without acting on them, and each opcode makes a plain
-value or a :class:`Record`. https://docs.python.org/3/library/pickletools.html describes what the opcodes mean.
+:mod:`pickletools` splits the bytes into opcodes without acting on them; each opcode of ``STEPS`` then makes a plain value
+or a :class:`Record`, and any other opcode is an error. https://docs.python.org/3/library/pickletools.html describes them.
+
+A ``pickle.Unpickler`` whose ``find_class`` returns stubs is shorter and not as safe, since its other steps have no hook:
+extension codes that the process has used before are called without ``find_class``; nested tuples as keys are hashed until
+the process hangs or overflows the C stack; a memo index of four bytes reserves gigabytes; ``add``, ``__setitem__`` and
+``__setstate__`` of tensors run with the file's arguments.
 """
 
 from __future__ import annotations
@@ -14,31 +18,33 @@ from typing import Any
 from .records import Record
 from .values import Name, checked_key, give_state, value_called, value_named
 
+# Values copied for each byte of a pickle. torch.save stays below one; a short pickle can copy a long value many times.
+MOST_COPIES = 4
 RENAMED = {"__builtin__": "builtins", "copy_reg": "copyreg"}  # modules of Python 2, whose names old protocols keep
-Step = Callable[["Machine", Any], None]
+SIZED = (str, bytes, bytearray, tuple, list, dict, set, frozenset)
+Step = Callable[["Machine", Any], object]
 
 
 def value_of_pickle(pickled: bytes, stored: Callable[[Any], Any]) -> Any:
-    """The value that a pickle describes.
+    """Read the value that a pickle describes.
 
     Args:
-        pickled: The pickle.
-        stored: Gives what a persistent id stands for: a storage of tensors, kept outside the pickle.
+        pickled: Bytes of the pickle.
+        stored: Function from a persistent id to the storage of tensors that it names, kept outside the pickle.
 
     Raises:
         ValueError: If it is damaged, or asks for what no torch module needs.
     """
-    machine = Machine(stored)
+    machine = Machine(stored, MOST_COPIES * len(pickled))
     at = 0
     try:
         for opcode, argument, position in pickletools.genops(pickled):
             at = position or 0
             if opcode.name == "STOP":
                 return machine.stack.pop()
-            step = STEPS.get(opcode.name)
-            if step is None:
+            if opcode.name not in STEPS:
                 raise ValueError(f"it uses the opcode {opcode.name}, which torch.save does not")
-            step(machine, argument)
+            STEPS[opcode.name](machine, argument)
     except (ValueError, TypeError, LookupError, OverflowError, RuntimeError) as error:
         # A damaged pickle takes from an empty stack or hands values of the wrong type to the makers.
         reason = error if type(error) is ValueError else f"it is damaged ({type(error).__name__}: {error})"
@@ -49,45 +55,44 @@ def value_of_pickle(pickled: bytes, stored: Callable[[Any], Any]) -> Any:
 class Machine:
     """Stack, marks and memo of the pickle protocol."""
 
-    def __init__(self, stored: Callable[[Any], Any]) -> None:
+    def __init__(self, stored: Callable[[Any], Any], copies_left: int) -> None:
         self.stored = stored
+        self.copies_left = copies_left
         self.stack: list[Any] = []
         self.below: list[list[Any]] = []  # one stack for each open mark
         self.memo: dict[int, Any] = {}
 
-    def since_mark(self) -> list[Any]:
+    def take(self, count: int, complaint: str = "fewer values than it takes") -> list[Any]:
+        """Remove the last values from the stack."""
+        if count > len(self.stack):
+            raise IndexError(complaint)
+        items = self.stack[-count:]
+        del self.stack[-count:]
+        return items
+
+    def take_marked(self) -> list[Any]:
+        """Remove all values above the last mark, and the mark."""
         items, self.stack = self.stack, self.below.pop()
         return items
 
     def push(self, value: Any) -> None:
         self.stack.append(value)
 
-    def mark(self, _: Any) -> None:
+    def mark(self) -> None:
         self.below.append(self.stack)
         self.stack = []
 
-    def pop(self, _: Any) -> None:
+    def pop(self) -> None:
         if self.stack:
             self.stack.pop()
         else:
-            self.since_mark()
-
-    def drop_to_mark(self, _: Any) -> None:
-        self.since_mark()
+            self.take_marked()
 
     def put(self, place: int) -> None:
         self.memo[place] = self.stack[-1]
 
-    def memoize(self, _: Any) -> None:
-        self.memo[len(self.memo)] = self.stack[-1]
-
-    def get(self, place: int) -> None:
-        self.push(self.memo[place])
-
     def tuple_of(self, count: int) -> None:
-        if count > len(self.stack):
-            raise IndexError("tuple of more values than there are")
-        self.stack[-count:] = [tuple(self.stack[-count:])]
+        self.push(tuple(self.take(count, "tuple of more values than there are")))
 
     def append(self, items: list[Any]) -> None:
         held = self.stack[-1]
@@ -105,8 +110,7 @@ class Machine:
             raise ValueError(f"it sets items of a {type(held).__name__}")
         held.update(pairs(items))
 
-    def add_items(self, _: Any) -> None:
-        items = self.since_mark()
+    def add_members(self, items: list[Any]) -> None:
         if type(self.stack[-1]) is not set:
             raise ValueError(f"it adds members to a {type(self.stack[-1]).__name__}")
         self.stack[-1].update(map(checked_key, items))
@@ -116,58 +120,45 @@ class Machine:
             raise ValueError("it names a class by something that is not text")
         self.push(value_named(f"{RENAMED.get(module, module)}.{name}"))
 
-    def call(self, _: Any) -> None:
-        arguments, target = self.stack.pop(), self.stack.pop()
+    def count_copies(self, values: Any) -> None:
+        """Refuse pickles that copy the same long values again and again: they need memory with the square of their length."""
+        self.copies_left -= sum(len(value) for value in values if isinstance(value, SIZED))
+        if self.copies_left < 0:
+            raise ValueError("it copies the same values again and again, which torch.save does not")
+
+    def call(self, target: Any, arguments: Any) -> None:
         self.push(value_called(target, arguments))
+        self.count_copies(arguments)
 
-    def make(self, target: Any, arguments: Any) -> None:
-        """A new instance: always a record, so that no state can reach what :func:`value_called` makes."""
-        if not isinstance(target, Name) or not isinstance(arguments, tuple):
-            raise ValueError("it makes an object of something that is no class")
-        self.push(Record(target.class_name, arguments))
-
-    def make_from_stack(self, _: Any) -> None:
-        arguments, target = self.stack.pop(), self.stack.pop()
-        self.make(target, arguments)
-
-    def make_with_keywords(self, _: Any) -> None:
-        keywords, arguments, target = self.stack.pop(), self.stack.pop(), self.stack.pop()
+    def make(self, target: Any, arguments: Any, keywords: Any = None) -> None:
+        """Push a new instance: always a record, so that no state can reach the results of :func:`value_called`."""
         if not isinstance(arguments, tuple):
             raise ValueError("it makes an object with arguments that are none")
-        self.make(target, (*arguments, keywords) if keywords else arguments)
+        if not isinstance(target, Name):
+            raise ValueError("it makes an object of something that is no class")
+        if keywords:
+            self.count_copies([arguments])
+            arguments = (*arguments, keywords)
+        self.push(Record(target.class_name, arguments))
 
-    def make_by_name(self, names: str) -> None:
-        arguments = tuple(self.since_mark())
+    def make_marked(self, target: Any, *arguments: Any) -> None:
+        self.make(target, arguments)
+
+    def make_named(self, names: str) -> None:
+        arguments = self.take_marked()
         self.name(*names.split(" ", 1))
-        self.make(self.stack.pop(), arguments)
+        self.make(self.stack.pop(), tuple(arguments))
 
-    def make_from_mark(self, _: Any) -> None:
-        target, *arguments = self.since_mark()
-        self.make(target, tuple(arguments))
-
-    def give_state(self, _: Any) -> None:
-        state = self.stack.pop()
+    def give_state(self, state: Any) -> None:
+        self.count_copies(state if isinstance(state, tuple) else [state])
         give_state(self.stack[-1], state)
 
 
 def pairs(items: list[Any]) -> dict[Any, Any]:
-    """Keys and values in turn, as a dictionary."""
+    """Turn keys and values in alternation into a dictionary."""
     if len(items) % 2:
         raise ValueError("it has a key without a value")
     return {checked_key(key): value for key, value in zip(items[::2], items[1::2])}
-
-
-def by_stack_name(machine: Machine, _: Any) -> None:
-    name, module = machine.stack.pop(), machine.stack.pop()
-    machine.name(module, name)
-
-
-def last(machine: Machine, count: int) -> list[Any]:
-    if count > len(machine.stack):
-        raise IndexError("fewer values than it takes")
-    items = machine.stack[-count:]
-    del machine.stack[-count:]
-    return items
 
 
 # INT and LONG are text, the others differ in how the length is written; pickletools has read them all.
@@ -182,36 +173,36 @@ STEPS: dict[str, Step] = {
     "NONE": lambda machine, _: machine.push(None),
     "NEWTRUE": lambda machine, _: machine.push(True),
     "NEWFALSE": lambda machine, _: machine.push(False),
-    "MARK": Machine.mark,
-    "POP": Machine.pop,
-    "POP_MARK": Machine.drop_to_mark,
+    "MARK": lambda machine, _: machine.mark(),
+    "POP": lambda machine, _: machine.pop(),
+    "POP_MARK": lambda machine, _: machine.take_marked(),
     "DUP": lambda machine, _: machine.push(machine.stack[-1]),
     **dict.fromkeys(("PUT", "BINPUT", "LONG_BINPUT"), Machine.put),
-    **dict.fromkeys(("GET", "BINGET", "LONG_BINGET"), Machine.get),
-    "MEMOIZE": Machine.memoize,
+    **dict.fromkeys(("GET", "BINGET", "LONG_BINGET"), lambda machine, place: machine.push(machine.memo[place])),
+    "MEMOIZE": lambda machine, _: machine.put(len(machine.memo)),
     "EMPTY_TUPLE": lambda machine, _: machine.push(()),
     "TUPLE1": lambda machine, _: machine.tuple_of(1),
     "TUPLE2": lambda machine, _: machine.tuple_of(2),
     "TUPLE3": lambda machine, _: machine.tuple_of(3),
-    "TUPLE": lambda machine, _: machine.push(tuple(machine.since_mark())),
+    "TUPLE": lambda machine, _: machine.push(tuple(machine.take_marked())),
     "EMPTY_LIST": lambda machine, _: machine.push([]),
-    "LIST": lambda machine, _: machine.push(machine.since_mark()),
-    "APPEND": lambda machine, _: machine.append(last(machine, 1)),
-    "APPENDS": lambda machine, _: machine.append(machine.since_mark()),
+    "LIST": lambda machine, _: machine.push(machine.take_marked()),
+    "APPEND": lambda machine, _: machine.append(machine.take(1)),
+    "APPENDS": lambda machine, _: machine.append(machine.take_marked()),
     "EMPTY_DICT": lambda machine, _: machine.push({}),
-    "DICT": lambda machine, _: machine.push(pairs(machine.since_mark())),
-    "SETITEM": lambda machine, _: machine.set_items(last(machine, 2)),
-    "SETITEMS": lambda machine, _: machine.set_items(machine.since_mark()),
+    "DICT": lambda machine, _: machine.push(pairs(machine.take_marked())),
+    "SETITEM": lambda machine, _: machine.set_items(machine.take(2)),
+    "SETITEMS": lambda machine, _: machine.set_items(machine.take_marked()),
     "EMPTY_SET": lambda machine, _: machine.push(set()),
-    "ADDITEMS": Machine.add_items,
-    "FROZENSET": lambda machine, _: machine.push(frozenset(map(checked_key, machine.since_mark()))),
+    "ADDITEMS": lambda machine, _: machine.add_members(machine.take_marked()),
+    "FROZENSET": lambda machine, _: machine.push(frozenset(map(checked_key, machine.take_marked()))),
     "GLOBAL": lambda machine, names: machine.name(*names.split(" ", 1)),
-    "STACK_GLOBAL": by_stack_name,
-    "REDUCE": Machine.call,
-    "NEWOBJ": Machine.make_from_stack,
-    "NEWOBJ_EX": Machine.make_with_keywords,
-    "INST": Machine.make_by_name,
-    "OBJ": Machine.make_from_mark,
-    "BUILD": Machine.give_state,
+    "STACK_GLOBAL": lambda machine, _: machine.name(*machine.take(2)),
+    "REDUCE": lambda machine, _: machine.call(*machine.take(2)),
+    "NEWOBJ": lambda machine, _: machine.make(*machine.take(2)),
+    "NEWOBJ_EX": lambda machine, _: machine.make(*machine.take(3)),
+    "INST": lambda machine, names: machine.make_named(names),
+    "OBJ": lambda machine, _: machine.make_marked(*machine.take_marked()),
+    "BUILD": lambda machine, _: machine.give_state(machine.stack.pop()),
     "BINPERSID": lambda machine, _: machine.push(machine.stored(machine.stack.pop())),
 }

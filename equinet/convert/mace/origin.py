@@ -8,7 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from .published import PUBLISHED, Published, identify, look_alike, sha256_of
+from .published import Published, identify, look_alike, published_files, sha256_of
 
 
 def origin_of(path: str | os.PathLike[str], head: str | None = None) -> dict[str, Any]:
@@ -51,4 +51,4 @@ def warning_of(origin: Mapping[str, Any]) -> str | None:
 
 def published_as(name: str | None) -> Published | None:
     """The published file of that name."""
-    return next((one for one in PUBLISHED if one.name == name), None)
+    return next((one for one in published_files() if one.name == name), None)

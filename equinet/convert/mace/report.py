@@ -7,15 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rich import box
-from rich.table import Table
-from rich.text import Text
-
 from equinet.graph.elements import SYMBOLS
+from equinet.tables import Column, Table
 
 from .architecture import Architecture
 from .origin import published_as
-from .published import PUBLISHED
+from .published import published_files
 from .records import Record
 
 UNKNOWN_LICENCE = "not known: no published file has this content; ask whoever trained it"
@@ -39,9 +36,6 @@ def describe(
     """
     c = architecture.config
     kinds = [interaction.kind for interaction in mace["interactions"].children()]
-    table = Table(box=box.SIMPLE, show_header=False, pad_edge=False)
-    table.add_column(no_wrap=True, style="dim")
-    table.add_column(overflow="fold")
     size = f"{Path(path).stat().st_size / 1e6:.1f} MB"
     rows = {
         "file": f"{origin['file']}, {size}, SHA-256 {origin['sha256'][:16]}…",
@@ -63,16 +57,13 @@ def describe(
         + ("of the last layer alone" if c.readout_layers == "last" else "in the last layer; linear in the others"),
         "pair repulsion": "ZBL" if c.zbl else "",
     }
-    for name, value in rows.items():
-        if value:
-            table.add_row(name, Text(value))
-    return table
+    return Table("", [Column("", tone="faint"), Column("", fold=True)], [(k, v) for k, v in rows.items() if v])
 
 
 def table_of_published() -> str:
     """The published files as a table in Markdown, for ``docs/mace.md``."""
     lines = ["| model | file | licence | SHA-256 | size | |", "|---|---|---|---|---|---|"]
-    for one in PUBLISHED:
+    for one in published_files():
         digest = f"`{one.sha256[:12]}…`" if one.sha256 else "not known"
         size = f"{one.size / 1e6:.1f} MB" if one.size else ""
         lines.append(f"| {one.name} | [`{one.file}`]({one.url}) | {one.licence} | {digest} | {size} | {one.note} |")

@@ -1,4 +1,4 @@
-"""What names in a pickle may stand for: tensors, numbers, arrays and containers made here; anything else stays a name."""
+"""Tensors, numbers, arrays and containers are made for the names that torch.save writes; any other name in a pickle stays a name."""
 
 from __future__ import annotations
 
@@ -36,10 +36,11 @@ STORAGES = {
 # Plain numbers only. The letter of an object array, "O", would make numpy read addresses.
 NUMPY_CODES = {"b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8", "c8", "c16"}
 ENDLESS = 2**63
+LONGEST_KEY = 100  # parts of a tuple that is the key of a dictionary
 
 
 class Name(Record):
-    """A class or function that the file only names: what is called or made, or a value such as ``torch.nn.functional.silu``."""
+    """A class or function that the file only names: one that is called or made, or a value such as ``torch.nn.functional.silu``."""
 
     __slots__ = ()
 
@@ -53,13 +54,13 @@ class Storage:
 
 
 def value_named(dotted: str) -> Any:
-    """What a bare name stands for: the type of a tensor's numbers, or itself."""
+    """Turn a name of torch's into a dtype; leave any other as a :class:`Name`."""
     package, _, name = dotted.rpartition(".")
     return DTYPES[name] if package == "torch" and name in DTYPES else Name(dotted)
 
 
 def value_called(target: Any, arguments: Any) -> Any:
-    """What calling a name gives: one of the few values that are made here, or a record of the call."""
+    """Make the value that a call stands for if it is one of ``MAKERS``, else a record of the call."""
     if not isinstance(target, Record) or not isinstance(arguments, tuple):
         raise ValueError("it calls something that is not a name, or without arguments")
     maker = MAKERS.get(target.class_name) if isinstance(target, Name) else None
@@ -85,11 +86,16 @@ def give_state(value: Any, state: Any) -> None:
 
 
 def checked_key(key: Any) -> Any:
-    """A key of a dictionary or member of a set, if its hash is one step's work: tuples in tuples can take for ever."""
-    plain = (str, bytes, int, float, bool, type(None), torch.dtype, Record)
-    if isinstance(key, plain) or (isinstance(key, tuple) and all(isinstance(part, plain) for part in key)):
+    """Refuse keys of a dictionary or members of a set whose hash takes long: tuples in tuples can take for ever."""
+    if _is_plain(key) or (isinstance(key, tuple) and len(key) <= LONGEST_KEY and all(map(_is_plain, key))):
         return key
     raise ValueError(f"it has a {type(key).__name__} as key")
+
+
+def _is_plain(key: Any) -> bool:
+    if isinstance(key, int):
+        return abs(key) < ENDLESS  # larger ones are hashed modulo 2^61 - 1, so that a file can make them all collide
+    return isinstance(key, (str, bytes, float, type(None), torch.dtype, Record))
 
 
 def _is_by_name(state: Any) -> bool:
@@ -112,7 +118,7 @@ def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *rest: Any) -> Te
     last = offset + sum((n - 1) * step for n, step in zip(size, stride)) if held else 0
     if held and last >= len(numbers):
         raise ValueError(f"a tensor in it reaches to number {last + 1} of a storage of {len(numbers)}")
-    # Strides of zero repeat numbers for free, until somebody copies the tensor.
+    # Strides of zero repeat numbers for free, until the tensor is copied.
     if held * numbers.element_size() > storage.file_bytes:
         raise ValueError(f"a tensor in it claims {held} numbers, more than the whole file has")
     return torch.as_strided(numbers, size, stride, offset) if held else numbers.new_empty(size)
@@ -134,11 +140,14 @@ def _parameter(data: Any, *_: Any) -> Tensor:
 
 
 def _subclassed(function: Any, subclass: Any, arguments: Any, *_: Any) -> Any:
-    """A tensor that carries attributes of its own: the plain tensor below them."""
+    """Make the plain tensor below one that carries attributes of its own."""
     name = subclass.class_name if isinstance(subclass, Name) else ""
-    if name in ("torch.Tensor", "torch.nn.parameter.Parameter", "torch.nn.parameter.Buffer"):
-        return value_called(function, arguments)
-    raise ValueError(f"it has a tensor of the class {name or 'of no name'}, which equinet does not read")
+    if name not in ("torch.Tensor", "torch.nn.parameter.Parameter", "torch.nn.parameter.Buffer"):
+        raise ValueError(f"it has a tensor of the class {name or 'of no name'}, which equinet does not read")
+    tensor = value_called(function, arguments)
+    if not isinstance(tensor, Tensor):
+        raise ValueError(f"it has a tensor that is made by {function.class_name}, which makes none")
+    return tensor
 
 
 def _encoded(text: Any, encoding: Any = None) -> bytes:

@@ -203,7 +203,7 @@ class _Run:
             return "interrupted before anything was saved"
         return (
             f"interrupted; step {self.files.read_state().step} is in {self.files.restart}. "
-            "Continue with the same call and resume=True (--resume)"
+            "Continue with the same call and `resume=True`"
         )
 
     def _one_step(self) -> None:

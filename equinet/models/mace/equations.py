@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from equinet.models.base import count_weights
 from equinet.ops.factorised.algebra import Algebra
 from equinet.ops.factorised.sphere import BracketChain
+from equinet.ops.kernels.choice import describe_executor
 
 if TYPE_CHECKING:
     from .model import MACE, Layer
@@ -50,6 +51,6 @@ def _of_layer(layer: Layer, factor: str) -> list[str]:
 
 
 def _executor(module: Any) -> str:
-    """Class of an executor and the spaces it multiplies in, if any."""
+    """Class of an executor, the kernel that computes, and the spaces it multiplies in, if any."""
     spaces = [repr(part) for part in module.modules() if isinstance(part, (Algebra, BracketChain))]
-    return type(module).__name__ + (": " + " and ".join(spaces) if spaces else "")
+    return describe_executor(module) + (": " + " and ".join(spaces) if spaces else "")

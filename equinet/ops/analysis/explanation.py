@@ -2,34 +2,25 @@
 
 from __future__ import annotations
 
-import io
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from equinet.tables import Block, Column, Table, Text, as_text
 
 from .cost import Cost
 
-if TYPE_CHECKING:
-    from rich.console import Group
-    from rich.table import Table
-
-WIDTH = 100  # of what `str` gives
-
 
 class Printable(ABC):
-    """What rich can print is its own text, too."""
+    """Base of results that consist of tables and lines; their text is the same."""
 
     @abstractmethod
-    def __rich__(self) -> Group:
-        """What rich prints."""
+    def blocks(self) -> list[Block]:
+        """Tables and lines, as the command line shows them."""
 
     def __str__(self) -> str:
-        from rich.console import Console
-
-        page = Console(file=io.StringIO(), width=WIDTH, color_system=None, force_terminal=False)
-        page.print(self)
-        return "\n".join(line.rstrip() for line in page.file.getvalue().splitlines())  # type: ignore[attr-defined]
+        return as_text(self.blocks())
 
 
 @dataclass(frozen=True)
@@ -54,7 +45,7 @@ class Explanation(Printable):
     """What a method can express of a spec, what it costs, and how equivariant it is; made by :func:`equinet.ops.explain`."""
 
     method: str
-    """As a configuration or ``equinet explain --method`` names it."""
+    """Name and arguments, as a configuration has them."""
     spec: str
     """What was asked for."""
     many_body: bool
@@ -95,18 +86,14 @@ class Explanation(Printable):
         found["equivariance_error"] = dict(self.equivariance_error)
         return {**found, "reached": self.reached, "full": self.full}
 
-    def __rich__(self) -> Group:
-        from rich.console import Group
-        from rich.table import Table
-        from rich.text import Text
-
-        facts = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-        for name, value in self._facts():
-            facts.add_row(Text(name, style="bold"), Text(value))
+    def blocks(self) -> list[Block]:
+        """Facts, then the paths or polynomials that are reached."""
+        columns = [Column("", tone="strong"), Column("", fold=True)]
+        facts = Table("", columns, self._facts(), padding=2)
         if not self.parts:
-            return Group(facts)
+            return [facts]
         title = "polynomials reached, by number of factors" if self.many_body else "paths, with the strength of each"
-        return Group(facts, Text(f"\n{title}", style="bold"), self._table_of_outputs())
+        return [facts, "", Text(title, "strong"), self._table_of_outputs()]
 
     def _facts(self) -> list[tuple[str, str]]:
         per = "species" if self.many_body else "edge"
@@ -138,27 +125,20 @@ class Explanation(Printable):
         return facts
 
     def _table_of_outputs(self) -> Table:
-        from rich.box import SIMPLE_HEAD
-        from rich.table import Table
-
         outs = list(dict.fromkeys(part.out for part in self.parts))
         of = {out: [part for part in self.parts if part.out == out] for out in outs}
         if self.many_body:
-            table = Table(box=SIMPLE_HEAD)
             numbers = sorted({part.name for part in self.parts})
-            for title in ("output", *numbers):
-                table.add_column(title)
+            rows = []
             for out, parts in of.items():
                 cells = {part.name: f"{part.reached} of {part.full}" for part in parts}
-                table.add_row(out, *(cells.get(name, "-") for name in numbers))
-            return table
-        table = Table(box=SIMPLE_HEAD)
-        for title in ("into", "reached", "not reached"):
-            table.add_column(title)
+                rows.append((out, *(cells.get(name, "-") for name in numbers)))
+            return Table("", [Column(title) for title in ("output", *numbers)], rows)
+        rows = []
         for out, parts in of.items():
             there = [f"{name(part)} ({part.strength:.2f})" for part in parts if part.reached]
-            table.add_row(out, ", ".join(there) or "-", ", ".join(name(part) for part in parts if not part.reached))
-        return table
+            rows.append((out, ", ".join(there) or "-", ", ".join(name(part) for part in parts if not part.reached)))
+        return Table("", [Column("into"), Column("reached", fold=True), Column("not reached", fold=True)], rows)
 
 
 def name(part: Part) -> str:
@@ -182,29 +162,21 @@ class Comparison(Printable):
         """Plain numbers and words."""
         return {"methods": [found.as_json() for found in self.explanations], "notes": list(self.notes)}
 
-    def __rich__(self) -> Group:
-        from rich.box import SIMPLE_HEAD
-        from rich.console import Group
-        from rich.table import Table
-        from rich.text import Text
-
+    def blocks(self) -> list[Block]:
+        """One row a method, then the legend and the reasons of refusals."""
         many_body = self.explanations[0].many_body
         titles = ["expr.", "weights", "kFLOP\n/ node", "kB\n/ node", "error"]
         if not many_body:
             titles = ["paths", *titles[:2], "kFLOP\n/ edge", "kFLOP\n/ node", "kB\n/ edge", "error"]
-        table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-        table.add_column("method", overflow="fold")
-        for title in titles:
-            table.add_column(title, justify="right", no_wrap=True)
-        table.add_column("ok", no_wrap=True)
+        columns = [Column("method", fold=True), *(Column(title, number=True) for title in titles), Column("ok")]
+        rows = [(found.method, *self._cells(found), "no" if found.refusal else "yes") for found in self.explanations]
         refusals: dict[str, list[str]] = {}
         for found in self.explanations:
-            table.add_row(Text(found.method), *self._cells(found), "no" if found.refusal else "yes")
             if found.refusal:
                 refusals.setdefault(found.refusal, []).append(found.method)
         lines = [LEGEND_MANY_BODY if many_body else LEGEND, *self.notes]
         lines += [f"refused, {' and '.join(methods)}: {why}" for why, methods in refusals.items()]
-        return Group(Text(self.explanations[0].spec, style="bold"), table, *(Text(line) for line in lines))
+        return [Text(self.explanations[0].spec, "strong"), Table("", columns, rows), *lines]
 
     @staticmethod
     def _cells(found: Explanation) -> list[str]:

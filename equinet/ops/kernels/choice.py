@@ -147,7 +147,8 @@ def describe_executor(executor: nn.Module) -> str:
 
 def refusal_of(executor: nn.Module) -> str | None:
     """Message of the error that a call of an executor raises where its constants are now; None if a kernel computes."""
-    parts = [part for part in executor.modules() if isinstance(part, WithKernels)]
-    explicit = [part for part in parts if part.kernels.backend == "generated"]
-    refusals = [part.kernels.refusal(*place_of(part)) for part in explicit]
-    return next((reason for reason in refusals if reason), None)
+    for part in executor.modules():
+        choice: KernelChoice | None = part.kernels if isinstance(part, WithKernels) else None
+        if choice is not None and choice.backend == "generated" and (reason := choice.refusal(*place_of(part))):
+            return reason
+    return None

@@ -57,7 +57,7 @@ def random_mace(
     config: MACEConfig, heads: Sequence[str] = ("Default",), *, reduced: bool = False, seed: int = 0
 ) -> Any:
     """A model of mace-torch in float64 with weights, energies and constants large enough that every part counts."""
-    from equinet.bench.models.mace_peer import build_mace, mace_defaults
+    from equinet.bench.peers.mace_torch.model import build_mace, mace_defaults
 
     rng = np.random.default_rng(seed)
     with mace_defaults("float64"), torch.random.fork_rng(devices=[]):
@@ -90,7 +90,7 @@ def output_of(mace: Any, atoms: Atoms, head: str = "Default", dtype: str = "floa
     """Energies, forces and virial that mace-torch gives."""
     from mace import data, tools
 
-    from equinet.bench.models.mace_peer import mace_defaults
+    from equinet.bench.peers.mace_torch.model import mace_defaults
 
     with mace_defaults(dtype):
         frame = data.config_from_atoms(atoms)

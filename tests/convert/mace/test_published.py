@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import re
+import subprocess
+import sys
+import tomllib
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from equinet.convert.mace.published import PUBLISHED, Published, identify, look_alike, sha256_of
+from equinet.convert.mace import published
+from equinet.convert.mace.published import Published, identify, look_alike, published_files, sha256_of
 
+REPOSITORY = Path(__file__).resolve().parents[3]
+PUBLISHED = published_files()
 WITH_HASH = [one for one in PUBLISHED if one.sha256 is not None]
 
 
@@ -106,6 +112,41 @@ def test_a_licence_without_terms_is_refused() -> None:
 def test_a_shortened_or_capital_hash_is_refused(wrong: str) -> None:
     with pytest.raises(ValueError, match="`sha256` of MACE-MP-0 small must be 64 lowercase hex digits"):
         replace(PUBLISHED[0], sha256=wrong)
+
+
+GOOD_ROW = {"name": "a", "file": "b", "url": "c", "licence": "MIT", "note": ""}
+
+
+def test_hash_and_size_of_a_row_may_be_absent() -> None:
+    assert published._published(GOOD_ROW) == Published(name="a", file="b", url="c", licence="MIT", note="")
+
+
+@pytest.mark.parametrize(
+    "row",
+    [{"sha265": "0" * 64}, {"size": 1.5}, {"size": True}, {"note": 1}, *({name: None} for name in GOOD_ROW)],
+    ids=str,
+)
+def test_a_damaged_row_of_the_table_is_a_bug(row: dict[str, object]) -> None:
+    damaged = {name: value for name, value in (GOOD_ROW | row).items() if value is not None}
+    with pytest.raises(AssertionError, match=r"published\.toml: wrong row"):
+        published._published(damaged)
+
+
+def test_the_table_is_read_once_and_only_when_asked_for() -> None:
+    code = (
+        "from equinet.convert.mace.published import _table, identify\n"
+        "before = _table.cache_info().currsize\n"
+        "identify(''), identify('')\n"
+        "print(before, _table.cache_info().misses)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
+    assert result.stdout.split() == ["0", "1"], result.stderr
+
+
+def test_the_table_is_installed_with_the_package() -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
+    patterns = project["tool"]["setuptools"]["package-data"]["equinet"]
+    assert any(published._TABLE.relative_to(REPOSITORY / "equinet").match(pattern) for pattern in patterns)
 
 
 @pytest.mark.parametrize("size", [0, 1, (1 << 20) - 1, 1 << 20, (1 << 21) + 12_345])

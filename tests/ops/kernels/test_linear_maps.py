@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from equinet.ops import SpeciesGroups
+from equinet.ops.kernels.linear import maps
 from equinet.ops.kernels.linear.maps import (
     Block,
     Frozen,
@@ -17,7 +18,6 @@ from equinet.ops.kernels.linear.maps import (
     product,
     product_in_torch,
 )
-from equinet.ops.passes import only
 
 PLANS = {
     "two paths into the second block": Plan((Block(0, 1, 0, 1, 0.5), Block(1, 7, 1, 4, 2.0)), 7, 4),
@@ -79,14 +79,20 @@ def test_derivatives_are_those_of_finite_differences(species: int | None) -> Non
     assert torch.autograd.gradgradcheck(lambda x, *weights: mix(x, list(weights), plan, groups), leaves)
 
 
-def test_a_pass_for_positions_leaves_the_weights_alone() -> None:
+def test_a_pass_computes_the_gradients_that_it_needs_and_no_others(monkeypatch) -> None:
     plan = PLANS["two paths into the second block"]
     x, weights, _ = inputs(plan, 3, None)
     leaves = [leaf.requires_grad_() for leaf in (x, *weights)]
-    with only("positions"):
-        mix(x, weights, plan).sum().backward()
-    assert leaves[0].grad is not None
-    assert all(leaf.grad is None for leaf in leaves[1:])
+    value, ran = mix(x, weights, plan).square().sum(), []
+    for name in ("product", "gradients"):
+        run = getattr(maps, name)
+        monkeypatch.setattr(maps, name, lambda *args, name=name, run=run: ran.append(name) or run(*args))
+    everything = torch.autograd.grad(value, leaves, retain_graph=True)
+    assert sorted(ran) == ["gradients", "product"]
+    assert torch.equal(torch.autograd.grad(value, x, retain_graph=True)[0], everything[0])
+    assert ran[2:] == ["product"]
+    assert torch.equal(torch.autograd.grad(value, weights[1])[0], everything[2])
+    assert ran[3:] == ["gradients"]
 
 
 @pytest.mark.parametrize("species", [None, 3])

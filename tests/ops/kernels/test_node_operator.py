@@ -13,7 +13,6 @@ from equinet.ops.analysis.cost import cost
 from equinet.ops.kernels.node import operator as node_operator
 from equinet.ops.kernels.node.executor import GeneratedManyBody
 from equinet.ops.kernels.node.reference import HornerManyBody
-from equinet.ops.passes import only
 
 SPECS = [
     ManyBodySpec("16x0e+16x1o+16x2e+16x3o", "16x0e+16x1o", 3, 3),
@@ -108,24 +107,23 @@ def test_arrays_need_not_be_contiguous() -> None:
         assert torch.equal(operator(g, *scattered, *rest), operator(g.contiguous(), x, K, *rest))
 
 
-def test_a_pass_for_positions_leaves_out_the_gradients_of_weights_and_changes_no_other() -> None:
+def test_a_pass_to_features_leaves_out_the_gradients_of_weights_and_changes_no_other(monkeypatch) -> None:
     (x, w), groups = random_inputs(SPECS[0])
     module = GeneratedManyBody(SPECS[0]).double()
-
-    def gradients(pass_for: str | None) -> tuple[Tensor | None, Tensor | None]:
-        features, weight = x.clone().requires_grad_(), w.clone().requires_grad_()
-        value = module(features, weight, groups).square().sum()
-        if pass_for is None:
-            value.backward()
-        else:
-            with only(pass_for):
-                value.backward()
-        return features.grad, weight.grad
-
-    everything, positions = gradients(None), gradients("positions")
-    assert everything[1] is not None
-    assert positions[1] is None
-    assert torch.equal(positions[0], everything[0])
+    features, weight = x.requires_grad_(), w.requires_grad_()
+    value = module(features, weight, groups).square().sum()
+    ran, run = [], node_operator._run_machine_code
+    monkeypatch.setattr(node_operator, "_run_machine_code", lambda name, *rest: ran.append(name) or run(name, *rest))
+    (alone,) = torch.autograd.grad(value, features, retain_graph=True)
+    assert ran == ["gradient"]
+    both = torch.autograd.grad(value, [features, weight], retain_graph=True)
+    assert sorted(ran[1:]) == ["gradient", "weight_gradient"]
+    (of_weight,) = torch.autograd.grad(value, weight, retain_graph=True)
+    value.backward()
+    assert torch.equal(alone, both[0])
+    assert torch.equal(alone, features.grad)
+    assert torch.equal(of_weight, both[1])
+    assert torch.equal(of_weight, weight.grad)
 
 
 def test_coefficients_are_kept_while_the_weights_are_frozen_and_no_longer() -> None:

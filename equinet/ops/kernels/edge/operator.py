@@ -13,16 +13,17 @@ derivative of each is one or more of the four:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
-from torch import Tensor, library
+from torch import Tensor
 
 from equinet.ops.codegen import tiles
 from equinet.ops.codegen.llvm import compile_function
+from equinet.ops.codegen.operators import Operator, filled, register_family
 from equinet.ops.codegen.threads import require, run_in_parts
-from equinet.ops.passes import wanted
+from equinet.ops.passes import is_needed
 
 from . import gpu
 from .couplings import Couplings, couplings_of
@@ -30,22 +31,10 @@ from .cpu import EdgeLoops
 
 Tensors = tuple[Tensor, ...]
 
-# What every operator knows of the edges (see :class:`equinet.ops.edges.Edges`), and of the product.
+# Arguments of every operator behind its inputs: the edges (see :class:`equinet.ops.edges.Edges`), and the product.
 EDGES = "Tensor index, Tensor pointers, Tensor senders, Tensor codes, bool mirrored, str product"
-# Which gradients of inputs are wanted beside those of the weights; the others are empty.
-WANTED = "bool features, bool harmonics"
-library.define("equinet::edge_forward", f"(Tensor x, Tensor y, Tensor w, {EDGES}) -> Tensor")
-library.define("equinet::edge_jvp", f"(Tensor x, Tensor y, Tensor w, Tensor a, Tensor b, Tensor c, {EDGES}) -> Tensor")
-library.define(
-    "equinet::edge_backward",
-    f"(Tensor g, Tensor x, Tensor y, Tensor w, {EDGES}, {WANTED}) -> (Tensor, Tensor, Tensor)",
-)
-library.define(
-    "equinet::edge_double_backward",
-    f"(Tensor g, Tensor x, Tensor y, Tensor w, Tensor a, Tensor b, Tensor c, {EDGES}, {WANTED}) -> (Tensor, Tensor, Tensor)",
-)
-forward, jvp = torch.ops.equinet.edge_forward.default, torch.ops.equinet.edge_jvp.default
-backward, double_backward = torch.ops.equinet.edge_backward.default, torch.ops.equinet.edge_double_backward.default
+# Which gradients of inputs are computed beside those of the weights; the others are left out (:func:`.operators.filled`).
+NEEDED = "bool features, bool harmonics"
 
 
 @cache
@@ -74,37 +63,45 @@ def _check(inputs: Tensors, changes: Tensors, index: Tensor, pointers: Tensor | 
     )
 
 
-def _sum_on_nodes(function: str, inputs: Tensors, edges: Tensors, mirrored: bool, product: str) -> Tensor:
-    index, pointers, senders, codes = edges
+def _sum_on_nodes(function: str, *arguments: Any) -> Tensor:
+    """Kernel of ``forward`` and ``jvp``."""
+    inputs, (index, pointers, senders, codes, mirrored, product) = arguments[:-6], arguments[-6:]
     x, c = inputs[0], couplings_of(product)
     _check(inputs[:3], inputs[3:], index, pointers, c)
     inputs = tuple(each.contiguous() for each in inputs)
     pointers, senders, codes = pointers.contiguous(), senders.contiguous(), codes.contiguous()
     if tiles.runs_on(x):
         return gpu.sum_on_nodes(function, inputs, pointers, senders, codes, mirrored, product)
-    out = x.new_empty(x.shape[0], c.rows, c.channels)
+    out = _like_sums(*arguments)
     run_in_parts(code_for(function, product, x.dtype, mirrored), x.shape[0], [pointers, senders, codes, *inputs, out])
     return out
 
 
-def _gradients(
-    function: str, inputs: Tensors, edges: Tensors, mirrored: bool, product: str, features: bool, harmonics: bool
-) -> Tensors:
-    index, pointers, _, codes = edges
+def _like_sums(*arguments: Any) -> Tensor:
+    x, c = arguments[0], couplings_of(arguments[-1])
+    return x.new_empty(x.shape[0], c.rows, c.channels)
+
+
+def _gradients(function: str, *arguments: Any) -> Tensors:
+    """Kernel of ``backward`` and ``double_backward``."""
+    inputs, (index, pointers, _, codes, mirrored, product, features, harmonics) = arguments[:-8], arguments[-8:]
     g, x, y, w = inputs[:4]
     c = couplings_of(product)
     _check((x, y, w), inputs[4:], index, None, c)
     require(g.shape == (x.shape[0], c.rows, c.channels), g, x)
-    inputs = tuple(each.contiguous() for each in inputs)
+    inputs, index = tuple(each.contiguous() for each in inputs), index.contiguous()
     found: tuple[Tensor | None, ...]
     if tiles.runs_on(x):
-        found = gpu.gradients(
-            function, inputs, index.contiguous(), pointers, codes, mirrored, product, features, harmonics
-        )
+        found = gpu.gradients(function, inputs, index, pointers, codes, mirrored, product, features, harmonics)
     else:
-        found = _gradients_in_machine_code(function, inputs, index.contiguous(), mirrored, product, features, harmonics)
+        found = _gradients_in_machine_code(function, inputs, index, mirrored, product, features, harmonics)
     dx, dy, dw = (x.new_empty(0) if each is None else each for each in found)
     return dx, dy, dw
+
+
+def _like_inputs(g: Tensor, x: Tensor, y: Tensor, w: Tensor, *rest: Any) -> Tensors:
+    features, harmonics = rest[-2:]
+    return x.new_empty(x.shape if features else 0), y.new_empty(y.shape if harmonics else 0), w.new_empty(w.shape)
 
 
 def _gradients_in_machine_code(
@@ -121,115 +118,65 @@ def _gradients_in_machine_code(
     return dx, dy, dw
 
 
-DEVICES = ("CPU", "CUDA")
-
-
-@library.impl("equinet::edge_forward", DEVICES)
-def _(x: Tensor, y: Tensor, w: Tensor, *rest: Any) -> Tensor:
-    return _sum_on_nodes("forward", (x, y, w), rest[:4], *rest[4:])
-
-
-@library.impl("equinet::edge_jvp", DEVICES)
-def _(x: Tensor, y: Tensor, w: Tensor, a: Tensor, b: Tensor, c: Tensor, *rest: Any) -> Tensor:
-    return _sum_on_nodes("jvp", (x, y, w, a, b, c), rest[:4], *rest[4:])
-
-
-@library.impl("equinet::edge_backward", DEVICES)
-def _(g: Tensor, x: Tensor, y: Tensor, w: Tensor, *rest: Any) -> Tensors:
-    return _gradients("backward", (g, x, y, w), rest[:4], *rest[4:])
-
-
-@library.impl("equinet::edge_double_backward", DEVICES)
-def _(g: Tensor, x: Tensor, y: Tensor, w: Tensor, a: Tensor, b: Tensor, c: Tensor, *rest: Any) -> Tensors:
-    return _gradients("double_backward", (g, x, y, w, a, b, c), rest[:4], *rest[4:])
-
-
-@library.register_fake("equinet::edge_forward")
-def _(x: Tensor, y: Tensor, w: Tensor, *rest: Any) -> Tensor:
-    c = couplings_of(rest[5])
-    return x.new_empty(x.shape[0], c.rows, c.channels)
-
-
-@library.register_fake("equinet::edge_jvp")
-def _(x: Tensor, y: Tensor, w: Tensor, a: Tensor, b: Tensor, c: Tensor, *rest: Any) -> Tensor:
-    couplings = couplings_of(rest[5])
-    return x.new_empty(x.shape[0], couplings.rows, couplings.channels)
-
-
-def _like_inputs(x: Tensor, y: Tensor, w: Tensor, features: bool, harmonics: bool) -> Tensors:
-    return x.new_empty(x.shape if features else 0), y.new_empty(y.shape if harmonics else 0), w.new_empty(w.shape)
-
-
-@library.register_fake("equinet::edge_backward")
-def _(g: Tensor, x: Tensor, y: Tensor, w: Tensor, *rest: Any) -> Tensors:
-    return _like_inputs(x, y, w, *rest[6:])
-
-
-@library.register_fake("equinet::edge_double_backward")
-def _(g: Tensor, x: Tensor, y: Tensor, w: Tensor, a: Tensor, b: Tensor, c: Tensor, *rest: Any) -> Tensors:
-    return _like_inputs(x, y, w, *rest[6:])
-
-
-def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    """Keep the numbers apart from what says what to do with them: the six arguments of ``EDGES``, and those of ``WANTED``."""
-    numbers = [each for each in inputs if isinstance(each, Tensor)]
-    ctx.save_for_backward(*numbers)
-    ctx.rest = inputs[len(numbers) :]  # mirrored, product, and for gradients which are wanted
-
-
-def _saved(ctx: Any) -> tuple[Tensors, tuple[Any, ...]]:
-    """The differentiable inputs, and the arguments of ``EDGES``."""
-    numbers = ctx.saved_tensors
-    return numbers[:-4], (*numbers[-4:], *ctx.rest[:2])
-
-
-def _gradients_wanted(
-    function: Any, inputs: Tensors, edges: tuple[Any, ...], features: bool
-) -> tuple[Tensor | None, ...]:
-    """Gradients in (x, y, w) by ``backward`` or ``double_backward``; None for x and y if nobody is going to ask for them."""
-    harmonics = wanted("positions")
+def _gradients_needed(ctx: Any, first: int, function: Any, inputs: Sequence[Tensor], edges: Tensors) -> Any:
+    """Gradients in (x, y, w), inputs ``first`` and following, by ``backward`` or ``double_backward``."""
+    features, harmonics = is_needed(ctx, first), is_needed(ctx, first + 1)
     dx, dy, dw = function(*inputs, *edges, features, harmonics)
     return dx if features else None, dy if harmonics else None, dw
 
 
-def _differentiate_forward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
-    inputs, edges = _saved(ctx)
-    return *_gradients_wanted(backward, (g, *inputs), edges, ctx.needs_input_grad[0]), *[None] * 6
+def _differentiate_forward(ctx: Any, cotangents: Tensors, *arguments: Any) -> Any:
+    inputs, edges = arguments[:3], arguments[3:]
+    return _gradients_needed(ctx, 0, backward, (*cotangents, *inputs), edges)
 
 
-def _differentiate_jvp(ctx: Any, g: Tensor) -> tuple[Any, ...]:
-    inputs, edges = _saved(ctx)
-    needs = ctx.needs_input_grad
-    of_inputs = _gradients_wanted(double_backward, (g, *inputs), edges, needs[0])
-    return *of_inputs, *_gradients_wanted(backward, (g, *inputs[:3]), edges, needs[3]), *[None] * 6
+def _differentiate_jvp(ctx: Any, cotangents: Tensors, *arguments: Any) -> Any:
+    inputs, edges = arguments[:6], arguments[6:]
+    of_inputs = _gradients_needed(ctx, 0, double_backward, (*cotangents, *inputs), edges)
+    return *of_inputs, *_gradients_needed(ctx, 3, backward, (*cotangents, *inputs[:3]), edges)
 
 
-def _cotangents(ctx: Any, inputs: Sequence[Tensor], cotangents: Tensors) -> Tensors:
-    """Cotangents of (dx, dy, dw), zero for what was not wanted."""
-    a, b, c = cotangents
-    features, harmonics = ctx.rest[2:]
-    return a if features else torch.zeros_like(inputs[0]), b if harmonics else torch.zeros_like(inputs[1]), c
+def _differentiate_backward(ctx: Any, cotangents: Tensors, g: Tensor, *arguments: Any) -> Any:
+    inputs, edges = arguments[:3], arguments[3:-2]
+    changes = filled(cotangents, inputs)
+    of_inputs = _gradients_needed(ctx, 1, double_backward, (g, *inputs, *changes), edges)
+    return jvp(*inputs, *changes, *edges), *of_inputs
 
 
-def _differentiate_backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
-    (g, *inputs), edges = _saved(ctx)
-    changes = _cotangents(ctx, inputs, cotangents)
-    of_inputs = _gradients_wanted(double_backward, (g, *inputs, *changes), edges, ctx.needs_input_grad[1])
-    return jvp(*inputs, *changes, *edges), *of_inputs, *[None] * 8
-
-
-def _differentiate_double_backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
-    (g, *inputs), edges = _saved(ctx)
-    z, v = inputs[:3], inputs[3:]
-    u = _cotangents(ctx, z, cotangents)
+def _differentiate_double_backward(ctx: Any, cotangents: Tensors, g: Tensor, *arguments: Any) -> Any:
+    z, v, edges = arguments[:3], arguments[3:6], arguments[6:-2]
+    u = filled(cotangents, z)
     both, ahead = [p + q for p, q in zip(u, v)], [p + q for p, q in zip(z, u)]
     dg = jvp(*ahead, *v, *edges) - jvp(*z, *v, *edges) - jvp(*u, *v, *edges)
     parts = [backward(g, *at, *edges, True, True) for at in (both, u, v)]
     dz = [ours - first - second for ours, first, second in zip(*parts)]
-    return dg, *dz, *double_backward(g, *z, *u, *edges, True, True), *[None] * 8
+    return dg, *dz, *double_backward(g, *z, *u, *edges, True, True)
 
 
-library.register_autograd("equinet::edge_forward", _differentiate_forward, setup_context=_save)
-library.register_autograd("equinet::edge_jvp", _differentiate_jvp, setup_context=_save)
-library.register_autograd("equinet::edge_backward", _differentiate_backward, setup_context=_save)
-library.register_autograd("equinet::edge_double_backward", _differentiate_double_backward, setup_context=_save)
+forward, jvp, backward, double_backward = register_family(
+    "edge",
+    forward=Operator(
+        f"(Tensor x, Tensor y, Tensor w, {EDGES}) -> Tensor",
+        partial(_sum_on_nodes, "forward"),
+        _like_sums,
+        _differentiate_forward,
+    ),
+    jvp=Operator(
+        f"(Tensor x, Tensor y, Tensor w, Tensor a, Tensor b, Tensor c, {EDGES}) -> Tensor",
+        partial(_sum_on_nodes, "jvp"),
+        _like_sums,
+        _differentiate_jvp,
+    ),
+    backward=Operator(
+        f"(Tensor g, Tensor x, Tensor y, Tensor w, {EDGES}, {NEEDED}) -> (Tensor, Tensor, Tensor)",
+        partial(_gradients, "backward"),
+        _like_inputs,
+        _differentiate_backward,
+    ),
+    double_backward=Operator(
+        f"(Tensor g, Tensor x, Tensor y, Tensor w, Tensor a, Tensor b, Tensor c, {EDGES}, {NEEDED}) -> (Tensor, Tensor, Tensor)",
+        partial(_gradients, "double_backward"),
+        _like_inputs,
+        _differentiate_double_backward,
+    ),
+)

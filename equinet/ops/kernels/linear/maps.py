@@ -5,8 +5,8 @@ r"""One linear map for every block of rows, as a single differentiable operation
 Rows of x that belong together are read as a matrix, multiplied, and written to their rows of y. Written with torch's slices and
 concatenations this is one operation too, but each derivative of a slice is a tensor of zeros as large as the whole.
 
-The map is linear in x and in the weights, so its derivatives are three operations of one kind, which are each other's derivatives:
-forth (x to y), back (gradients of y to gradients of x) and outer (gradients of the weights).
+The map is linear in x and in the weights, so its derivatives are of two kinds, which are each other's derivatives: the map there or
+back, and the gradients of the weights, an outer product. The formulas are those of :mod:`.operator`.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from torch import Tensor
 from torch.autograd import Function
 
 from equinet.ops.codegen import llvm
-from equinet.ops.passes import wanted
+from equinet.ops.passes import is_needed
 from equinet.ops.precision import chosen, matmul_precision
 from equinet.ops.species import SpeciesGroups
 from equinet.ops.tracing import is_traced
 
 from . import cpu
-from .operator import recorded_mix
+from .operator import gradients_of_outer, gradients_of_product, traced_mix
 from .plan import Block, Plan, gradients_in_torch, maps_of, nodes_of, product_in_torch
 
 __all__ = ["Block", "Frozen", "Plan", "gradients", "gradients_in_torch", "mix", "product", "product_in_torch"]
@@ -82,13 +82,13 @@ def mix(
         ValueError: If shapes or precisions do not fit together.
     """
     if is_traced(x):
-        return recorded_mix(x, weights, plan, groups)
+        return traced_mix(x, weights, plan, groups)
     if groups is not None:
         groups.require_weights_for(weights[0].shape[0])
     moving = any(weight.requires_grad for weight in weights) or torch.is_inference_mode_enabled()
     if frozen is not None and not moving and _runs_on(x):
         return _Fixed.apply(x, *frozen.of(weights, plan, x.shape[2]), groups)
-    return _Forth.apply(plan, groups, x, *weights)
+    return _Product.apply(plan, groups, False, weights[0].shape[-1], x, *weights)
 
 
 class _Fixed(Function):
@@ -105,62 +105,57 @@ class _Fixed(Function):
         return _Fixed.apply(grads[0], back, there, groups), None, None, None
 
 
-class _Forth(Function):
+class _Product(Function):
+    """The map there, or with ``back`` from rows of y to rows of x."""
+
     @staticmethod
-    def forward(ctx: Any, plan: Plan, groups: SpeciesGroups | None, x: Tensor, *weights: Tensor) -> Tensor:
-        ctx.plan, ctx.groups, ctx.precision = plan, groups, chosen()
+    def forward(
+        ctx: Any, plan: Plan, groups: SpeciesGroups | None, back: bool, channels: int, x: Tensor, *weights: Tensor
+    ) -> Tensor:
+        # A GPU differentiates in another thread than that of the choice of precision.
+        ctx.known, ctx.back, ctx.precision = (plan, groups), back, chosen()
         ctx.save_for_backward(x, *weights)
-        return product(x, list(weights), plan, groups, weights[0].shape[-1])
+        if back:
+            return product(x, [weight.transpose(-1, -2) for weight in weights], plan.reversed, groups, channels)
+        return product(x, list(weights), plan, groups, channels)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
         (g,), (x, *weights) = grads, ctx.saved_tensors
-        with matmul_precision(ctx.precision):  # a GPU differentiates in another thread than that of the choice
-            dx = _Back.apply(ctx.plan, ctx.groups, x.shape[2], g, *weights) if ctx.needs_input_grad[2] else None
-            return None, None, dx, *_gradients_of_weights(ctx, ctx.needs_input_grad[3:], x, g, weights)
-
-
-class _Back(Function):
-    @staticmethod
-    def forward(
-        ctx: Any, plan: Plan, groups: SpeciesGroups | None, channels: int, g: Tensor, *weights: Tensor
-    ) -> Tensor:
-        ctx.plan, ctx.groups, ctx.precision = plan, groups, chosen()
-        ctx.save_for_backward(g, *weights)
-        return product(g, [weight.transpose(-1, -2) for weight in weights], plan.reversed, groups, channels)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Any:
-        (a,), (g, *weights) = grads, ctx.saved_tensors
+        shapes = [weight.shape for weight in weights]
+        needs = is_needed(ctx, 0), is_needed(ctx, *range(1, 1 + len(weights)))
         with matmul_precision(ctx.precision):
-            dg = _Forth.apply(ctx.plan, ctx.groups, a, *weights) if ctx.needs_input_grad[3] else None
-            return None, None, None, dg, *_gradients_of_weights(ctx, ctx.needs_input_grad[4:], a, g, weights)
+            dx, dw = gradients_of_product(
+                lambda x, back, channels: _Product.apply(*ctx.known, back, channels, x, *weights),
+                lambda x, g: _Outer.apply(*ctx.known, shapes, x, g),
+                x,
+                g,
+                ctx.back,
+                needs,
+            )
+        return None, None, None, None, dx, *(dw or [None] * len(weights))
 
 
 class _Outer(Function):
+    """Gradients of the weights."""
+
     @staticmethod
     def forward(
         ctx: Any, plan: Plan, groups: SpeciesGroups | None, shapes: list[torch.Size], x: Tensor, g: Tensor
     ) -> tuple[Tensor, ...]:
-        ctx.plan, ctx.groups, ctx.channels, ctx.precision = plan, groups, x.shape[2], chosen()
+        ctx.known, ctx.precision = (plan, groups), chosen()
         ctx.save_for_backward(x, g)
         return gradients(x, g, shapes, plan, groups)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
         x, g = ctx.saved_tensors
+        needs = is_needed(ctx, 0), is_needed(ctx, 1)
         with matmul_precision(ctx.precision):
-            dx = _Back.apply(ctx.plan, ctx.groups, ctx.channels, g, *grads) if ctx.needs_input_grad[3] else None
-            dg = _Forth.apply(ctx.plan, ctx.groups, x, *grads) if ctx.needs_input_grad[4] else None
-            return None, None, None, dx, dg
-
-
-def _gradients_of_weights(
-    ctx: Any, needed: tuple[bool, ...], x: Tensor, g: Tensor, weights: list[Tensor]
-) -> tuple[Tensor | None, ...]:
-    if not any(needed) or not wanted("weights"):
-        return (None,) * len(weights)
-    return _Outer.apply(ctx.plan, ctx.groups, [weight.shape for weight in weights], x, g)
+            dx, dg = gradients_of_outer(
+                lambda x, back, channels: _Product.apply(*ctx.known, back, channels, x, *grads), x, g, needs
+            )
+        return None, None, None, dx, dg
 
 
 def _runs_on(x: Tensor) -> bool:

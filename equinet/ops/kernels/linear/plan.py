@@ -1,4 +1,4 @@
-"""Linear maps of blocks of rows: which they are, and how plain torch computes them. :mod:`.blocks` has the formula."""
+"""Linear maps of blocks of rows: which they are, and how plain torch computes them. :mod:`.maps` has the formula."""
 
 from __future__ import annotations
 

@@ -7,16 +7,18 @@ differentiated, which no training needs, through the same sums in torch.
 
 from __future__ import annotations
 
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
 from typing import Any
 
 import torch
-from torch import Tensor, library
+from torch import Tensor
 
 from equinet.ops.codegen import tiles
 from equinet.ops.codegen.llvm import compile_function
+from equinet.ops.codegen.operators import Operator, register_family, through_torch
 from equinet.ops.codegen.threads import require, run_in_parts
-from equinet.ops.passes import wanted
+from equinet.ops.passes import is_needed
 from equinet.ops.spec import ManyBodySpec
 
 from . import gpu
@@ -24,22 +26,8 @@ from .cpu import NodeLoops, Polynomials
 
 Tensors = tuple[Tensor, ...]
 
-# For which devices every operator has the same form, which asks what runs there.
-DEVICES = ("CPU", "CUDA")
-
-# The nodes sorted by species, the species of each node, and the product.
+# Arguments of every operator behind its inputs: the nodes sorted by species, the species of each node, and the product.
 NODES = "Tensor order, Tensor species, str product"
-library.define("equinet::node_value", f"(Tensor x, Tensor K, {NODES}) -> Tensor")
-library.define("equinet::node_gradient", f"(Tensor g, Tensor x, Tensor K, {NODES}) -> Tensor")
-library.define("equinet::node_weight_gradient", f"(Tensor g, Tensor x, Tensor K, {NODES}) -> Tensor")
-library.define(
-    "equinet::node_double_backward", f"(Tensor a, Tensor g, Tensor x, Tensor K, {NODES}) -> (Tensor, Tensor, Tensor)"
-)
-value, gradient = torch.ops.equinet.node_value.default, torch.ops.equinet.node_gradient.default
-weight_gradient, double_backward = (
-    torch.ops.equinet.node_weight_gradient.default,
-    torch.ops.equinet.node_double_backward.default,
-)
 
 
 def name_of(spec: ManyBodySpec) -> str:
@@ -74,18 +62,24 @@ def code_for(function: str, product: str, dtype: torch.dtype) -> tuple[Any, int]
     return compile_function(getattr(loops, function)()), loops.blocks
 
 
-def _run(function: str, inputs: Tensors, nodes: Tensors, product: str, results: Tensors) -> None:
-    p, (order, species) = polynomials_of(product), nodes
+def _run(function: str, fake: Callable[..., Any], *arguments: Any) -> Any:
+    """Kernel of an operator: fill in what ``fake`` makes."""
+    *inputs, order, species, product = arguments
+    p = polynomials_of(product)
     shapes = {"x": (p.variables, p.channels), "a": (p.variables, p.channels), "g": (p.outputs, p.channels)}
     shapes["K"] = (len(p.terms), p.channels)
     names = {"value": "xK", "gradient": "gxK", "weight_gradient": "gx", "double_backward": "agxK"}[function]
+    inputs = inputs[: len(names)]
     fits = all(each.shape[1:] == shapes[name] for name, each in zip(names, inputs))
     require(fits and all(len(each) == len(order) for name, each in zip(names, inputs) if name != "K"), *inputs)
-    inputs, order, species = tuple(each.contiguous() for each in inputs), order.contiguous(), species.contiguous()
+    found = fake(*arguments)
+    results = (found,) if isinstance(found, Tensor) else found
+    whole, order, species = tuple(each.contiguous() for each in inputs), order.contiguous(), species.contiguous()
     if tiles.runs_on(inputs[0]):
-        gpu.run(function, inputs, order, species, p, results)
+        gpu.run(function, whole, order, species, p, results)
     else:
-        _run_machine_code(function, inputs, order, species, product, results)
+        _run_machine_code(function, whole, order, species, product, results)
+    return found
 
 
 def _run_machine_code(
@@ -101,87 +95,33 @@ def _run_machine_code(
         run_in_parts(code, blocks, arrays, smallest=1)
 
 
-@library.impl("equinet::node_value", DEVICES)
-def _(x: Tensor, K: Tensor, order: Tensor, species: Tensor, product: str) -> Tensor:
-    out = x.new_empty(x.shape[0], polynomials_of(product).outputs, x.shape[2])
-    _run("value", (x, K), (order, species), product, (out,))
-    return out
-
-
-@library.impl("equinet::node_gradient", DEVICES)
-def _(g: Tensor, x: Tensor, K: Tensor, order: Tensor, species: Tensor, product: str) -> Tensor:
-    dx = x.new_empty(x.shape)
-    _run("gradient", (g, x, K), (order, species), product, (dx,))
-    return dx
-
-
-@library.impl("equinet::node_weight_gradient", DEVICES)
-def _(g: Tensor, x: Tensor, K: Tensor, order: Tensor, species: Tensor, product: str) -> Tensor:
-    dK = K.new_empty(K.shape)
-    _run("weight_gradient", (g, x), (order, species), product, (dK,))
-    return dK
-
-
-@library.impl("equinet::node_double_backward", DEVICES)
-def _(a: Tensor, g: Tensor, x: Tensor, K: Tensor, order: Tensor, species: Tensor, product: str) -> Tensors:
-    dg, dx, dK = g.new_empty(g.shape), x.new_empty(x.shape), K.new_empty(K.shape)
-    _run("double_backward", (a, g, x, K), (order, species), product, (dg, dx, dK))
-    return dg, dx, dK
-
-
-@library.register_fake("equinet::node_value")
-def _(x: Tensor, K: Tensor, order: Tensor, species: Tensor, product: str) -> Tensor:
+def _like_value(x: Tensor, K: Tensor, order: Tensor, species: Tensor, product: str) -> Tensor:
     return x.new_empty(x.shape[0], polynomials_of(product).outputs, x.shape[2])
 
 
-@library.register_fake("equinet::node_gradient")
-def _(g: Tensor, x: Tensor, K: Tensor, order: Tensor, species: Tensor, product: str) -> Tensor:
+def _like_features(g: Tensor, x: Tensor, *rest: Any) -> Tensor:
     return x.new_empty(x.shape)
 
 
-@library.register_fake("equinet::node_weight_gradient")
-def _(g: Tensor, x: Tensor, K: Tensor, order: Tensor, species: Tensor, product: str) -> Tensor:
+def _like_weights(g: Tensor, x: Tensor, K: Tensor, *rest: Any) -> Tensor:
     return K.new_empty(K.shape)
 
 
-@library.register_fake("equinet::node_double_backward")
-def _(a: Tensor, g: Tensor, x: Tensor, K: Tensor, order: Tensor, species: Tensor, product: str) -> Tensors:
+def _like_inputs(a: Tensor, g: Tensor, x: Tensor, K: Tensor, *rest: Any) -> Tensors:
     return g.new_empty(g.shape), x.new_empty(x.shape), K.new_empty(K.shape)
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    *numbers, ctx.product = inputs
-    ctx.save_for_backward(*numbers)
+def _differentiate_value(ctx: Any, cotangents: Tensors, *arguments: Any) -> Any:
+    dK = weight_gradient(*cotangents, *arguments) if is_needed(ctx, 1) else None
+    return gradient(*cotangents, *arguments), dK
 
 
-def _differentiate_value(ctx: Any, g: Tensor) -> tuple[Any, ...]:
-    *inputs, order, species = ctx.saved_tensors
-    rest = (order, species, ctx.product)
-    dK = weight_gradient(g, *inputs, *rest) if wanted("weights") and ctx.needs_input_grad[1] else None
-    return gradient(g, *inputs, *rest), dK, None, None, None
+def _differentiate_gradient(ctx: Any, cotangents: Tensors, *arguments: Any) -> Any:
+    return double_backward(*cotangents, *arguments)
 
 
-def _differentiate_gradient(ctx: Any, a: Tensor) -> tuple[Any, ...]:
-    return *double_backward(a, *ctx.saved_tensors, ctx.product), None, None, None
-
-
-def _differentiate_weight_gradient(ctx: Any, c: Tensor) -> tuple[Any, ...]:
-    g, x, _, *nodes = ctx.saved_tensors
-    return value(x, c, *nodes, ctx.product), gradient(g, x, c, *nodes, ctx.product), None, None, None, None
-
-
-def _differentiate_double_backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
-    *numbers, _, species = ctx.saved_tensors
-    again = torch.is_grad_enabled()
-    with torch.enable_grad():
-        a, g, x, K = (
-            each.view_as(each) if again and each.requires_grad else each.detach().requires_grad_() for each in numbers
-        )
-        (first,) = torch.autograd.grad((value_in_torch(x, K, species, ctx.product) * g).sum(), x, create_graph=True)
-        second = torch.autograd.grad((first * a).sum(), (g, x, K), create_graph=True)
-        total = torch.stack([(each * cotangent).sum() for each, cotangent in zip(second, cotangents)]).sum()
-        gradients = torch.autograd.grad(total, (a, g, x, K), create_graph=again, materialize_grads=True)
-    return *gradients, None, None, None
+def _differentiate_weight_gradient(ctx: Any, cotangents: Tensors, g: Tensor, x: Tensor, K: Tensor, *nodes: Any) -> Any:
+    return value(x, *cotangents, *nodes), gradient(g, x, *cotangents, *nodes), None
 
 
 def value_in_torch(x: Tensor, K: Tensor, species: Tensor, product: str) -> Tensor:
@@ -195,7 +135,30 @@ def value_in_torch(x: Tensor, K: Tensor, species: Tensor, product: str) -> Tenso
     return x.new_zeros(x.shape[0], p.outputs, x.shape[2]).index_add(1, k, terms)
 
 
-library.register_autograd("equinet::node_value", _differentiate_value, setup_context=_save)
-library.register_autograd("equinet::node_gradient", _differentiate_gradient, setup_context=_save)
-library.register_autograd("equinet::node_weight_gradient", _differentiate_weight_gradient, setup_context=_save)
-library.register_autograd("equinet::node_double_backward", _differentiate_double_backward, setup_context=_save)
+value, gradient, weight_gradient, double_backward = register_family(
+    "node",
+    value=Operator(
+        f"(Tensor x, Tensor K, {NODES}) -> Tensor",
+        partial(_run, "value", _like_value),
+        _like_value,
+        _differentiate_value,
+    ),
+    gradient=Operator(
+        f"(Tensor g, Tensor x, Tensor K, {NODES}) -> Tensor",
+        partial(_run, "gradient", _like_features),
+        _like_features,
+        _differentiate_gradient,
+    ),
+    weight_gradient=Operator(
+        f"(Tensor g, Tensor x, Tensor K, {NODES}) -> Tensor",
+        partial(_run, "weight_gradient", _like_weights),
+        _like_weights,
+        _differentiate_weight_gradient,
+    ),
+    double_backward=Operator(
+        f"(Tensor a, Tensor g, Tensor x, Tensor K, {NODES}) -> (Tensor, Tensor, Tensor)",
+        partial(_run, "double_backward", _like_inputs),
+        _like_inputs,
+        through_torch(lambda x, K, order, *rest: value_in_torch(x, K, *rest), changes=1, operands=2),
+    ),
+)

@@ -1,34 +1,28 @@
 r"""Powers in a pointwise algebra as torch operators for GPUs.
 
-Three operators, one for each function of :mod:`power_tiles`. The gradients of ``power_value`` are ``power_gradient`` and those of
-``power_gradient`` are ``power_double_backward``; ``power_double_backward`` is differentiated, which no training needs, through the same sums in torch. The
-table is constant: one that requires gradients is refused.
+Three operators, one for each function of :mod:`.gpu`: the gradients of ``value`` are ``gradient`` and those of ``gradient`` are
+``double_backward``, which is differentiated, as no training needs it, through the same sums in torch. The table is constant: one that
+requires gradients is refused.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from functools import cache
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, library
+from torch import Tensor
 
 from equinet.ops.codegen import tiles
+from equinet.ops.codegen.operators import Operator, one_or_all, register_family, tensors, through_torch
 from equinet.ops.codegen.threads import require
 
 from . import gpu
 from .gpu import KINDS, Form, form_of, unfold
 
-Tensors = list[Tensor]
-
-# u, or u and v; the constants of all points; and str(form).
-INPUTS = "Tensor[] fields, Tensor table, str form"
-library.define("equinet::power_value", f"({INPUTS}) -> Tensor")
-library.define("equinet::power_gradient", f"(Tensor g, {INPUTS}) -> Tensor[]")
-library.define("equinet::power_double_backward", f"(Tensor[] changes, Tensor g, {INPUTS}) -> Tensor[]")
-_value, gradient = torch.ops.equinet.power_value.default, torch.ops.equinet.power_gradient.default
-double_backward = torch.ops.equinet.power_double_backward.default
+Tensors = tuple[Tensor, ...]
 
 
 def value(
@@ -40,8 +34,15 @@ def value(
         fields: u, or u and v.
         table: From :func:`.power_tiles.fold`.
         form: Its form.
+
+    Raises:
+        RuntimeError: If gradients in ``table`` would be needed, or the tensors are not on a GPU.
+        ValueError: If shapes or precisions do not fit together.
     """
-    return _value(list(fields), table, str(form))
+    if table.requires_grad and torch.is_grad_enabled():
+        raise RuntimeError("`table` requires gradients, and this operator has none in it; take the form in torch")
+    found: Tensor = operators(len(fields)).value(*fields, table, str(form))
+    return found
 
 
 def value_in_torch(fields: Sequence[Tensor], table: Tensor, form: Form) -> Tensor:
@@ -68,7 +69,7 @@ def _run(
     table: Tensor,
     text: str,
     shapes: Sequence[Sequence[int]],
-) -> Tensors:
+) -> list[Tensor]:
     """Results of the given shapes. ``inputs``: what comes before the fields, which is like them but for g at the end."""
     form = form_of(text)
     sizes = [(fields[0].shape[0], form.rows(name), fields[0].shape[2]) for name in "uv"[: len(fields)]]
@@ -87,77 +88,83 @@ def _run(
     return results
 
 
-@library.impl("equinet::power_value", ("CUDA", "CPU"))
-def _(fields: Tensors, table: Tensor, form: str) -> Tensor:
+class Operators(NamedTuple):
+    """The family of operators on one number of fields."""
+
+    value: Any
+    gradient: Any
+    double_backward: Any
+
+
+@cache
+def operators(fields: int) -> Operators:
+    """Operators on one field, u, or two, u and v; on lists of tensors, which would do for both, torch takes twice as long.
+
+    * ``value(*fields, table, form)``: the products.
+    * ``gradient(g, *fields, table, form)``: the gradients in the fields of the sum of products times g.
+    * ``double_backward(*changes, g, *fields, table, form)``: the gradients, in g and in the fields, of the changes times those.
+    """
+    names = "uv"[:fields]
+    inputs = f"{', '.join(f'Tensor {name}' for name in names)}, Tensor table, str form"
+    changes = ", ".join(f"Tensor a{name}" for name in names)
+    family = register_family(
+        f"power{fields}",
+        value=Operator(f"({inputs}) -> Tensor", _value, _like_value, _differentiate_value),
+        gradient=Operator(
+            f"(Tensor g, {inputs}) -> {tensors(fields)}", _gradient, _like_gradient, _differentiate_gradient
+        ),
+        double_backward=Operator(
+            f"({changes}, Tensor g, {inputs}) -> {tensors(fields + 1)}",
+            _double_backward,
+            _like_double_backward,
+            through_torch(_formula, changes=fields, operands=fields),
+        ),
+    )
+    return Operators(*family)
+
+
+def _value(*arguments: Any) -> Tensor:
+    *fields, table, form = arguments
     return _run("value", (), fields, table, form, [_shape(fields, form_of(form))])[0]
 
 
-@library.impl("equinet::power_gradient", ("CUDA", "CPU"))
-def _(g: Tensor, fields: Tensors, table: Tensor, form: str) -> Tensors:
-    return _run("gradient", (g,), fields, table, form, [each.shape for each in fields])
-
-
-@library.impl("equinet::power_double_backward", ("CUDA", "CPU"))
-def _(changes: Tensors, g: Tensor, fields: Tensors, table: Tensor, form: str) -> Tensors:
-    return _run("double_backward", (*changes, g), fields, table, form, [each.shape for each in (g, *fields)])
-
-
-@library.register_fake("equinet::power_value")
-def _(fields: Tensors, table: Tensor, form: str) -> Tensor:
+def _like_value(*arguments: Any) -> Tensor:
+    *fields, table, form = arguments
     return table.new_empty(_shape(fields, form_of(form)))
 
 
-@library.register_fake("equinet::power_gradient")
-def _(g: Tensor, fields: Tensors, table: Tensor, form: str) -> Tensors:
-    return [table.new_empty(each.shape) for each in fields]
+def _gradient(g: Tensor, *arguments: Any) -> Any:
+    *fields, table, form = arguments
+    return one_or_all(_run("gradient", (g,), fields, table, form, [each.shape for each in fields]))
 
 
-@library.register_fake("equinet::power_double_backward")
-def _(changes: Tensors, g: Tensor, fields: Tensors, table: Tensor, form: str) -> Tensors:
-    return [table.new_empty(each.shape) for each in (g, *fields)]
+def _like_gradient(g: Tensor, *arguments: Any) -> Any:
+    *fields, table, _ = arguments
+    return one_or_all([table.new_empty(each.shape) for each in fields])
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    *numbers, table, ctx.form = inputs
-    if table.requires_grad:
-        raise RuntimeError("`table` requires gradients, and this operator has none in it; take the form in torch")
-    flat = [each for group in numbers for each in (group if isinstance(group, (list, tuple)) else [group])]
-    ctx.save_for_backward(*flat, table)
+def _double_backward(*arguments: Any) -> Tensors:
+    *inputs, table, form = arguments
+    number = len(inputs) // 2
+    fields = inputs[number + 1 :]
+    shapes = [each.shape for each in inputs[number:]]
+    return tuple(_run("double_backward", inputs[: number + 1], fields, table, form, shapes))
 
 
-def _differentiate_value(ctx: Any, g: Tensor) -> tuple[Any, ...]:
-    *fields, table = ctx.saved_tensors
-    return gradient(g, fields, table, ctx.form), None, None
+def _like_double_backward(*arguments: Any) -> Tensors:
+    *inputs, table, _ = arguments
+    return tuple(table.new_empty(each.shape) for each in inputs[len(inputs) // 2 :])
 
 
-def _differentiate_gradient(ctx: Any, changes: Sequence[Tensor | None]) -> tuple[Any, ...]:
-    g, *fields, table = ctx.saved_tensors
-    dg, *gradients = double_backward(_whole(changes, fields), g, fields, table, ctx.form)
-    return dg, gradients, None, None
+def _formula(*arguments: Any) -> Tensor:
+    *fields, table, form = arguments
+    return value_in_torch(fields, table, form_of(form))
 
 
-def _differentiate_double_backward(ctx: Any, cotangents: Sequence[Tensor | None]) -> tuple[Any, ...]:
-    *numbers, table = ctx.saved_tensors
-    form, number = form_of(ctx.form), len(numbers) // 2
-    again = torch.is_grad_enabled()
-    with torch.enable_grad():
-        numbers = [
-            each.view_as(each) if again and each.requires_grad else each.detach().requires_grad_() for each in numbers
-        ]
-        changes, g, fields = numbers[:number], numbers[number], numbers[number + 1 :]
-        first = torch.autograd.grad((value_in_torch(fields, table, form) * g).sum(), fields, create_graph=True)
-        along = torch.stack([(each * change).sum() for each, change in zip(first, changes)]).sum()
-        second = torch.autograd.grad(along, (g, *fields), create_graph=True)
-        total = torch.stack([(each * c).sum() for each, c in zip(second, cotangents) if c is not None]).sum()
-        gradients = torch.autograd.grad(total, numbers, create_graph=again, materialize_grads=True)
-    return list(gradients[:number]), gradients[number], list(gradients[number + 1 :]), None, None
+def _differentiate_value(ctx: Any, cotangents: Tensors, *arguments: Any) -> Any:
+    found = operators(len(arguments) - 2).gradient(*cotangents, *arguments)
+    return (found,) if isinstance(found, Tensor) else found
 
 
-def _whole(some: Sequence[Tensor | None], like: Sequence[Tensor]) -> Tensors:
-    """Zeros in place of gradients that nobody asked for."""
-    return [torch.zeros_like(other) if each is None else each for each, other in zip(some, like)]
-
-
-library.register_autograd("equinet::power_value", _differentiate_value, setup_context=_save)
-library.register_autograd("equinet::power_gradient", _differentiate_gradient, setup_context=_save)
-library.register_autograd("equinet::power_double_backward", _differentiate_double_backward, setup_context=_save)
+def _differentiate_gradient(ctx: Any, cotangents: Tensors, *arguments: Any) -> Any:
+    return operators(len(cotangents)).double_backward(*cotangents, *arguments)

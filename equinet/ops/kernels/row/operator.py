@@ -3,8 +3,8 @@ r"""Functions of the few numbers of a row as torch operators, for the processor 
 Rows are those of an array ``(rows, width)``; of a function of one number each number is a row, whatever the shape of the array. A
 function goes by a name that operators of torch can hold: its family and, after a blank, what the family needs to know.
 
-There are three operators: the gradients of ``row_value`` are ``row_gradient``, and those of ``row_gradient`` are ``row_double_backward``. ``row_double_backward`` is
-differentiated, which no training needs, through the same steps in torch. They are defined for every number of results that
+There are three operators: the gradients of ``value`` are ``gradient`` and those of ``gradient`` are ``double_backward``, which is
+differentiated, as no training needs it, through the same steps in torch. They are registered for every number of results that
 occurs, as lists of tensors, which would do for all, take torch twice as long.
 """
 
@@ -15,11 +15,12 @@ from functools import cache
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, library
+from torch import Tensor
 
 from equinet.ops.codegen import llvm, scalars, tiles
+from equinet.ops.codegen.operators import Operator, one_or_all, register_family, tensors, through_torch
 from equinet.ops.codegen.threads import require
-from equinet.ops.passes import wanted
+from equinet.ops.passes import is_needed
 from equinet.ops.tracing import is_traced
 
 from . import code
@@ -94,19 +95,21 @@ def operators(results: int) -> Operators:
     * ``gradient(*g, x, function)``: the gradient in x of the sum of results times g.
     * ``double_backward(a, *g, x, function, inputs)``: the gradients in every g of a times that and, if ``inputs``, in x; else the last is empty.
     """
-    g, several = ", ".join(f"Tensor g{n}" for n in range(results)), ", ".join(["Tensor"] * results)
-    schemas = {
-        "value": f"(Tensor x, str function) -> {several if results == 1 else f'({several})'}",
-        "gradient": f"({g}, Tensor x, str function) -> Tensor",
-        "double_backward": f"(Tensor a, {g}, Tensor x, str function, bool inputs) -> ({several}, Tensor)",
-    }
-    for what, schema in schemas.items():
-        name = f"equinet::row_{what}_{results}"
-        library.define(name, schema)
-        library.impl(name, ("CPU", "CUDA"), _KERNELS[what])
-        library.register_fake(name, _FAKES[what])
-        library.register_autograd(name, _DERIVATIVES[what], setup_context=_save)
-    return Operators(*(getattr(torch.ops.equinet, f"row_{what}_{results}").default for what in schemas))
+    g = ", ".join(f"Tensor g{n}" for n in range(results))
+    family = register_family(
+        f"row{results}",
+        value=Operator(f"(Tensor x, str function) -> {tensors(results)}", _value, _like_value, _differentiate_value),
+        gradient=Operator(
+            f"({g}, Tensor x, str function) -> Tensor", _gradient, _like_gradient, _differentiate_gradient
+        ),
+        double_backward=Operator(
+            f"(Tensor a, {g}, Tensor x, str function, bool inputs) -> {tensors(results + 1)}",
+            _double_backward,
+            _like_double_backward,
+            through_torch(_formula, changes=1, operands=1),
+        ),
+    )
+    return Operators(*family)
 
 
 def _shapes(x: Tensor, name: str) -> list[torch.Size]:
@@ -117,11 +120,6 @@ def _shapes(x: Tensor, name: str) -> list[torch.Size]:
 
 def _like_results(x: Tensor, name: str) -> Tensors:
     return tuple(x.new_empty(shape) for shape in _shapes(x, name))
-
-
-def _one_or_all(results: Tensors) -> Any:
-    """As torch has the results of an operator."""
-    return results[0] if len(results) == 1 else results
 
 
 def _run(what: str, name: str, x: Tensor, changes: Tensors, g: Tensors, results: Tensors) -> None:
@@ -136,7 +134,11 @@ def _run(what: str, name: str, x: Tensor, changes: Tensors, g: Tensors, results:
 def _value(x: Tensor, function: str) -> Any:
     results = _like_results(x, function)
     _run("value", function, x, (), (), results)
-    return _one_or_all(results)
+    return one_or_all(results)
+
+
+def _like_value(x: Tensor, function: str) -> Any:
+    return one_or_all(_like_results(x, function))
 
 
 def _gradient(*arguments: Any) -> Tensor:
@@ -146,21 +148,17 @@ def _gradient(*arguments: Any) -> Tensor:
     return dx
 
 
+def _like_gradient(*arguments: Any) -> Tensor:
+    x: Tensor = arguments[-2]
+    return x.new_empty(x.shape)
+
+
 def _double_backward(*arguments: Any) -> Tensors:
     a, *g, x, function, inputs = arguments
-    dg, dx = _like_results(x, function), x.new_empty(x.shape if inputs else 0)
-    _run(
-        "double_backward" if inputs else "double_backward_outputs",
-        function,
-        x,
-        (a,),
-        tuple(g),
-        (*dg, dx) if inputs else dg,
-    )
-    return *dg, dx
-
-
-_KERNELS: dict[str, Callable[..., Any]] = {"value": _value, "gradient": _gradient, "double_backward": _double_backward}
+    found = _like_double_backward(*arguments)
+    what = "double_backward" if inputs else "double_backward_outputs"
+    _run(what, function, x, (a,), tuple(g), found if inputs else found[:-1])
+    return found
 
 
 def _like_double_backward(*arguments: Any) -> Tensors:
@@ -168,51 +166,16 @@ def _like_double_backward(*arguments: Any) -> Tensors:
     return *_like_results(x, function), x.new_empty(x.shape if inputs else 0)
 
 
-_FAKES: dict[str, Callable[..., Any]] = {
-    "value": lambda x, function: _one_or_all(_like_results(x, function)),
-    "gradient": lambda *arguments: arguments[-2].new_empty(arguments[-2].shape),
-    "double_backward": _like_double_backward,
-}
+def _formula(x: Tensor, function: str, inputs: bool) -> Any:
+    return code.in_torch(function_of(function), x)
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    numbers = [each for each in inputs if isinstance(each, Tensor)]
-    ctx.save_for_backward(*numbers)
-    ctx.function, *ctx.inputs = inputs[len(numbers) :]
+def _differentiate_value(ctx: Any, g: Tensors, *arguments: Any) -> Any:
+    return (operators(len(g)).gradient(*g, *arguments),)
 
 
-def _differentiate_value(ctx: Any, *g: Tensor) -> tuple[Any, ...]:
-    return operators(len(g)).gradient(*g, *ctx.saved_tensors, ctx.function), None
-
-
-def _differentiate_gradient(ctx: Any, a: Tensor) -> tuple[Any, ...]:
-    *g, x = ctx.saved_tensors
-    inputs = wanted("positions") and ctx.needs_input_grad[len(g)]
-    *dg, dx = operators(len(g)).double_backward(a, *g, x, ctx.function, inputs)
-    return *dg, dx if inputs else None, None
-
-
-def _differentiate_double_backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
-    again, (inputs,) = torch.is_grad_enabled(), ctx.inputs
-    with torch.enable_grad():
-        a, *g, x = numbers = [
-            each.view_as(each) if again and each.requires_grad else each.detach().requires_grad_()
-            for each in ctx.saved_tensors
-        ]
-        values = code.in_torch(function_of(ctx.function), x)
-        (first,) = torch.autograd.grad(_dot(values, g), x, create_graph=True)
-        second = torch.autograd.grad((first * a).sum(), (*g, x), create_graph=True, materialize_grads=True)
-        total = _dot(second if inputs else second[:-1], cotangents)
-        gradients = torch.autograd.grad(total, numbers, create_graph=again, materialize_grads=True)
-    return *gradients, None, None
-
-
-def _dot(first: Any, second: Any) -> Tensor:
-    return torch.stack([(a * b).sum() for a, b in zip(first, second)]).sum()
-
-
-_DERIVATIVES: dict[str, Callable[..., Any]] = {
-    "value": _differentiate_value,
-    "gradient": _differentiate_gradient,
-    "double_backward": _differentiate_double_backward,
-}
+def _differentiate_gradient(ctx: Any, cotangents: Tensors, *arguments: Any) -> Any:
+    results = len(arguments) - 2
+    inputs = is_needed(ctx, results)
+    *dg, dx = operators(results).double_backward(*cotangents, *arguments, inputs)
+    return *dg, dx if inputs else None

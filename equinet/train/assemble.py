@@ -1,0 +1,131 @@
+"""Assembly of a training run: everything objects, made from the configuration, which stays behind."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+
+from equinet.accelerate.compilation import CompiledTraining
+from equinet.datasets import GraphLoader, Statistics
+from equinet.graph import AtomicGraph
+from equinet.graph.neighbors import available_memory
+from equinet.potential import Potential
+
+from .config import RunConfig, TrainConfig, to_toml
+from .finetune import with_model_of_start
+from .loop import Data, Predict, make_optimizer
+from .loss import Loss
+from .prepare import Prepared, make_loss, make_potential, prepare
+from .state import TrainingState
+
+EVALUATION_BATCH = 32
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Everything a training run works with.
+
+    Attributes:
+        potential: The potential to train.
+        graphs: Labelled graphs by part: train, valid and, if given, test.
+        data: Batches to train and to validate on.
+        loss: Loss.
+        optimizer: Optimiser of the potential's parameters.
+        state: State, at the beginning of the run.
+        settings: Epochs, schedule, limits.
+        predict: Function that computes the predictions to train on, if not the potential itself.
+        statistics: Statistics of the training frames.
+        isolated: Number of isolated-atom frames that were set apart.
+        origin_of_references: Source of the reference energies, in words.
+        start: File of the model that training starts from; None for fresh weights.
+        identity: Values that must be the same when the run is resumed.
+        provenance: Description of model and data for the model file: resolved configuration, hash of the data.
+        configuration: The resolved configuration as TOML.
+    """
+
+    potential: Potential
+    graphs: Mapping[str, list[AtomicGraph]]
+    data: Data
+    loss: Loss
+    optimizer: Optimizer
+    state: TrainingState
+    settings: TrainConfig
+    predict: Predict | None
+    statistics: Statistics
+    isolated: int
+    origin_of_references: str
+    start: str | None
+    identity: Mapping[str, Any]
+    provenance: Mapping[str, Any]
+    configuration: str
+
+
+def assemble(config: RunConfig) -> Parts:
+    """Read the data of a configuration and build everything that trains on it.
+
+    Args:
+        config: Whole configuration of a run.
+
+    Raises:
+        FileNotFoundError, ValueError: If something is wrong with data, model or settings; names file, frame and remedy.
+        MemoryError: If a training step on the largest batch would not fit into memory.
+    """
+    config = with_model_of_start(config)
+    prepared = prepare(config)
+    potential = make_potential(config, prepared)
+    settings = config.train
+    _refuse_if_too_large(prepared.graphs["train"], potential, settings)
+    optimizer = make_optimizer(potential, settings)
+    start = settings.start_from
+    refit = ", refit to the labels" if settings.start_e0s == "refit" else ""
+    return Parts(
+        potential=potential,
+        graphs=prepared.graphs,
+        data=Data(
+            GraphLoader(prepared.graphs["train"], settings.batch_size, settings.seed),
+            GraphLoader(prepared.graphs["valid"], EVALUATION_BATCH),
+        ),
+        loss=make_loss(config),
+        optimizer=optimizer,
+        state=TrainingState(potential, optimizer, settings.ema_decay),
+        settings=settings,
+        predict=CompiledTraining(potential) if settings.compile else None,
+        statistics=prepared.statistics,
+        isolated=prepared.isolated,
+        origin_of_references=prepared.statistics.reference_origin if start is None else f"of {start}{refit}",
+        start=start,
+        identity=_identity(config, prepared),
+        provenance={"config": config.model_dump(mode="json"), "data_sha256": prepared.digest},
+        configuration=to_toml(config),
+    )
+
+
+def _identity(config: RunConfig, prepared: Prepared) -> dict[str, Any]:
+    """Values that decide the numbers of a run. More epochs or minutes and another device may come; other numbers may not."""
+    meaning = config.model_dump(mode="json", exclude={"train": {"epochs", "max_minutes", "device"}})
+    return {
+        "frames": prepared.digest,
+        **{f"data.{key}": meaning["data"][key] for key in ("e0s", "scale_shift")},
+        **{f"{section}.{key}": value for section in ("model", "train") for key, value in meaning[section].items()},
+    }
+
+
+def _refuse_if_too_large(graphs: list[AtomicGraph], potential: Potential, settings: TrainConfig) -> None:
+    """Estimate the peak memory of a training step on the largest batch and compare it with what is free."""
+    edges = sorted((graph.edge_index.shape[1] for graph in graphs), reverse=True)[: settings.batch_size]
+    per_edge = potential.model.numbers_per_edge
+    if per_edge is None:
+        return
+    # Forces and their gradient keep about eight copies of messages and weights (7 to 9 measured for max_l 0 to 2).
+    size = 8 * sum(edges) * per_edge * potential.dtype.itemsize
+    free = available_memory() if potential.device.type == "cpu" else float(torch.cuda.mem_get_info(potential.device)[0])
+    if size > free:
+        raise MemoryError(
+            f"a training step on the largest {settings.batch_size} frames ({sum(edges)} edges) needs about {size / 1e9:.1f} GB "
+            f"and {free / 1e9:.1f} GB are free; lower `train.batch_size`, `model.cutoff` (now {potential.cutoff:g} Å) or the size of the "
+            "model (for MACE `model.channels`)"
+        )

@@ -1,0 +1,1 @@
+"""Records, tables and pictures of a training run."""

@@ -1,0 +1,100 @@
+"""Pictures of a training run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter, StrMethodFormatter
+
+from equinet.train.metrics import QUANTITIES, Predictions, errors
+
+COLORS = {"train": "#9aa5b1", "valid": "#e08214", "test": "#2166ac"}
+UNITS = {"energy": "eV/atom", "forces": "eV/Å", "stress": "eV/Å³"}
+
+
+def plot_history(history: Sequence[Mapping[str, Any]], path: str | os.PathLike[str]) -> None:
+    """Loss and validation errors against epochs, logarithmic.
+
+    Args:
+        history: Records of the epochs.
+        path: PNG to write.
+    """
+    shown = [
+        (name, unit, f"valid_{name}_rmse_{suffix}")
+        for name, (_, suffix, unit) in QUANTITIES.items()
+        if history and f"valid_{name}_rmse_{suffix}" in history[-1]
+    ]
+    figure = Figure(figsize=(4.2 * (1 + len(shown)), 3.6), layout="constrained")
+    axes = figure.subplots(1, 1 + len(shown), squeeze=False)[0]
+    epochs = [record["epoch"] for record in history]
+    line: dict[str, Any] = {"ls": "-", "ms": 3, "marker": "o" if len(epochs) < 40 else None}
+    axes[0].plot(epochs, [record["train_loss"] for record in history], color="#555555", label="train", **line)
+    axes[0].plot(epochs, [record["valid_loss"] for record in history], color=COLORS["valid"], label="valid", **line)
+    axes[0].set_ylabel("loss")
+    axes[0].legend(frameon=False)
+    for ax, (name, unit, key) in zip(axes[1:], shown):
+        values = [record.get(key, np.nan) for record in history]
+        ax.plot(epochs, values, color=COLORS["valid"], **line)
+        ax.set_ylabel(f"validation RMSE of {name} ({unit})")
+    for ax in axes:
+        ax.set_yscale("log")
+        ax.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        ax.yaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.5)))
+        ax.set_xlabel("epoch")
+        _clean(ax)
+    figure.savefig(path, dpi=150)
+
+
+def plot_parity(parts: Mapping[str, Predictions], path: str | os.PathLike[str]) -> None:
+    """Predictions against labels for every quantity that has labels.
+
+    Args:
+        parts: Name of each set of frames (train, valid, test) and its predictions; later ones are drawn on top.
+        path: PNG to write.
+    """
+    found = {part: errors(predictions) for part, predictions in parts.items()}
+    shown = [name for name in QUANTITIES if any(np.isfinite(e.mae[name]) for e in found.values())]
+    figure = Figure(figsize=(4.4 * len(shown), 4.2), layout="constrained")
+    for ax, name in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown):
+        low, high = np.inf, -np.inf
+        for part, predictions in parts.items():
+            label, prediction = (values.numpy() for values in predictions.pairs[name])
+            there = np.isfinite(label)
+            if not there.any():
+                continue
+            label, prediction = label[there], prediction[there]
+            rmse, unit = found[part].rmse[name], QUANTITIES[name][2]
+            ax.plot(
+                label,
+                prediction,
+                ".",
+                ms=3,
+                alpha=0.5,
+                color=COLORS.get(part),
+                label=f"{part}: RMSE {rmse:.3g} {unit}",
+                rasterized=True,
+            )
+            low, high = min(low, label.min(), prediction.min()), max(high, label.max(), prediction.max())
+        pad = 0.03 * (high - low or 1)
+        ax.plot([low - pad, high + pad], [low - pad, high + pad], "-", lw=0.8, color="black", zorder=0)
+        what = "interaction energy" if name == "energy" else name
+        ax.set(
+            xlabel=f"{what}, label ({UNITS[name]})",
+            ylabel=f"{what}, model ({UNITS[name]})",
+            xlim=(low - pad, high + pad),
+            ylim=(low - pad, high + pad),
+            aspect="equal",
+        )
+        ax.legend(frameon=False, markerscale=3, loc="upper left")
+        _clean(ax)
+    figure.savefig(path, dpi=150)
+
+
+def _clean(ax: Axes) -> None:
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.grid(alpha=0.25, lw=0.5)
