@@ -4,9 +4,10 @@
 >>> from equinet.md import EquinetCalculator
 """
 
-from importlib import import_module
 from importlib.metadata import version as _version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from equinet.lazy import lazy_names
 
 if TYPE_CHECKING:
     from equinet.checkpoint import load_potential as load
@@ -18,17 +19,12 @@ __version__ = _version("equinet")
 
 __all__ = ["Potential", "__version__", "load", "load_mace", "save"]
 
-# Names are looked up when first used, so that `import equinet` stays light.
-_HOMES = {
-    "Potential": ("equinet.potential", "Potential"),
-    "load": ("equinet.checkpoint", "load_potential"),
-    "load_mace": ("equinet.convert.mace", "load_mace"),
-    "save": ("equinet.checkpoint", "save_potential"),
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        module, attribute = _HOMES[name]
-        return getattr(import_module(module), attribute)
-    raise AttributeError(f"module 'equinet' has no attribute {name!r}")
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "Potential": "potential",
+        "load": "checkpoint:load_potential",
+        "load_mace": "convert.mace",
+        "save": "checkpoint:save_potential",
+    },
+)

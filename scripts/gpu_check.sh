@@ -42,8 +42,8 @@ COLUMNS=120 equinet doctor | tee "$out/doctor.txt"
 if grep -q WRONG "$out/doctor.txt"; then echo "an executor is wrong on this machine: see $out/doctor.txt" >&2; exit 1; fi
 
 say "tests"
-"$python" -m pytest -q -x --durations=10 tests/ops/kernels tests/ops/test_other_libraries.py tests/test_gate.py \
-  tests/test_capture.py tests/test_compilation.py tests/test_cuda.py 2>&1 | tee "$out/tests.txt"
+"$python" -m pytest -q -x --durations=10 tests/ops/kernels tests/ops/external tests/verify/test_backends.py \
+  tests/accelerate tests/test_cuda.py 2>&1 | tee "$out/tests.txt"
 
 if [ -n "${QUICK:-}" ]; then
   bench conv conv --problem mace-128x1 --nodes 10000 --neighbours 40 --budget 5 --rounds 9

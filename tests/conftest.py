@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 
+import shape_checks
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 if not os.path.exists(
     "/dev/nvidiactl"
 ):  # kernels for GPUs are tested by Triton's interpreter, which it decides when imported
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+shape_checks.install("equinet")
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager

@@ -70,8 +70,8 @@ def test_shift_of_a_set_without_energies_is_zero():
 
     from equinet.datasets import Labels, measure, to_graphs, with_labels
 
-    water = with_labels(molecule("H2O"), Labels(None, np.ones((3, 3)), None))
-    isolated = [with_labels(Atoms([z]), Labels(e, None, None)) for z, e in ((1, -13.6), (8, -2041.8))]
+    water = with_labels(molecule("H2O"), Labels({"forces": np.ones((3, 3))}))
+    isolated = [with_labels(Atoms([z]), Labels({"energy": e})) for z, e in ((1, -13.6), (8, -2041.8))]
     found = measure([water], isolated, to_graphs([water], 4.0))
     assert found.shift == (0, 0), found.shift
 

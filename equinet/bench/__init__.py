@@ -1,1 +1,1 @@
-"""Benchmarks: single tensor products, whole models, mace-torch parity, and products swapped inside a potential."""
+"""Benchmarks: single tensor products, whole models, comparison with mace-torch, products in a potential, trainings side by side."""

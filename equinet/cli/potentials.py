@@ -71,7 +71,7 @@ def evaluate(
     from equinet.train.report.record import write_json
     from equinet.train.report.tables import error_table
 
-    keys = LabelKeys(energy_key, forces_key, stress_key)
+    keys = LabelKeys(energy=energy_key, forces=forces_key, stress=stress_key)
     with progress(console, "batches") as move:
         predictions, found = evaluate_file(
             model,

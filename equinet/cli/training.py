@@ -8,13 +8,12 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from equinet.datasets.properties import PROPERTIES
 from equinet.tables import Block, Table
 from equinet.train import TrainingState
-from equinet.train.metrics import QUANTITIES
 
 from .render import render, render_text
 
-SHORT = {"energy": "E", "forces": "F", "stress": "σ"}
 HEADER_EVERY = 25  # epochs
 
 
@@ -78,9 +77,9 @@ class TerminalReporter:
 
 def _columns(record: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [
-        (f"{SHORT[name]} {unit}", f"valid_{name}_rmse_{suffix}")
-        for name, (_, suffix, unit) in QUANTITIES.items()
-        if f"valid_{name}_rmse_{suffix}" in record
+        (f"{row.symbol} {row.shown_unit}", f"valid_{name}_rmse_{row.suffix}")
+        for name, row in PROPERTIES.items()
+        if f"valid_{name}_rmse_{row.suffix}" in record
     ]
 
 

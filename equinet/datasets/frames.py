@@ -6,9 +6,10 @@ import gzip
 import io
 import itertools
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import ase.io
 import numpy as np
@@ -17,53 +18,75 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.geometry import complete_cell, minkowski_reduce
 from numpy.typing import NDArray
 
+from .properties import BUILT_IN, PROPERTIES, property_named
+
 SOURCE = "equinet_source"  # where a frame came from, kept in atoms.info for error messages
 ISOLATED = "IsolatedAtom"
 EMPTY_SPACE = 10.0  # Å to the nearest image; no bond is a third as long
 
 
-@dataclass(frozen=True)
 class LabelKeys:
-    """Names under which a file holds its labels.
+    """Names under which a file holds its labels; a property that is not named has its own name.
 
     Args:
-        energy: Total energy in eV.
-        forces: Forces in eV/Å.
-        stress: Stress in eV/Å³, tension positive; six numbers in Voigt order xx yy zz yz xz xy, or 3 x 3.
         weight: Weight of the frame in the loss; 1 where a frame does not have it.
+        keys: Names by property, see :mod:`equinet.datasets.properties`: ``energy`` (eV), ``forces`` (eV/Å), ``stress`` (eV/Å³, tension
+            positive; six numbers in Voigt order xx yy zz yz xz xy, or 3 x 3) and every registered one. "" for labels to ignore.
+
+    Raises:
+        ValueError: If there is no such property.
     """
 
-    energy: str = "energy"
-    forces: str = "forces"
-    stress: str = "stress"
-    weight: str = "weight"
+    def __init__(self, *, weight: str = "weight", **keys: str) -> None:
+        for name in keys:
+            property_named(name)
+        self.weight = weight
+        self._keys = keys
+        self._none = False
+
+    @classmethod
+    def none(cls) -> LabelKeys:
+        """Keys of a reader that ignores all labels."""
+        keys = cls(weight="")
+        keys._none = True
+        return keys
+
+    def of(self, name: str) -> str:
+        """Name in the file of a property."""
+        return "" if self._none else self._keys.get(name, name)
 
 
-@dataclass(frozen=True)
-class Labels:
-    """Labels of one frame; None where it has none.
+OWN_NAMES = LabelKeys()
+
+
+class Labels(dict[str, NDArray[np.float64]]):
+    """Labels of one frame by property, in the units of the table; properties without a label are absent.
+
+    Forces are raw: constraints of the frame have not zeroed anything. A stress is 3 x 3, tension positive.
 
     Attributes:
-        energy: eV.
-        forces: ``(atoms, 3)`` eV/Å, raw: constraints of the frame have not zeroed anything.
-        stress: ``(3, 3)`` eV/Å³, tension positive.
-        weight: Weight in the loss.
+        weight: Weight of the frame in the loss.
     """
 
-    energy: float | None
-    forces: NDArray[np.float64] | None
-    stress: NDArray[np.float64] | None
-    weight: float = 1.0
+    def __init__(self, values: Mapping[str, Any] = MappingProxyType({}), *, weight: float = 1.0) -> None:
+        super().__init__(
+            {name: np.asarray(value, dtype=np.float64) for name, value in values.items() if value is not None}
+        )
+        self.weight = weight
+
+
+class CheckedLabels(SinglePointCalculator):
+    """Raw results of a frame whose labels have been checked, under ASE's names."""
 
 
 def read_frames(
     paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
-    keys: LabelKeys = LabelKeys(),
+    keys: LabelKeys = OWN_NAMES,
 ) -> list[Atoms]:
     """Read every frame of one or several files (extended XYZ, also gzipped, or anything ASE reads).
 
     The labels end up, checked, as raw results of a ``SinglePointCalculator`` under ASE's own names, whatever they are
-    called in the file; :func:`labels` gives them back.
+    called in the file; :func:`labels_of` gives them back.
 
     Args:
         paths: File or files.
@@ -118,7 +141,7 @@ def source(atoms: Atoms) -> str:
     return str(atoms.info.get(SOURCE, "a frame"))
 
 
-def find_labels(atoms: Atoms, keys: LabelKeys = LabelKeys()) -> Labels:
+def find_labels(atoms: Atoms, keys: LabelKeys = OWN_NAMES) -> Labels:
     """The labels a frame carries, whether ASE has moved them into a calculator or left them in ``info`` and ``arrays``.
 
     Forces are taken raw: ``atoms.get_forces()`` would set those of constrained atoms to zero.
@@ -126,19 +149,34 @@ def find_labels(atoms: Atoms, keys: LabelKeys = LabelKeys()) -> Labels:
     Raises:
         ValueError: If a label has the wrong shape or is not finite.
     """
-    results = getattr(atoms.calc, "results", {})
-    found = {**atoms.arrays, **atoms.info, **results}
+    found = {**atoms.arrays, **atoms.info, **getattr(atoms.calc, "results", {})}
     weight = _checked(atoms, keys.weight, found.get(keys.weight, 1.0), [()])
     if weight < 0:
         raise ValueError(f"{source(atoms)}: `{keys.weight}` must not be negative, got {float(weight)}")
-    energy = _checked(atoms, keys.energy, found[keys.energy], [()]) if keys.energy in found else None
-    forces = _checked(atoms, keys.forces, found[keys.forces], [(len(atoms), 3)]) if keys.forces in found else None
-    stress = _checked(atoms, keys.stress, found[keys.stress], [(6,), (9,), (3, 3)]) if keys.stress in found else None
-    try:
-        full = None if stress is None else _full(stress)
-    except ValueError as error:
-        raise ValueError(f"{source(atoms)}: `{keys.stress}` {error}; correct the frame") from None
-    return Labels(None if energy is None else float(energy), forces, full, float(weight))
+    labels = Labels(weight=float(weight))
+    for row in PROPERTIES.values():
+        key = keys.of(row.name)
+        if key not in found:
+            continue
+        shape = (len(atoms), *row.shape) if row.per == "atom" else row.shape
+        value = _checked(atoms, key, found[key], [(6,), (9,), (3, 3)] if row.symmetric else [shape])
+        try:
+            labels[row.name] = _full(value) if row.symmetric else value
+        except ValueError as error:
+            raise ValueError(f"{source(atoms)}: `{key}` {error}; correct the frame") from None
+    return labels
+
+
+def labels_of(atoms: Atoms) -> Labels:
+    """Labels of a frame: those of :func:`read_frames` as they are, those of any other ASE structure after a check."""
+    if not isinstance(atoms.calc, CheckedLabels):
+        return find_labels(atoms)
+    values = {
+        name: _full(value) if PROPERTIES[name].symmetric else value
+        for name, value in atoms.calc.results.items()
+        if name in PROPERTIES
+    }
+    return Labels(values, weight=atoms.info["weight"])
 
 
 def _full(stress: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -170,12 +208,13 @@ def _checked(atoms: Atoms, name: str, value: object, shapes: list[tuple[int, ...
 def with_labels(atoms: Atoms, found: Labels) -> Atoms:
     """The same frame with its labels as raw results of a calculator, under ASE's names."""
     result = atoms.copy()
-    calculator = SinglePointCalculator(result)
+    calculator = CheckedLabels(result)
     # Set directly: the constructor would refuse or reshape what ASE does not expect, and constraints stay out of it.
-    values = {"energy": found.energy, "forces": found.forces, "stress": found.stress}
-    calculator.results = {name: value for name, value in values.items() if value is not None}
-    if found.stress is not None:
-        calculator.results["stress"] = found.stress.ravel()[[0, 4, 8, 5, 2, 1]]
+    for name, value in found.items():
+        row = PROPERTIES[name]
+        calculator.results[name] = value.ravel()[[0, 4, 8, 5, 2, 1]] if row.symmetric else value
+        if row.shape == () and row.per == "structure":
+            calculator.results[name] = float(value)
     result.info["weight"] = found.weight
     result.calc = calculator
     return result
@@ -215,19 +254,21 @@ def require_labels(frames: Sequence[Atoms], wanted: Iterable[str], *, allow_miss
 
     Args:
         frames: Frames without the isolated atoms.
-        wanted: ``energy``, ``forces``, ``stress``: what has a weight above zero.
+        wanted: Names of the properties with a weight above zero.
         allow_missing: Accept frames without a label as long as some frame has it; they then count only in the other terms.
 
     Raises:
         ValueError: Names the label, the number of frames without it, the first of them, and what to do.
     """
-    frames = [with_labels(atoms, find_labels(atoms)) for atoms in frames]
+    frames = [
+        atoms if isinstance(atoms.calc, CheckedLabels) else with_labels(atoms, find_labels(atoms)) for atoms in frames
+    ]
     for name in wanted:
-        if name == "stress":
+        if property_named(name).needs_volume:
             open_frames = [atoms for atoms in frames if name in atoms.calc.results and not has_volume(atoms)]
             if open_frames:
                 raise ValueError(
-                    f"{source(open_frames[0])}: has a stress but no periodic direction or no volume, so a stress means nothing there; "
+                    f"{source(open_frames[0])}: has a {name} but no periodic direction or no volume, so a {name} means nothing there; "
                     f"set its `pbc` and cell or remove the label ({len(open_frames)} such frames)"
                 )
         without = [atoms for atoms in frames if name not in atoms.calc.results]
@@ -235,8 +276,10 @@ def require_labels(frames: Sequence[Atoms], wanted: Iterable[str], *, allow_miss
             continue
         present = sorted(set(without[0].info) | set(without[0].arrays) - {"numbers", "positions"})
         offered = ", ".join(key for key in present if key not in (SOURCE, "weight", "config_type")) or "nothing else"
-        remedy = f"set `train.{name}_weight = 0`" if len(without) == len(frames) else "set `data.allow_missing = true`"
+        own = name in BUILT_IN  # has keys of its own in a configuration
+        weight = f"train.{name}_weight = 0" if own else f"train.weights.{name} = 0"
+        remedy = f"set `{weight}`" if len(without) == len(frames) else "set `data.allow_missing = true`"
         raise ValueError(
             f"{len(without)} of {len(frames)} frames have no label `{name}`, first {source(without[0])}; the loss gives it a "
-            f"weight. The frame holds: {offered}. If the label has another name there, set `data.{name}_key`; otherwise {remedy}"
+            f"weight. The frame holds: {offered}. If the label has another name there, set `{f'data.{name}_key' if own else f'data.keys.{name}'}`; otherwise {remedy}"
         )

@@ -12,7 +12,8 @@ from torch_geometric.loader import DataLoader
 
 from equinet.graph.atomic_graph import AtomicGraph, from_atoms
 
-from .frames import find_labels, has_volume, source
+from .frames import has_volume, labels_of, source
+from .properties import PROPERTIES
 
 
 def to_graph(atoms: Atoms, cutoff: float) -> AtomicGraph:
@@ -25,12 +26,13 @@ def to_graph(atoms: Atoms, cutoff: float) -> AtomicGraph:
         graph = from_atoms(atoms, cutoff)
     except (ValueError, MemoryError) as error:
         raise type(error)(f"{source(atoms)}: {error}") from error
-    found = find_labels(atoms)
-    graph.energy = torch.tensor([np.nan if found.energy is None else found.energy], dtype=torch.float64)
-    graph.forces = torch.from_numpy(np.full((len(atoms), 3), np.nan) if found.forces is None else found.forces.copy())
-    # Without a volume there is no stress, whatever a file says (molecules often come with zeros).
-    stress = None if found.stress is None or not has_volume(atoms) else found.stress
-    graph.stress = torch.from_numpy(np.full((3, 3), np.nan) if stress is None else stress.copy())[None]
+    found = labels_of(atoms)
+    for row in PROPERTIES.values():
+        value = found.get(row.name)
+        if row.needs_volume and not has_volume(atoms):
+            value = None  # whatever a file says: molecules often come with zeros
+        shape = (len(atoms), *row.shape) if row.per == "atom" else (1, *row.shape)
+        graph[row.name] = torch.from_numpy(np.full(shape, np.nan) if value is None else value.reshape(shape).copy())
     graph.weight = torch.tensor([found.weight], dtype=torch.float64)
     return graph
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from equinet.graph.atomic_graph import AtomicGraph
 
-from .frames import find_labels, is_isolated_atom, source, with_labels
+from .frames import is_isolated_atom, labels_of, source, with_labels
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def measure(
     Raises:
         ValueError: If there are no edges, or an element has no reference energy.
     """
-    frames, isolated = ([with_labels(atoms, find_labels(atoms)) for atoms in part] for part in (frames, isolated))
+    frames, isolated = ([with_labels(atoms, labels_of(atoms)) for atoms in part] for part in (frames, isolated))
     elements = tuple(sorted({int(z) for atoms in frames for z in atoms.numbers}))
     edges = sum(graph.edge_index.shape[1] for graph in graphs)
     nodes = sum(graph.num_nodes for graph in graphs)

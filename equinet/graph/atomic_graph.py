@@ -75,7 +75,7 @@ class AtomicGraph(Data):
         return of_node.new_zeros(self.graph_count).index_add(0, of_node, torch.ones_like(of_node))
 
     @property
-    def receiver_pointers(self) -> Int[Tensor, " nodes+1"]:
+    def receiver_pointers(self) -> Int[Tensor, " pointers"]:
         """CSR pointers: the edges into node i are ``receiver_pointers[i]`` to ``receiver_pointers[i + 1]``."""
         counts = torch.bincount(self.edge_index[1], minlength=self.num_nodes)
         return torch.cat([counts.new_zeros(1), counts.cumsum(0)])

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from equinet.accelerate.capture import StaticStep
 from equinet.checkpoint import load_potential
+from equinet.datasets.properties import property_named
 from equinet.graph.atomic_graph import AtomicGraph
 from equinet.graph.verlet import VerletGraph
 from equinet.ops import SpeciesGroups
@@ -97,6 +98,7 @@ class EquinetCalculator(Calculator):
             raise ValueError(f"`table_error` must be positive, or 0 for no tables, got {table_error}")
         if table_error > 0:
             self.potential = self.potential.tabulate(table_error)
+        self.implemented_properties = [*self.implemented_properties, *self.potential.model.predicts]
         self.graph_of = VerletGraph(self.potential.cutoff, skin)
         self.matmul = matmul
         self.rounding: Rounding | None = None
@@ -189,19 +191,16 @@ def _own_copy(model_or_path: Potential | str | os.PathLike[str], device: torch.d
 
 
 def _to_numpy(output: Prediction) -> dict[str, Any]:
-    """Results under ASE's names, with one copy from the device instead of four that each wait for it."""
-    names = [name for name in ("energy", "node_energy", "forces", "stress") if name in output]
-    numbers = torch.cat([output[name].double().flatten() for name in names]).cpu().numpy()
-    atoms = len(output["node_energy"])
-    energy = float(numbers[0])
-    results: dict[str, Any] = {
-        "energy": energy,
-        "free_energy": energy,
-        "energies": numbers[1 : 1 + atoms],
-        "forces": numbers[1 + atoms : 1 + 4 * atoms].reshape(atoms, 3),
-    }
-    if "stress" in output:
-        results["stress"] = full_3x3_to_voigt_6_stress(numbers[1 + 4 * atoms :].reshape(3, 3))
+    """Results under ASE's names, with one copy from the device instead of several that each wait for it."""
+    tensors = dict(output)
+    numbers = torch.cat([tensor.double().flatten() for tensor in tensors.values()]).cpu().numpy()
+    parts = np.split(numbers, np.cumsum([tensor.numel() for tensor in tensors.values()])[:-1])
+    values = {name: part.reshape(tensor.shape) for (name, tensor), part in zip(tensors.items(), parts)}
+    energy = float(values.pop("energy")[0])
+    results: dict[str, Any] = {"energy": energy, "free_energy": energy, "energies": values.pop("node_energy")}
+    for name, value in values.items():
+        whole = value[0] if property_named(name).per == "structure" else value
+        results[name] = full_3x3_to_voigt_6_stress(whole) if name == "stress" else whole
     return results
 
 

@@ -82,7 +82,7 @@ class RadialTable(ConstantModule):
 
     def __init__(
         self,
-        values: Float[Tensor, "knots+1 3 width"],
+        values: Float[Tensor, "points 3 width"],
         start: float,
         cutoff: float,
         value_error: float,

@@ -148,7 +148,7 @@ def sum_on_nodes(
     return values.new_zeros((num_nodes, *values.shape[1:])).index_add(0, nodes, values)
 
 
-def _pointers(receiver: Int[Tensor, " edges"], num_nodes: int) -> Int[Tensor, " nodes+1"]:
+def _pointers(receiver: Int[Tensor, " edges"], num_nodes: int) -> Int[Tensor, " pointers"]:
     """Where the edges into each node begin, of receivers in ascending order.
 
     By search and not by counting, as a GPU that counts must wait to know how long the result is.

@@ -23,6 +23,7 @@ from .prepare import Prepared, make_loss, make_potential, prepare
 from .state import TrainingState
 
 EVALUATION_BATCH = 32
+LATER: tuple[tuple[str, Any], ...] = (("architecture", "mace"), ("weights", {}))
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,8 @@ def assemble(config: RunConfig) -> Parts:
     potential = make_potential(config, prepared)
     settings = config.train
     _refuse_if_too_large(prepared.graphs["train"], potential, settings)
+    loss = make_loss(config)
+    loss.require_predicted(potential)
     optimizer = make_optimizer(potential, settings)
     start = settings.start_from
     refit = ", refit to the labels" if settings.start_e0s == "refit" else ""
@@ -89,7 +92,7 @@ def assemble(config: RunConfig) -> Parts:
             GraphLoader(prepared.graphs["train"], settings.batch_size, settings.seed),
             GraphLoader(prepared.graphs["valid"], EVALUATION_BATCH),
         ),
-        loss=make_loss(config),
+        loss=loss,
         optimizer=optimizer,
         state=TrainingState(potential, optimizer, settings.ema_decay),
         settings=settings,
@@ -110,7 +113,13 @@ def _identity(config: RunConfig, prepared: Prepared) -> dict[str, Any]:
     return {
         "frames": prepared.digest,
         **{f"data.{key}": meaning["data"][key] for key in ("e0s", "scale_shift")},
-        **{f"{section}.{key}": value for section in ("model", "train") for key, value in meaning[section].items()},
+        # Keys that came later count where they say something, so that older runs can be resumed.
+        **{
+            f"{section}.{key}": value
+            for section in ("model", "train")
+            for key, value in meaning[section].items()
+            if (key, value) not in LATER
+        },
     }
 
 

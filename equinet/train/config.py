@@ -10,12 +10,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from equinet.datasets import LabelKeys
+from equinet.datasets.properties import BUILT_IN, property_named
 from equinet.models import AnyModelConfig, MACEConfig, model_class
 
 # Keys that configurations were written with before, and those that say the same now.
 RENAMED = {"model.residual_first": "model.first_interaction", "model.density_normalization": "model.interaction"}
+
+
+def _registered(name: str) -> str:
+    if name in BUILT_IN:
+        raise ValueError(f"{name} has a key of its own, ending in _key or _weight")
+    return property_named(name).name
 
 
 class DataConfig(BaseModel):
@@ -41,8 +49,15 @@ class DataConfig(BaseModel):
     """Name of the stress (eV/Å³, tension positive) in the files."""
     weight_key: str = "weight"
     """Name of a frame's weight in the loss; 1 where a frame has none."""
+    keys: dict[Annotated[str, AfterValidator(_registered)], str] = {}
+    """Names of further registered properties in the files, { dipole = "dipole_dft" }; by default their own."""
     allow_missing: bool = False
     """Accept frames that lack a weighted label as long as others have it."""
+
+    def label_keys(self) -> LabelKeys:
+        """Names of all labels in the files."""
+        own = {name: getattr(self, f"{name}_key") for name in BUILT_IN}
+        return LabelKeys(weight=self.weight_key, **own, **self.keys)
 
 
 class TrainConfig(BaseModel):
@@ -72,6 +87,8 @@ class TrainConfig(BaseModel):
     """Weight of the squared error of a force component, in (eV/Å)⁻²."""
     stress_weight: float = Field(0.0, ge=0)
     """Weight of the squared error of a stress component, in (eV/Å³)⁻²; 100 is a good start for solids."""
+    weights: dict[Annotated[str, AfterValidator(_registered)], Annotated[float, Field(ge=0)]] = {}
+    """Weights of the squared errors of further registered properties, { dipole = 1.0 }, in their units to the power -2."""
     ema_decay: float = Field(0.99, ge=0, lt=1)
     """The tested and saved weights are a running mean over about 1 / (1 - decay) steps; 0 turns it off."""
     clip_gradient: float = Field(10.0, gt=0)

@@ -10,6 +10,7 @@ import torch
 
 from equinet.checkpoint import load_potential
 from equinet.datasets import GraphLoader, LabelKeys, read_frames, to_graphs
+from equinet.datasets.properties import BUILT_IN
 from equinet.ops.precision import Precision, matmul_precision, require_available
 from equinet.potential import choose_device
 from equinet.verify.backends import require_backend_match, rounding
@@ -56,9 +57,11 @@ def evaluate_file(
     potential.requires_grad_(False)
     frames = read_frames(data, keys)
     if not any(atoms.calc.results for atoms in frames):
+        names, arguments = (
+            " or ".join(f"`{text.format(name, keys.of(name))}`" for name in BUILT_IN) for text in ("{1}", "{0}_key")
+        )
         raise ValueError(
-            f"{data}: no frame has a label called `{keys.energy}`, `{keys.forces}` or `{keys.stress}`; if they have other names, say "
-            "so with `energy_key`, `forces_key`, `stress_key` (of `keys`)"
+            f"{data}: no frame has a label called {names}; if they have other names, say so with {arguments} (of `keys`)"
         )
     graphs = to_graphs(frames, potential.cutoff, potential.elements)
     loader = GraphLoader(graphs, batch_size)

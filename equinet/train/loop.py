@@ -12,6 +12,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from equinet.datasets import GraphLoader
+from equinet.datasets.properties import PROPERTIES
 from equinet.graph.atomic_graph import AtomicGraph
 from equinet.ops.precision import full_float32
 from equinet.potential import Potential, Prediction
@@ -152,7 +153,7 @@ def train_step(
     """One step of the optimiser; returns the loss before it. See :func:`fit`."""
     weights = [weight for weight in potential.parameters() if weight.requires_grad]
     optimizer.zero_grad(set_to_none=True)
-    value = loss((predict or potential)(graph, stress=loss.stress > 0), graph)
+    value = loss((predict or potential)(graph, stress=loss.needs_stress), graph)
     with full_float32(potential.device):
         value.backward(inputs=weights)
     nn.utils.clip_grad_norm_(weights, clip_gradient)
@@ -162,8 +163,12 @@ def train_step(
 
 def validate(potential: Potential, batches: Iterable[AtomicGraph], loss: Loss) -> tuple[Errors, float]:
     """Errors on validation frames, and the loss they amount to."""
-    found = errors(predict(potential, batches, stress=loss.stress > 0))
-    score = sum(getattr(loss, name) * (1e-3 * found.rmse[name]) ** 2 for name in loss.terms if name in found.rmse)
+    found = errors(predict(potential, batches, stress=loss.needs_stress))
+    score = sum(
+        loss.weights[name] * (found.rmse[name] / PROPERTIES[name].factor) ** 2
+        for name in loss.terms
+        if name in found.rmse
+    )
     return found, score if math.isfinite(score) else math.inf
 
 

@@ -1,70 +1,87 @@
-"""What training makes small."""
+"""Losses of a training."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from equinet.datasets.properties import BUILT_IN, PROPERTIES, property_named
 from equinet.graph.atomic_graph import AtomicGraph
+from equinet.potential import Potential
 
 
-@dataclass(frozen=True, kw_only=True)
 class Loss:
-    r"""Weighted squared errors of energy per atom, force components and stress components.
+    r"""Weighted squared errors of every property: energy per atom, force components, stress components, and registered ones.
 
     .. math:: \mathcal L = \lambda_E \Big\langle w_g \Big(\tfrac{\Delta E_g}{N_g}\Big)^2 \Big\rangle_g
               + \lambda_F \langle w_g \, \Delta F_{i\alpha}^2 \rangle_{i\alpha}
-              + \lambda_\sigma \langle w_g \, \Delta \sigma_{g,\alpha\beta}^2 \rangle_{g\alpha\beta}
+              + \lambda_\sigma \langle w_g \, \Delta \sigma_{g,\alpha\beta}^2 \rangle_{g\alpha\beta} + \ldots
 
-    Each mean runs over what carries the label; frames without it do not count. The weight of a frame multiplies all terms.
+    Each mean runs over the values with a label; frames without it do not count. The weight of a frame multiplies all terms.
 
     Args:
-        energy: Weight of the first term, (eV/atom)⁻².
-        forces: Weight of the second term, (eV/Å)⁻².
-        stress: Weight of the third term, (eV/Å³)⁻².
+        weights: Weight of each term by property (:mod:`equinet.datasets.properties`), in its unit to the power -2: ``energy``
+            (eV/atom)⁻², by default 1; ``forces`` (eV/Å)⁻², by default 100; ``stress`` (eV/Å³)⁻², by default 0.
 
     Raises:
-        ValueError: If a weight is negative, or all are zero.
+        ValueError: If there is no such property, a weight is negative, or all are zero.
 
     Source:
         MACE's ``WeightedEnergyForcesStressLoss``; there the per-frame weight is left out of some variants.
     """
 
-    energy: float = 1.0
-    forces: float = 100.0
-    stress: float = 0.0
-
-    def __post_init__(self) -> None:
-        weights = (self.energy, self.forces, self.stress)
-        if min(weights) < 0 or max(weights) == 0:
+    def __init__(self, **weights: float) -> None:
+        defaults = {name: row.loss_weight for name, row in PROPERTIES.items()}
+        self.weights = {property_named(name).name: weight for name, weight in {**defaults, **weights}.items()}
+        if min(self.weights.values()) < 0 or max(self.weights.values()) == 0:
             raise ValueError(f"loss weights must not be negative nor all zero, got {self}")
 
     @property
     def terms(self) -> tuple[str, ...]:
-        """Labels that have a weight above zero."""
-        return tuple(name for name in ("energy", "forces", "stress") if getattr(self, name) > 0)
+        """Properties that have a weight above zero."""
+        return tuple(name for name, weight in self.weights.items() if weight > 0)
+
+    @property
+    def needs_stress(self) -> bool:
+        """True if the potential must compute the stress."""
+        return self.weights.get("stress", 0.0) > 0
+
+    def require_predicted(self, potential: Potential) -> None:
+        """Refuse a term that the potential has no prediction for.
+
+        Raises:
+            ValueError: Naming the property.
+        """
+        for name in self.terms:
+            if name not in (*BUILT_IN, *potential.model.predicts):
+                raise ValueError(
+                    f"the loss gives {name} a weight, but {type(potential.model).__name__} does not predict it; set its weight to 0 or "
+                    "choose a model whose `predicts` names it"
+                )
 
     def __call__(self, prediction: Mapping[str, Tensor], graph: AtomicGraph) -> Float[Tensor, ""]:
         """The loss of a batch.
 
         Args:
-            prediction: Output of the potential; must hold every label named by :attr:`terms`.
+            prediction: Output of the potential; must hold every property named by :attr:`terms`.
             graph: Batch with labels; NaN where a frame has none.
         """
         total = torch.zeros((), dtype=torch.float64, device=graph.energy.device)
         for term in self.terms:
-            label, weight = getattr(graph, term), graph.weight
+            row, label, weight = PROPERTIES[term], graph[term], graph.weight
             error = prediction[term].double() - label
-            if term == "energy":
+            if row.extensive:
                 error = error / graph.atoms_per_graph
-            elif term == "forces":
+            if row.per == "atom":
                 weight = weight[graph.graph_of_node]
-            total = total + getattr(self, term) * _weighted_mean_square(error, weight, ~label.isnan())
+            total = total + self.weights[term] * _weighted_mean_square(error, weight, ~label.isnan())
         return total
+
+    def __repr__(self) -> str:
+        return f"Loss({', '.join(f'{name}={weight:g}' for name, weight in self.weights.items())})"
 
 
 def _weighted_mean_square(

@@ -9,28 +9,22 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from equinet.datasets.properties import BUILT_IN, PROPERTIES
 from equinet.graph.atomic_graph import AtomicGraph
 from equinet.potential import Potential
-
-# quantity -> (attribute of the graph, name in JSON, unit, factor from eV and Å)
-QUANTITIES = {
-    "energy": ("energy", "mev_per_atom", "meV/atom"),
-    "forces": ("forces", "mev_per_ang", "meV/Å"),
-    "stress": ("stress", "mev_per_ang3", "meV/Å³"),
-}
 
 
 @dataclass
 class Errors:
-    """Mean absolute and root-mean-square errors over a set of frames, in meV units.
+    """Mean absolute and root-mean-square errors over a set of frames, in the units that the table of properties shows.
 
-    Energies are per atom; a force or stress error is that of one component. Quantities without labels are NaN.
+    Energies are per atom; a force or stress error is that of one component. Properties without labels are NaN.
 
     Attributes:
-        mae: By quantity: ``energy`` (meV/atom), ``forces`` (meV/Å), ``stress`` (meV/Å³).
+        mae: By property: ``energy`` (meV/atom), ``forces`` (meV/Å), ``stress`` (meV/Å³), and registered ones.
         rmse: Likewise.
-        spread: Root-mean-square deviation of the labels from their mean (energy) or from zero (forces) or from their mean
-            (stress), same units: what a model that knows only the mean would score.
+        spread: Root-mean-square deviation of the labels from their mean or, of forces, from zero, same units: the score of a
+            model that knows only the mean.
         frames: Number of frames.
     """
 
@@ -45,8 +39,10 @@ class Errors:
         None where there are no labels (JSON knows no NaN).
         """
         return {
-            f"{name}_{kind}_{QUANTITIES[name][1]}": value if math.isfinite(value := getattr(self, kind)[name]) else None
-            for name in QUANTITIES
+            f"{name}_{kind}_{PROPERTIES[name].suffix}": value
+            if math.isfinite(value := getattr(self, kind)[name])
+            else None
+            for name in self.mae
             for kind in ("mae", "rmse")
         }
 
@@ -56,7 +52,7 @@ class Predictions:
     """Labels and predictions side by side, NaN without label; what a parity plot shows.
 
     Attributes:
-        pairs: By quantity (label, prediction): energies per atom relative to the references, flat, in eV units.
+        pairs: (label, prediction) by property: energies per atom relative to the references, flat, in the units of the table.
     """
 
     pairs: dict[str, tuple[Tensor, Tensor]]
@@ -77,19 +73,18 @@ def predict(
     """
     was_training = potential.training
     potential.eval()
-    found: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in QUANTITIES}
+    shown = (*BUILT_IN, *potential.model.predicts)
+    found: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in shown}
     try:
         for graph in batches:
             graph = graph.to(potential.device)
             output = potential(graph, stress=stress)
-            atoms = graph.atoms_per_graph
-            reference = torch.zeros_like(graph.energy).index_add(
-                0, graph.graph_of_node, potential.scale.reference[potential.species(graph.atomic_numbers)]
-            )
-            found["energy"].append(((graph.energy - reference) / atoms, (output["energy"] - reference) / atoms))
-            found["forces"].append((graph.forces.flatten(), output["forces"].double().flatten()))
-            if stress:
-                found["stress"].append((graph.stress.flatten(), output["stress"].double().flatten()))
+            for name in shown:
+                if name in output and name in graph:
+                    label, prediction = (
+                        _comparable(value, name, graph, potential) for value in (graph[name], output[name])
+                    )
+                    found[name].append((label, prediction))
             advance()
     finally:
         potential.train(was_training)
@@ -100,6 +95,17 @@ def predict(
             for name, parts in found.items()
         }
     )
+
+
+def _comparable(value: Tensor, name: str, graph: AtomicGraph, potential: Potential) -> Tensor:
+    """Flat values in float64, those of an extensive property per atom and without references."""
+    row, value = PROPERTIES[name], value.double()
+    if row.from_references:
+        of_atom = potential.scale.reference[potential.species(graph.atomic_numbers)]
+        value = value - torch.zeros_like(graph.energy).index_add(0, graph.graph_of_node, of_atom)
+    if row.extensive:
+        value = value / graph.atoms_per_graph
+    return value.flatten()
 
 
 def errors(predictions: Predictions) -> Errors:
@@ -121,8 +127,9 @@ def errors(predictions: Predictions) -> Errors:
         if len(label) == 0:
             result.mae[name] = result.rmse[name] = result.spread[name] = math.nan
             continue
-        result.mae[name] = 1e3 * float(difference.abs().mean())
-        result.rmse[name] = 1e3 * float(difference.square().mean().sqrt())
-        centre = 0.0 if name == "forces" else label.mean()
-        result.spread[name] = 1e3 * float((label - centre).square().mean().sqrt())
+        row = PROPERTIES[name]
+        result.mae[name] = row.factor * float(difference.abs().mean())
+        result.rmse[name] = row.factor * float(difference.square().mean().sqrt())
+        centre = label.mean() if row.centred else 0.0
+        result.spread[name] = row.factor * float((label - centre).square().mean().sqrt())
     return result

@@ -12,7 +12,6 @@ import torch
 
 from equinet.checkpoint import load_potential
 from equinet.datasets import (
-    LabelKeys,
     Statistics,
     measure,
     random_split,
@@ -21,6 +20,7 @@ from equinet.datasets import (
     split_isolated,
     to_graphs,
 )
+from equinet.datasets.properties import BUILT_IN, PROPERTIES
 from equinet.graph.atomic_graph import AtomicGraph, collate
 from equinet.models import build_model
 from equinet.nn import EnergyScale
@@ -60,7 +60,7 @@ def prepare(config: RunConfig) -> Prepared:
         FileNotFoundError, ValueError: With file, frame and remedy, if anything is wrong with the data.
     """
     data, loss = config.data, make_loss(config)
-    keys = LabelKeys(data.energy_key, data.forces_key, data.stress_key, data.weight_key)
+    keys = data.label_keys()
     frames, isolated = split_isolated(read_frames(data.train, keys))
     if not frames:
         raise ValueError(f"{data.train} holds isolated atoms only; there is nothing to train on")
@@ -87,7 +87,7 @@ def prepare(config: RunConfig) -> Prepared:
 def make_loss(config: RunConfig) -> Loss:
     """The loss a configuration asks for."""
     weights = config.train
-    return Loss(energy=weights.energy_weight, forces=weights.forces_weight, stress=weights.stress_weight)
+    return Loss(**{f"{name}": getattr(weights, f"{name}_weight") for name in BUILT_IN}, **weights.weights)
 
 
 def make_potential(config: RunConfig, prepared: Prepared) -> Potential:
@@ -127,8 +127,11 @@ def _digest(parts: Sequence[Sequence[Atoms]]) -> str:
         for atoms in frames:
             digest.update(atoms.numbers.tobytes() + atoms.positions.tobytes() + atoms.cell[:].tobytes())
             digest.update(atoms.pbc.tobytes() + repr(atoms.info["weight"]).encode())
-            for name in ("energy", "forces", "stress"):
+            for name in PROPERTIES:
                 value = atoms.calc.results.get(name)
-                digest.update(name.encode() if value is None else np.asarray(value, dtype=np.float64).tobytes())
+                if value is not None:
+                    digest.update(np.asarray(value, dtype=np.float64).tobytes())
+                elif name in BUILT_IN:
+                    digest.update(name.encode())
         digest.update(b"|")
     return digest.hexdigest()

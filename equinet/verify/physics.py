@@ -20,7 +20,7 @@ from equinet.graph.atomic_graph import AtomicGraph, collate, from_atoms
 from equinet.potential import Potential
 from equinet.tables import Cell, Column, Table, Text
 
-NO_LABELS = LabelKeys("", "", "", "")  # for `read_frames`: a check needs none, and a wrong label is no reason to refuse
+NO_LABELS = LabelKeys.none()  # for `read_frames`: a check needs none, and a wrong label is no reason to refuse
 
 # property -> what is wrong with a potential that fails it
 PROPERTIES = {

@@ -20,12 +20,13 @@ from equinet.bench.core.timing import Timing
 from equinet.bench.models import report, run, size
 from equinet.bench.models.dynamics import Block, steps_in_block
 from equinet.bench.models.lineup import line_up, require_same
-from equinet.bench.models.pair import random_potential, reference_potential
+from equinet.bench.models.pair import random_potential
 from equinet.bench.models.problems import Architecture, Structures, molecules
 from equinet.bench.models.runners import DYNAMICS, FORCES, TASKS, TRAINING, Equinet, Prediction
 from equinet.cli.render import show
 from equinet.md import EquinetCalculator
 from equinet.models import MACEConfig
+from equinet.verify.backends import reference_potential
 
 TINY = Architecture("tiny", MACEConfig(channels=4, max_l=1, sh_degree=2, correlation=2, cutoff=4.0))
 WATER = Structures("water", (molecule("H2O"), molecule("H2O2")))

@@ -41,9 +41,9 @@ def write(path: Path, comment: str = "energy=-1.5", columns: str = "forces:R:3",
 def test_energy_and_forces_are_read(tmp_path: Path) -> None:
     (atoms,) = read_frames(write(tmp_path / "a.xyz"))
     labels = find_labels(atoms)
-    assert labels.energy == -1.5
-    np.testing.assert_array_equal(labels.forces, FORCES)
-    assert labels.stress is None
+    assert labels.get("energy") == -1.5
+    np.testing.assert_array_equal(labels.get("forces"), FORCES)
+    assert labels.get("stress") is None
     assert labels.weight == 1
     assert atoms.get_potential_energy() == -1.5
     np.testing.assert_array_equal(atoms.get_forces(), FORCES)
@@ -55,16 +55,16 @@ def test_labels_are_found_under_other_names(tmp_path: Path) -> None:
     keys = LabelKeys(energy="REF_energy", forces="dft_force", stress="REF_stress", weight="w")
     (atoms,) = read_frames(path, keys)
     labels = find_labels(atoms)  # from here on under their own names
-    assert (labels.energy, labels.weight) == (-3, 0.25)
-    np.testing.assert_array_equal(labels.forces, FORCES)
-    np.testing.assert_array_equal(labels.stress, FULL)
+    assert (labels.get("energy"), labels.weight) == (-3, 0.25)
+    np.testing.assert_array_equal(labels.get("forces"), FORCES)
+    np.testing.assert_array_equal(labels.get("stress"), FULL)
 
 
 def test_a_name_asked_for_is_not_replaced_by_the_usual_one(tmp_path: Path) -> None:
     both = write(tmp_path / "both.xyz", "energy=-1 REF_energy=-2")
     usual = write(tmp_path / "usual.xyz", "energy=-1")
     frames = read_frames([both, usual], LabelKeys(energy="REF_energy"))
-    assert [find_labels(atoms).energy for atoms in frames] == [-2, None]
+    assert [find_labels(atoms).get("energy") for atoms in frames] == [-2, None]
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_a_name_asked_for_is_not_replaced_by_the_usual_one(tmp_path: Path) -> No
 def test_stress_is_read_in_both_orders(tmp_path: Path, name: str, text: str) -> None:
     comment = f'{name}="{text}" Lattice="5 0 0 0 5 0 0 0 5" pbc="T T T"'
     (atoms,) = read_frames(write(tmp_path / "a.xyz", comment), LabelKeys(stress=name))
-    np.testing.assert_array_equal(find_labels(atoms).stress, FULL)
+    np.testing.assert_array_equal(find_labels(atoms).get("stress"), FULL)
     np.testing.assert_array_equal(atoms.get_stress(), VOIGT)
     np.testing.assert_array_equal(to_graph(atoms, 3.0).stress[0].numpy(), FULL)
 
@@ -86,15 +86,15 @@ def test_stress_is_read_in_both_orders(tmp_path: Path, name: str, text: str) -> 
 def test_stress_of_a_calculator_is_in_voigt_order() -> None:
     atoms = Atoms("H2", [[0, 0, 0], [0, 0, 0.8]], cell=[5, 5, 5], pbc=True)
     atoms.calc = SinglePointCalculator(atoms, energy=-1.0, stress=np.array(VOIGT))
-    np.testing.assert_array_equal(find_labels(atoms).stress, FULL)
+    np.testing.assert_array_equal(find_labels(atoms).get("stress"), FULL)
 
 
 def test_labels_without_a_calculator_are_found_too() -> None:
     atoms = Atoms("H2", [[0, 0, 0], [0, 0, 0.8]], info={"energy": -1.5})
     atoms.arrays["forces"] = np.array(FORCES)
     labels = find_labels(atoms)
-    assert labels.energy == -1.5
-    np.testing.assert_array_equal(labels.forces, FORCES)
+    assert labels.get("energy") == -1.5
+    np.testing.assert_array_equal(labels.get("forces"), FORCES)
 
 
 def test_constraints_do_not_zero_forces(tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ def test_constraints_do_not_zero_forces(tmp_path: Path) -> None:
     (atoms,) = read_frames(path)
     assert len(atoms.constraints) == 1
     assert atoms.get_forces()[0].tolist() == [0, 0, 0]  # what ASE makes of it
-    np.testing.assert_array_equal(find_labels(atoms).forces, FORCES)
+    np.testing.assert_array_equal(find_labels(atoms).get("forces"), FORCES)
     np.testing.assert_array_equal(to_graph(atoms, 3.0).forces.numpy(), FORCES)
 
 
@@ -111,7 +111,7 @@ def test_constraints_of_a_trajectory_do_not_zero_forces(tmp_path: Path) -> None:
     atoms.calc = SinglePointCalculator(atoms, energy=-1.0, forces=np.array(FORCES))
     ase.io.write(tmp_path / "a.traj", atoms)
     (read,) = read_frames(tmp_path / "a.traj")
-    np.testing.assert_array_equal(find_labels(read).forces, FORCES)
+    np.testing.assert_array_equal(find_labels(read).get("forces"), FORCES)
 
 
 def test_a_gzipped_file_reads_like_the_plain_one(tmp_path: Path) -> None:
@@ -119,8 +119,8 @@ def test_a_gzipped_file_reads_like_the_plain_one(tmp_path: Path) -> None:
     packed = tmp_path / "a.xyz.gz"
     packed.write_bytes(gzip.compress(plain.read_bytes()))
     (expected,), (atoms,) = read_frames(plain), read_frames(packed)
-    assert find_labels(atoms).energy == find_labels(expected).energy
-    np.testing.assert_array_equal(find_labels(atoms).forces, find_labels(expected).forces)
+    assert find_labels(atoms).get("energy") == find_labels(expected).get("energy")
+    np.testing.assert_array_equal(find_labels(atoms).get("forces"), find_labels(expected).get("forces"))
     assert source(atoms) == f"{packed}, frame 0"
 
 
@@ -137,9 +137,9 @@ def test_labels_survive_being_written_and_read_again(tmp_path: Path) -> None:
     ase.io.write(tmp_path / "b.extxyz", atoms)
     (again,) = read_frames(tmp_path / "b.extxyz")
     before, after = find_labels(atoms), find_labels(again)
-    assert (before.energy, before.weight) == (after.energy, after.weight) == (-1.25, 2)
-    np.testing.assert_allclose(after.forces, before.forces, atol=1e-8)
-    np.testing.assert_allclose(after.stress, before.stress, atol=1e-8)
+    assert (before.get("energy"), before.weight) == (after.get("energy"), after.weight) == (-1.25, 2)
+    np.testing.assert_allclose(after.get("forces"), before.get("forces"), atol=1e-8)
+    np.testing.assert_allclose(after.get("stress"), before.get("stress"), atol=1e-8)
 
 
 def test_a_frame_without_labels_has_none(tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_a_frame_without_labels_has_none(tmp_path: Path) -> None:
     path.write_text("1\nProperties=species:S:1:pos:R:3\nH 0 0 0\n")
     (atoms,) = read_frames(path)
     labels = find_labels(atoms)
-    assert (labels.energy, labels.forces, labels.stress) == (None, None, None)
+    assert (labels.get("energy"), labels.get("forces"), labels.get("stress")) == (None, None, None)
 
 
 @pytest.mark.parametrize(
@@ -284,15 +284,15 @@ def test_the_sample_reads_as_its_readme_says() -> None:
         assert {atoms.get_chemical_formula() for atoms in ordinary} == {"C2H6O"}
         require_labels(ordinary, ["energy", "forces"], allow_missing=False)
     train, isolated = split_isolated(read_frames(SAMPLE["train"]))
-    energies = {atoms.get_chemical_formula(): find_labels(atoms).energy for atoms in isolated}
+    energies = {atoms.get_chemical_formula(): find_labels(atoms).get("energy") for atoms in isolated}
     assert energies == {"H": -10.70721138, "C": -48.79807985, "O": -102.52180714}
-    rms = np.sqrt(np.mean([find_labels(atoms).forces ** 2 for atoms in train]))
+    rms = np.sqrt(np.mean([find_labels(atoms).get("forces") ** 2 for atoms in train]))
     assert rms == pytest.approx(0.918, abs=5e-4)
 
 
 def test_forces_of_the_sample_add_up_to_nothing() -> None:
     for atoms in read_frames(SAMPLE["valid"]):
-        np.testing.assert_allclose(find_labels(atoms).forces.sum(0), 0, atol=1e-4)
+        np.testing.assert_allclose(find_labels(atoms).get("forces").sum(0), 0, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -303,7 +303,7 @@ def test_a_published_set_reads(shared_data: Path, name: str, count: int, formula
     assert len(frames) == count
     if formula:
         assert {atoms.get_chemical_formula() for atoms in frames} == {formula}
-        rms = np.sqrt(np.mean([find_labels(atoms).forces ** 2 for atoms in frames]))
+        rms = np.sqrt(np.mean([find_labels(atoms).get("forces") ** 2 for atoms in frames]))
         assert rms == pytest.approx(0.9607, abs=1e-4)  # the data set's own README
     else:
         assert all(is_isolated_atom(atoms) for atoms in frames)

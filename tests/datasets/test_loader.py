@@ -24,7 +24,10 @@ CUTOFF = 4.0
 def frames() -> list[Atoms]:
     """Eleven frames that are told apart by their energy."""
     molecules = [molecule(name) for name in ("H2O", "CH4", "CO2") * 4][:11]
-    return [with_labels(a, Labels(float(n), np.full((len(a), 3), float(n)), None)) for n, a in enumerate(molecules)]
+    return [
+        with_labels(a, Labels({"energy": float(n), "forces": np.full((len(a), 3), float(n))}))
+        for n, a in enumerate(molecules)
+    ]
 
 
 @pytest.fixture

@@ -34,7 +34,7 @@ E0 = {1: -13.5, 6: -1029.25, 8: -2041.75}
 
 def labelled(atoms: Atoms, interaction: float, forces: np.ndarray | None = None) -> Atoms:
     energy = sum(E0[z] for z in atoms.numbers.tolist()) + interaction
-    return with_labels(atoms, Labels(energy=energy, forces=forces, stress=None))
+    return with_labels(atoms, Labels({"energy": energy, "forces": forces}))
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def test_a_fit_that_is_not_determined_still_adds_up() -> None:
 
 
 def test_frames_without_an_energy_do_not_disturb_the_fit(frames: list[Atoms]) -> None:
-    silent = with_labels(molecule("H2O2"), Labels(None, None, None))
+    silent = with_labels(molecule("H2O2"), Labels())
     reference, _ = reference_energies([silent, *frames], [], (1, 6, 8), "least_squares")
     np.testing.assert_allclose(reference, [e - 3.0 for e in E0.values()], rtol=0, atol=1e-8)
 
@@ -107,7 +107,7 @@ def test_the_frame_that_lacks_a_reference_is_named(tmp_path: Path) -> None:
 
 def test_an_isolated_atom_without_energy_is_refused(frames: list[Atoms]) -> None:
     with pytest.raises(ValueError, match="an isolated atom without an energy"):
-        reference_energies(frames, [with_labels(Atoms("H"), Labels(None, None, None))], (1,), "auto")
+        reference_energies(frames, [with_labels(Atoms("H"), Labels())], (1,), "auto")
 
 
 def test_isolated_atoms_that_disagree_are_refused(frames: list[Atoms], isolated: list[Atoms]) -> None:

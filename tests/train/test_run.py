@@ -684,7 +684,7 @@ def test_evaluation_of_frames_without_labels_is_refused(finished, sample, write)
     ):
         evaluate_file(finished.out / "model.eqn", path)
     with pytest.raises(ValueError, match="no frame has a label called `E`, `F` or `S`"):
-        evaluate_file(finished.out / "model.eqn", path, LabelKeys("E", "F", "S"))
+        evaluate_file(finished.out / "model.eqn", path, LabelKeys(energy="E", forces="F", stress="S"))
 
 
 def test_evaluation_of_an_unknown_element_is_refused(finished, sample, write):

@@ -175,6 +175,6 @@ def select(cases: Iterable[Case], only: Sequence[str]) -> list[Case]:
     if not found:
         raise ValueError(
             f"`only`: none of the {len(cases)} cases contains {' and '.join(map(repr, only))}; a case reads "
-            f"'{cases[0]}', and there are {len(every_case())} in all"
+            f"'{cases[0]}', and {len(every_case())} are there with `all`"
         )
     return found

@@ -18,7 +18,7 @@ from ase import units
 from ase.md.verlet import VelocityVerlet
 
 from equinet.bench.core import record as core
-from equinet.datasets import GraphLoader, LabelKeys, read_frames, split_isolated
+from equinet.datasets import GraphLoader, read_frames, split_isolated
 from equinet.md import EquinetCalculator
 from equinet.models import count_weights
 from equinet.potential import Potential
@@ -230,7 +230,7 @@ def train_one(config: RunConfig, pair: Pair) -> Row:
     state = TrainingState(potential, optimizer, config.train.ema_decay)
     fit(potential, loaders, make_loss(config), optimizer, config.train, state=state, clock=time.process_time)
     found = errors(predict(potential, GraphLoader(prepared.graphs["test"], 32), stress=False))
-    keys = LabelKeys(config.data.energy_key, config.data.forces_key, config.data.stress_key, config.data.weight_key)
+    keys = config.data.label_keys()
     frames, _ = split_isolated(read_frames(str(config.data.test), keys))
     report = check(potential, frames, max_structures=CHECKED_FRAMES)
     turned, mirrored = (report.worst(name, "float32", "forces") for name in ("rotation", "inversion"))

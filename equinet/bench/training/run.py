@@ -21,7 +21,7 @@ from equinet.bench.core import record as core
 from equinet.bench.core.record import Record, Settings
 from equinet.bench.core.timing import Epoch, timed_epoch
 from equinet.bench.models.problems import as_mace
-from equinet.datasets import GraphLoader, LabelKeys, random_split, read_frames, split_isolated
+from equinet.datasets import GraphLoader, random_split, read_frames, split_isolated
 from equinet.models import count_weights
 from equinet.train import (
     Prepared,
@@ -190,7 +190,7 @@ class EquinetTrainer:
 
     def test(self) -> dict[str, float]:
         with self.state.averaged():
-            found = errors(predict(self.potential, self._held("test"), stress=self.loss.stress > 0))
+            found = errors(predict(self.potential, self._held("test"), stress=self.loss.needs_stress))
         return _numbers(found.as_json())
 
     def describe(self) -> dict[str, Any]:
@@ -227,7 +227,7 @@ def trainers_of(config: RunConfig) -> tuple[Trainer, EquinetTrainer]:
     from equinet.bench.peers.mace_torch.training import MaceTrainer
 
     data: Any = config.data
-    keys = LabelKeys(data.energy_key, data.forces_key, data.stress_key, data.weight_key)
+    keys = data.label_keys()
     prepared = prepare(config)
     everything, isolated = split_isolated(read_frames(data.train, keys))
     if isinstance(data.valid, float):

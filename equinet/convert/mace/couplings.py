@@ -79,7 +79,7 @@ def symmetrized(
     return u.new_zeros(u.shape[0], len(index_of), u.shape[2]).index_add(1, target, u)
 
 
-def wigner_3j(l1: int, l2: int, l3: int, *, signs: WignerSigns) -> Float[Tensor, "2*l1+1 2*l2+1 2*l3+1"]:
+def wigner_3j(l1: int, l2: int, l3: int, *, signs: WignerSigns) -> Float[Tensor, "2*{l1}+1 2*{l2}+1 2*{l3}+1"]:
     """:func:`equinet.ops.coupling.clebsch_gordan.clebsch_gordan` in the signs of a version of e3nn."""
     coupling = clebsch_gordan(l1, l2, l3)
     return coupling * _sign_in_old_e3nn(l1, l2, l3) if signs == "0.4.4" else coupling
@@ -102,7 +102,7 @@ def _sign_in_old_e3nn(l1: int, l2: int, l3: int) -> int:
 
 def _chains(
     irreps: o3.Irreps, factors: int, ir_out: o3.Irrep, signs: WignerSigns
-) -> list[tuple[o3.Irrep, Float[Tensor, "dim ..."]]]:
+) -> list[tuple[o3.Irrep, Float[Tensor, "_dim ..."]]]:
     """What couples ``factors`` copies of ``irreps`` to an irrep, as far as it can come to ``ir_out``, in MACE's order.
 
     Irreps ascend; within one, chains are in the order of those of one factor less, and then of ``irreps``.

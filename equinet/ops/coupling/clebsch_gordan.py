@@ -18,7 +18,7 @@ def _wigner_3j(l1: int, l2: int, l3: int) -> Tensor:
     return o3.wigner_3j(l1, l2, l3, dtype=torch.float64)
 
 
-def clebsch_gordan(l1: int, l2: int, l3: int) -> Float[Tensor, "2*l1+1 2*l2+1 2*l3+1"]:
+def clebsch_gordan(l1: int, l2: int, l3: int) -> Float[Tensor, "2*{l1}+1 2*{l2}+1 2*{l3}+1"]:
     r"""Real coupling tensor of :math:`l_1 \otimes l_2 \to l_3` with unit Frobenius norm.
 
     The components of each degree are in e3nn's order (degree 1 is x, y, z). Multiplied by :math:`\sqrt{2 l_3 + 1}`

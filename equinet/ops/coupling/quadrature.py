@@ -186,7 +186,7 @@ def _rule(name: str, degree: int, points: Points, weights: Float64[np.ndarray, "
 
 def _orbits(name: str, degree: int, *orbits: tuple[float, Points]) -> SphereRule:
     """A rule of several sets of points, each with the weight of one of its points, in any unit."""
-    weights = np.concatenate([np.full(len(points), weight) for weight, points in orbits])
+    weights = np.concatenate([np.full(len(points), float(weight)) for weight, points in orbits])
     return _rule(name, degree, np.concatenate([points for _, points in orbits]), weights)
 
 

@@ -92,7 +92,7 @@ class CuEquivarianceConvolution(LibraryConvolution):
         edge_attrs: Float[Tensor, "rows harmonics"],
         weight: Float[Tensor, "rows paths channels"],
         edges: Edges,
-    ) -> Float[Tensor, "nodes rows channels"]:
+    ) -> Float[Tensor, "nodes out channels"]:
         sender, receiver, edge_attrs, weight = edges.unfold(edge_attrs, weight, self.spec.irreps_in2)
         nodes = _flat(node_feats)
         inputs = [_flat(weight), nodes, edge_attrs.contiguous()]

@@ -75,7 +75,7 @@ class LibraryConvolution(nn.Module, ABC):
         edge_attrs: Float[Tensor, "rows harmonics"],
         weight: Float[Tensor, "rows paths channels"],
         edges: Edges | Int[Tensor, "2 rows"],
-    ) -> Float[Tensor, "nodes rows channels"]:
+    ) -> Float[Tensor, "nodes out channels"]:
         require_device(node_feats, self.package, self.devices)
         edges = as_edges(edges, node_feats.shape[0])
         if len(edge_attrs) == 0:  # what the kernels of others make of nothing is not known; zeros with derivatives are
@@ -90,7 +90,7 @@ class LibraryConvolution(nn.Module, ABC):
         edge_attrs: Float[Tensor, "rows harmonics"],
         weight: Float[Tensor, "rows paths channels"],
         edges: Edges,
-    ) -> Float[Tensor, "nodes rows channels"]:
+    ) -> Float[Tensor, "nodes out channels"]:
         """The result for one edge or more, on whatever device the tensors are."""
 
     def path_weights(self, weight: Tensor) -> Tensor:

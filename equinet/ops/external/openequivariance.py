@@ -96,7 +96,7 @@ class OpenEquivarianceConvolution(LibraryConvolution):
         edge_attrs: Float[Tensor, "rows harmonics"],
         weight: Float[Tensor, "rows paths channels"],
         edges: Edges,
-    ) -> Float[Tensor, "nodes rows channels"]:
+    ) -> Float[Tensor, "nodes out channels"]:
         permutation: tuple[Tensor, ...] = ()
         if edges.mirrored:
             # Weights are the larger part, so these are not doubled before they are sorted.

@@ -39,9 +39,9 @@ class Algebra(ConstantModule):
 
     def __init__(
         self,
-        to_left: Float[Tensor, "values dim1"],
-        to_right: Float[Tensor, "values dim2"],
-        to_out: Float[Tensor, "dim_out values"],
+        to_left: Float[Tensor, "left dim1"],
+        to_right: Float[Tensor, "right dim2"],
+        to_out: Float[Tensor, "dim_out back"],
     ) -> None:
         super().__init__()
         self.register_constant("to_left", to_left)

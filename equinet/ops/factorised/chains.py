@@ -48,7 +48,7 @@ class StreamedPowers(ConstantModule):
 
     table: Tensor
 
-    def __init__(self, kind: str, tables: Sequence[Float[Tensor, "points dim"]], letters: Sequence[str]) -> None:
+    def __init__(self, kind: str, tables: Sequence[Float[Tensor, "points _dim"]], letters: Sequence[str]) -> None:
         super().__init__()
         table, letters = gpu.fold(tables, letters)
         self._kind, self._slots, self._out = kind, tuple(letters[:-1]), letters[-1]

@@ -94,7 +94,7 @@ class FactorisedConvolution(WithKernels, ConstantModule):
         edge_attrs: Float[Tensor, "rows harmonics"],
         weight: Float[Tensor, "rows weights channels"],
         edges: Edges | Int[Tensor, "2 rows"],
-    ) -> Float[Tensor, "nodes rows channels"]:
+    ) -> Float[Tensor, "nodes out channels"]:
         nodes = node_feats.shape[0]
         edges = as_edges(edges, nodes)
         if self.code is not None and self.code.is_ready(self.algebra) and self.kernels.takes(node_feats):

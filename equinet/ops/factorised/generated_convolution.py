@@ -82,7 +82,7 @@ class CouplingCode:
         edge_attrs: Float[Tensor, "rows harmonics"],
         weight: Float[Tensor, "rows parts channels"],
         edges: Edges,
-    ) -> Float[Tensor, "nodes rows channels"]:
+    ) -> Float[Tensor, "nodes out channels"]:
         """Sum of the products on every receiver; ``weight`` has one row for each copy and part of the tensor."""
         return forward(node_feats, edge_attrs, weight, edges.index, *edges.incoming, edges.mirrored, self._product)
 

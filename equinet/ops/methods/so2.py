@@ -91,7 +91,7 @@ class PolarFrame(ConstantModule):
                 ends = (2 * degree + 1) * coupling[:: 2 * degree - 2, ::2, :: 2 * degree]
                 self.register_constant(f"ends_{degree}", ends.flatten(0, 1).T)
 
-    def forward(self, direction: Float[Tensor, "edges 3"]) -> list[Float[Tensor, "edges orders dim"]]:
+    def forward(self, direction: Float[Tensor, "edges 3"]) -> list[Float[Tensor, "edges _orders _dim"]]:
         """``(edges, 2 min(l, max_order) + 1, 2 l + 1)`` for degree 0 to ``max_degree``, m and k' ascending."""
         r = direction.T.contiguous()  # edges innermost: long rows, whatever the degree
         turn = rotation_to_pole(r) if self.max_order > 0 else r.unsqueeze(0)
@@ -230,7 +230,7 @@ class SO2Convolution(WithKernels, ConstantModule):
         edge_attrs: Float[Tensor, "rows harmonics"],
         weight: Float[Tensor, "rows paths channels"],
         edges: Edges | Int[Tensor, "2 rows"],
-    ) -> Float[Tensor, "nodes rows channels"]:
+    ) -> Float[Tensor, "nodes out channels"]:
         """Sum of the messages on every receiver.
 
         Of ``edge_attrs`` the components of degree 1 alone are read, as square root of 3 times the direction. On harmonics

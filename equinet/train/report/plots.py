@@ -7,14 +7,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter, StrMethodFormatter
 
-from equinet.train.metrics import QUANTITIES, Predictions, errors
+from equinet.datasets.properties import PROPERTIES
+from equinet.train.metrics import Predictions, errors
 
+from .tables import shown_properties
+
+NOTHING = (torch.empty(0), torch.empty(0))
 COLORS = {"train": "#9aa5b1", "valid": "#e08214", "test": "#2166ac"}
-UNITS = {"energy": "eV/atom", "forces": "eV/Å", "stress": "eV/Å³"}
 
 
 def plot_history(history: Sequence[Mapping[str, Any]], path: str | os.PathLike[str]) -> None:
@@ -25,9 +29,9 @@ def plot_history(history: Sequence[Mapping[str, Any]], path: str | os.PathLike[s
         path: PNG to write.
     """
     shown = [
-        (name, unit, f"valid_{name}_rmse_{suffix}")
-        for name, (_, suffix, unit) in QUANTITIES.items()
-        if history and f"valid_{name}_rmse_{suffix}" in history[-1]
+        (name, row.shown_unit, f"valid_{name}_rmse_{row.suffix}")
+        for name, row in PROPERTIES.items()
+        if history and f"valid_{name}_rmse_{row.suffix}" in history[-1]
     ]
     figure = Figure(figsize=(4.2 * (1 + len(shown)), 3.6), layout="constrained")
     axes = figure.subplots(1, 1 + len(shown), squeeze=False)[0]
@@ -58,17 +62,17 @@ def plot_parity(parts: Mapping[str, Predictions], path: str | os.PathLike[str]) 
         path: PNG to write.
     """
     found = {part: errors(predictions) for part, predictions in parts.items()}
-    shown = [name for name in QUANTITIES if any(np.isfinite(e.mae[name]) for e in found.values())]
+    shown = shown_properties(found.values())
     figure = Figure(figsize=(4.4 * len(shown), 4.2), layout="constrained")
     for ax, name in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown):
         low, high = np.inf, -np.inf
         for part, predictions in parts.items():
-            label, prediction = (values.numpy() for values in predictions.pairs[name])
+            label, prediction = (values.numpy() for values in predictions.pairs.get(name, NOTHING))
             there = np.isfinite(label)
             if not there.any():
                 continue
             label, prediction = label[there], prediction[there]
-            rmse, unit = found[part].rmse[name], QUANTITIES[name][2]
+            rmse, unit = found[part].rmse[name], PROPERTIES[name].shown_unit
             ax.plot(
                 label,
                 prediction,
@@ -82,10 +86,10 @@ def plot_parity(parts: Mapping[str, Predictions], path: str | os.PathLike[str]) 
             low, high = min(low, label.min(), prediction.min()), max(high, label.max(), prediction.max())
         pad = 0.03 * (high - low or 1)
         ax.plot([low - pad, high + pad], [low - pad, high + pad], "-", lw=0.8, color="black", zorder=0)
-        what = "interaction energy" if name == "energy" else name
+        row = PROPERTIES[name]
         ax.set(
-            xlabel=f"{what}, label ({UNITS[name]})",
-            ylabel=f"{what}, model ({UNITS[name]})",
+            xlabel=f"{row.label}, label ({row.plot_unit})",
+            ylabel=f"{row.label}, model ({row.plot_unit})",
             xlim=(low - pad, high + pad),
             ylim=(low - pad, high + pad),
             aspect="equal",

@@ -253,7 +253,7 @@ class Mace:
         self.parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
         self._compiled: Any = None
         with mace_defaults(dtype):
-            self.loss = WeightedEnergyForcesLoss(LOSS.energy, LOSS.forces).to(self.device)
+            self.loss = WeightedEnergyForcesLoss(LOSS.weights["energy"], LOSS.weights["forces"]).to(self.device)
 
     def load(self, frames: Sequence[Atoms], labels: Prediction | None = None) -> None:
         with mace_defaults(self.dtype):

@@ -52,7 +52,7 @@ class Basis:
                     self.labels.append((str(out), " ⊗ ".join(names[i] for i in factors)))
             self.outputs.append(slice(start, len(self.labels)))
 
-    def values(self, features: Float[Tensor, "samples dim"]) -> list[Float[Tensor, "samples_components columns"]]:
+    def values(self, features: Float[Tensor, "samples dim"]) -> list[Float[Tensor, "_samples_components _columns"]]:
         """Every polynomial at every sample, as one matrix per output; samples slow, components fast."""
         found: list[list[Tensor]] = [[] for _ in self.outputs]
         for x in features.split(CHUNK):
@@ -68,7 +68,7 @@ class Basis:
                 found[k].append(torch.cat(parts, dim=1))
         return [torch.cat(parts) for parts in found]
 
-    def metric(self) -> list[Float[Tensor, "columns columns"]]:
+    def metric(self) -> list[Float[Tensor, "_columns _columns"]]:
         r"""For each output R, with the mean square of the product of coefficients c equal to the square of R c.
 
         The mean is over independent normal features of unit variance and exact: of a product of powers it is

@@ -60,7 +60,7 @@ class GeneratedConvolution(WithKernels, nn.Module):
         edge_attrs: Float[Tensor, "rows harmonics"],
         weight: Float[Tensor, "rows paths channels"],
         edges: Edges | Int[Tensor, "2 rows"],
-    ) -> Float[Tensor, "nodes rows channels"]:
+    ) -> Float[Tensor, "nodes out channels"]:
         if not self.kernels.takes(node_feats):
             result: Tensor = self.torch_form(node_feats, edge_attrs, weight, edges)
             return result

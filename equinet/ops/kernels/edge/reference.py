@@ -55,7 +55,7 @@ class ReferenceConvolution(WithKernels, ConstantModule):
         edge_attrs: Float[Tensor, "rows harmonics"],
         weight: Float[Tensor, "rows weights channels"],
         edges: Edges | Int[Tensor, "2 rows"],
-    ) -> Float[Tensor, "nodes rows channels"]:
+    ) -> Float[Tensor, "nodes out channels"]:
         edges = as_edges(edges, node_feats.shape[0])
         sender, receiver, edge_attrs, weight = edges.unfold(edge_attrs, weight, self.spec.irreps_in2)
         x = node_feats[sender].split([ir.dim for _, ir in self.spec.irreps_in1], dim=1)
@@ -133,7 +133,7 @@ class EdgeMatrixConvolution(WithKernels, ConstantModule):
         edge_attrs: Float[Tensor, "rows harmonics"],
         weight: Float[Tensor, "rows paths channels"],
         edges: Edges | Int[Tensor, "2 rows"],
-    ) -> Float[Tensor, "nodes rows channels"]:
+    ) -> Float[Tensor, "nodes out channels"]:
         num_nodes, dim1, _ = node_feats.shape
         edges = as_edges(edges, num_nodes)
         sender, receiver, edge_attrs, weight = edges.unfold(edge_attrs, weight, self.spec.irreps_in2)

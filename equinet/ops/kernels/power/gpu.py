@@ -83,7 +83,7 @@ def form_of(text: str) -> Form:
 
 
 def fold(
-    tables: Sequence[Float[Tensor, "points dim"]], letters: Sequence[str]
+    tables: Sequence[Float[Tensor, "points _dim"]], letters: Sequence[str]
 ) -> tuple[Float[Tensor, "rows columns"], list[str]]:
     """Tables side by side, with opposite points as one row.
 
@@ -109,7 +109,7 @@ def fold(
     return table[first], list(letters)
 
 
-def unfold(table: Float[Tensor, "rows columns"], form: Form) -> list[Float[Tensor, "points dim"]]:
+def unfold(table: Float[Tensor, "rows columns"], form: Form) -> list[Float[Tensor, "points _dim"]]:
     """The tables of the slots and of the result, with a row for every point."""
     if form.sides == "pm":
         table = torch.cat([table, table * _signs("".join(form.slots) + form.out, table)])
