@@ -41,8 +41,8 @@ def errors_of(found: Outcome, truth: Outcome) -> dict[str, float]:
     What is not finite is infinitely wrong.
 
     >>> one = Outcome(-3.0, np.array([-1.0, -2.0]), np.eye(2, 3), None)
-    >>> errors_of(Outcome(-3.3, np.array([-1.0, -2.0]), 2 * np.eye(2, 3), None), one)
-    {'energy': 0.1, 'forces': 1.0, 'atomic energies': 0.0}
+    >>> errors_of(Outcome(-3.75, np.array([-1.0, -2.0]), 2 * np.eye(2, 3), None), one)
+    {'energy': 0.25, 'forces': 1.0, 'atomic energies': 0.0}
     """
     size = float(np.abs(truth.atomic_energies).sum())
     errors = {"energy": _relative(np.array(found.energy), np.array(truth.energy), size)}
