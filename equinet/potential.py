@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from e3nn import o3
@@ -16,6 +16,7 @@ from equinet.datasets.properties import property_named
 from equinet.graph.elements import SYMBOLS
 from equinet.models import Model
 from equinet.nn import EnergyScale
+from equinet.nn.derivatives import Frame, forces_from_pairs, stress_from_pairs
 from equinet.ops import SpeciesGroups, to_mul_ir
 from equinet.ops.edges import Edges, sum_on_nodes
 from equinet.ops.precision import full_float32
@@ -23,29 +24,6 @@ from equinet.ops.species import as_groups
 
 if TYPE_CHECKING:
     from equinet.graph.atomic_graph import AtomicGraph
-
-
-class Frame(Protocol):
-    """Of structures what energies and stresses of edges are summed up with, as :class:`equinet.graph.AtomicGraph` has it.
-
-    Attributes:
-        cell: ``(graphs, 3, 3)``, lattice vectors in rows, Å.
-        pbc: ``(graphs, 3)`` bool.
-        graph_of_node: ``(nodes,)`` int64.
-        graph_count: Number of structures.
-    """
-
-    @property
-    def cell(self) -> Tensor: ...
-
-    @property
-    def pbc(self) -> Tensor: ...
-
-    @property
-    def graph_of_node(self) -> Tensor: ...
-
-    @property
-    def graph_count(self) -> int: ...
 
 
 class NodeValues(NamedTuple):
@@ -109,8 +87,8 @@ class Potential(nn.Module):
         scale: Conversion of these energies to eV.
 
     Attributes:
-        origin: Where a potential comes from that was not trained from random weights here: file, SHA-256, licence, head. It is
-            kept by whatever is made of the potential, and in its file.
+        origin: Origin of weights that were not trained here from random ones: file, SHA-256, licence, head. Model files,
+            conversions and fine-tuned potentials keep it.
 
     Raises:
         ValueError: If model and scale differ in their number of species.
@@ -149,7 +127,7 @@ class Potential(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         return self.model.device
 
     @property
@@ -173,7 +151,7 @@ class Potential(nn.Module):
         return indices
 
     def groups(self, atomic_numbers: Int[Tensor, " nodes"]) -> SpeciesGroups:
-        """Atoms grouped by element, as every layer needs them: what is to be known of atoms that stay the same while they move.
+        """Atoms grouped by element, as every layer needs them; the groups stay valid while the atoms move.
 
         Raises:
             ValueError: If the model does not know an element.
@@ -187,9 +165,8 @@ class Potential(nn.Module):
 
         Args:
             graph: One or several structures; moved to the model's device by the caller.
-            stress: Whether to compute the stress too.
-            groups: What :meth:`groups` makes of the atoms, on the model's device; by default it is made here, for which a GPU
-                must be waited for.
+            stress: True to compute the stress too.
+            groups: Result of :meth:`groups` on the model's device; by default it is made here, which waits for a GPU.
 
         Raises:
             ValueError: If the model does not know an element.
@@ -214,9 +191,9 @@ class Potential(nn.Module):
         Args:
             node_values: Function from edge vectors to per-node values, as :meth:`node_values` is one.
             vectors: Edge vectors to evaluate it at, in Å.
-            edges: In the order of ``vectors``.
+            edges: Edges in the order of ``vectors``.
             graph: The structures.
-            stress: Whether to compute the stress too.
+            stress: True to compute the stress too.
         """
         with torch.enable_grad(), full_float32(self.device):
             vectors.requires_grad_()
@@ -248,8 +225,8 @@ class Potential(nn.Module):
         """Energy of every node in eV, float64, and further properties, differentiable in the edge vectors (Å).
 
         Args:
-            vectors: From sender to receiver, in Å, none of length zero.
-            species: Index of each node's element, or what :meth:`groups` makes of it.
+            vectors: Displacements from sender to receiver, in Å, none of length zero.
+            species: Index of each node's element, or the result of :meth:`groups`.
             edges: Each pair once, or an ``edge_index`` of single directions; in the order of ``vectors``.
 
         Raises:
@@ -344,48 +321,3 @@ def only_energies(potential: Potential) -> str | None:
     if not potential.model.predicts:
         return None
     return f"it also predicts {', '.join(potential.model.predicts)}, and only energy, forces and stress have a form for that"
-
-
-def forces_from_pairs(pair_forces: Float[Tensor, "rows 3"], edges: Edges) -> Float[Tensor, "nodes 3"]:
-    """Forces on atoms from the derivatives of the energy with respect to edge vectors."""
-    sender, receiver = edges.index
-    forces = sum_on_nodes(pair_forces, sender, edges.num_nodes)
-    return forces.index_add(0, receiver, pair_forces, alpha=-1)
-
-
-def stress_from_pairs(
-    pair_forces: Float[Tensor, "rows 3"], vectors: Float[Tensor, "rows 3"], edges: Edges, graph: Frame
-) -> Float[Tensor, "graphs 3 3"]:
-    """Stress from the derivatives of the energy with respect to edge vectors; tension positive."""
-    if graph.graph_count == 1:
-        virial = (pair_forces.T @ vectors).unsqueeze(0)
-    else:
-        outer = pair_forces.unsqueeze(2) * vectors.unsqueeze(1)
-        virial = sum_on_nodes(outer, graph.graph_of_node[edges.index[0]], graph.graph_count)
-    virial = (virial + virial.transpose(1, 2)) / 2
-    a, b, c = graph.cell.unbind(1)
-    volume = (a * torch.linalg.cross(b, c)).sum(1).abs()  # a determinant by a solver cannot be recorded on a GPU
-    defined = graph.pbc.any(dim=1) & (volume > 0)
-    # Divide by one where there is no volume and put NaN there afterwards: a division by NaN would spoil every gradient.
-    volume = torch.where(defined, volume, 1.0).to(virial.dtype)
-    return torch.where(defined[:, None, None], virial / volume[:, None, None], torch.nan)
-
-
-def choose_device(name: str) -> torch.device:
-    """The device a name stands for; "auto" is CUDA if there is one, else the CPU.
-
-    Raises:
-        ValueError: If there is no such device here, or equinet does not run on it.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = torch.device("meta")
-    if device.type not in ("cpu", "cuda"):
-        raise ValueError(f'`device` must be "auto", "cpu", "cuda" or "cuda:N", got {name!r}')
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        count = torch.cuda.device_count()
-        raise ValueError(f'`device` is {name!r}, but torch sees {count} GPUs; "auto" takes what is there')
-    return device

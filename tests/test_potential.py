@@ -15,9 +15,10 @@ from torch import Tensor
 
 from equinet.graph import AtomicGraph, collate, displacements, from_atoms
 from equinet.nn import EnergyScale
+from equinet.nn.derivatives import forces_from_pairs, stress_from_pairs
 from equinet.ops import ClebschGordan, from_mul_ir
 from equinet.ops.edges import Edges
-from equinet.potential import Potential, forces_from_pairs, stress_from_pairs
+from equinet.potential import Potential
 
 MakePotential = Callable[..., Potential]
 REFERENCE = {1: -13.6, 6: -1029.5, 8: -2041.8}  # as in conftest.py

@@ -124,7 +124,7 @@ def size(
 
 def _settings(dtype: str, device: str, threads: int, rounds: int, seconds: float) -> Settings:
     from equinet.bench.core.record import Settings
-    from equinet.potential import choose_device
+    from equinet.ops.devices import choose_device
 
     name = str(choose_device(device))
     return Settings(dtype=dtype, device=name, threads=threads, rounds=rounds, budget=seconds)

@@ -121,7 +121,7 @@ def check(
     """
     from equinet.checkpoint import load_potential
     from equinet.datasets import read_frames
-    from equinet.potential import choose_device
+    from equinet.ops.devices import choose_device
     from equinet.train.report.record import write_json
     from equinet.verify import physics
 

@@ -21,8 +21,9 @@ from equinet.datasets.properties import property_named
 from equinet.graph.atomic_graph import AtomicGraph
 from equinet.graph.verlet import VerletGraph
 from equinet.ops import SpeciesGroups
+from equinet.ops.devices import choose_device
 from equinet.ops.precision import Precision, matmul_precision, require_available
-from equinet.potential import Potential, Prediction, choose_device
+from equinet.potential import Potential, Prediction
 from equinet.verify.backends import Rounding, require_backend_match, rounding
 
 WHAT_COUNTS = ("positions", "numbers", "cell", "pbc")

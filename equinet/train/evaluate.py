@@ -11,8 +11,8 @@ import torch
 from equinet.checkpoint import load_potential
 from equinet.datasets import GraphLoader, LabelKeys, read_frames, to_graphs
 from equinet.datasets.properties import BUILT_IN
+from equinet.ops.devices import choose_device
 from equinet.ops.precision import Precision, matmul_precision, require_available
-from equinet.potential import choose_device
 from equinet.verify.backends import require_backend_match, rounding
 
 from .metrics import Errors, Predictions, errors, predict

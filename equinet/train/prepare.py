@@ -24,7 +24,8 @@ from equinet.datasets.properties import BUILT_IN, PROPERTIES
 from equinet.graph.atomic_graph import AtomicGraph, collate
 from equinet.models import build_model
 from equinet.nn import EnergyScale
-from equinet.potential import Potential, choose_device
+from equinet.ops.devices import choose_device
+from equinet.potential import Potential
 
 from .config import RunConfig
 from .finetune import refit_references
