@@ -22,7 +22,7 @@ class ConstantModule(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self._originals: dict[str, Tensor] = {}
+        self.originals: dict[str, Tensor] = {}
 
     def register_constant(self, name: str, value: Tensor) -> None:
         """Store ``value`` (float64 or integer) under ``name``; read it as ``self.name``.
@@ -30,7 +30,7 @@ class ConstantModule(nn.Module):
         It starts out in float32, like the parameters of a freshly built module; in place of a constant of that name, in the precision
         and on the device of that.
         """
-        self._originals[name] = value.detach().cpu()
+        self.originals[name] = value.detach().cpu()
         before = self._buffers.get(name)
         dtype, device = (FRESH_DTYPE, value.device) if before is None else (before.dtype, before.device)
         self.register_buffer(
@@ -39,7 +39,7 @@ class ConstantModule(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         super()._apply(fn, recurse)
-        for name, original in self._originals.items():
+        for name, original in self.originals.items():
             now = getattr(self, name)
             setattr(self, name, original.to(device=now.device, dtype=now.dtype))
         return self

@@ -16,6 +16,8 @@ is not a number.
 
 Asynchronous copies are done at once, and tensor cores add without rounding; so both are better here than they are. Tiny numbers are kept.
 
+This emulator can go when the test suite runs on a machine with a GPU: the same test bodies then run there (fixture ``gpu``).
+
 Source: Parallel Thread Execution ISA 8.7, whose words are used for instructions.
 """
 

@@ -375,7 +375,7 @@ def test_the_contract_notices(check: str) -> None:
     getattr(tensor_product, check)()
     tensor_product.executor = tensor_product.role.executor = Wrong(tensor_product.executor, change)
     if check == "check_moves":
-        tensor_product.executor.right.algebra._originals.pop("to_out")
+        tensor_product.executor.right.algebra.originals.pop("to_out")
         tensor_product._build = lambda _: tensor_product.executor
     with pytest.raises(AssertionError, match=words):
         getattr(tensor_product, check)()

@@ -103,7 +103,7 @@ def _of_nodes(spec: ManyBodySpec, node: Work) -> Cost:
 @cost.register
 def _(executor: EdgeMatrixConvolution) -> Cost:
     spec, channels = executor.spec, executor.spec.channels
-    rows = sum(components * paths for components, paths in executor._columns)
+    rows = sum(components * paths for components, paths in executor.columns)
     dim1 = spec.irreps_in1.dim // channels
     # couplings with harmonics, shared by all channels; times features; times weights, summed
     edge = Work(2 * spec.irreps_in2.dim * rows * dim1 + 2 * rows * dim1 * channels, 2 * rows * channels)
@@ -129,7 +129,7 @@ def _(executor: FactorisedConvolution) -> Cost:
         products = 2 * couplings.weights * executor.spec.channels if executor.weights == "degrees" else 0
         return _of_edges(executor, executor.spec, _through_couplings(couplings).plus(Work(0, products)), Work())
     spec, algebra, channels = executor.spec, executor.algebra, executor.spec.channels
-    columns = channels * executor._copies
+    columns = channels * executor.rank
     parts = executor.one.shape[1]
     values, inputs, outputs = algebra.values, len(spec.irreps_in1), len(executor.copies)
     one, all_copies = algebra_work(algebra, channels), algebra_work(algebra, columns)
@@ -154,11 +154,11 @@ def _(executor: JoinedConvolution) -> Cost:
 def _(executor: SO2Convolution) -> Cost:
     spec, channels, frame = executor.spec, executor.spec.channels, executor.frame
     edge = frame_work(frame)
-    edge = edge.plus(Work(0, 3 if executor._direction is not None else 0))
-    for _, l1 in executor._inputs:
+    edge = edge.plus(Work(0, 3 if executor.direction is not None else 0))
+    for _, l1 in executor.inputs:
         if l1 > 0:
             edge = edge.plus(Work(2 * (2 * min(l1, frame.max_order) + 1) * (2 * l1 + 1) * channels))
-    for s, (out, _) in enumerate(executor._outputs):
+    for s, (out, _) in enumerate(executor.outputs):
         terms = len(getattr(executor, f"rows_{s}"))
         if out.l == 0:
             back = Work(0, (2 * terms - 1) * channels)
@@ -232,7 +232,7 @@ def _(algebra: Torus, columns: int) -> AlgebraWork:
 
 @cost.register
 def _(executor: HornerManyBody) -> Cost:
-    spec, channels, variables = executor.spec, executor.spec.channels, executor._variables
+    spec, channels, variables = executor.spec, executor.spec.channels, executor.variables
     sizes = [math.comb(variables + d - 1, d) for d in range(spec.correlation)]
     columns = spec.irreps_out.dim // channels * variables
     node = Work()
@@ -256,7 +256,7 @@ def _through_polynomials(p: Polynomials) -> Work:
 def _(executor: PowerManyBody) -> Cost | None:
     if executor.code is not None:
         return _of_nodes(executor.spec, _through_polynomials(executor.code.polynomials))
-    spec, channels, copies = executor.spec, executor.spec.channels, executor._copies
+    spec, channels, copies = executor.spec, executor.spec.channels, executor.rank
     dims = [ir.dim for _, ir in spec.irreps_out]
     written = set(executor.linear)
     node = Work(0, sum(dims[k] for k in executor.linear) * channels)
@@ -264,7 +264,7 @@ def _(executor: PowerManyBody) -> Cost | None:
         chain = chain_work(executor.chain, executor.terms[-1][0], channels * copies)
         if chain is None:
             return None
-        node = node.plus(chain, Work(0, executor._modulations * copies * spec.irreps_in.dim))
+        node = node.plus(chain, Work(0, executor.modulations * copies * spec.irreps_in.dim))
         for _, k in executor.terms:
             node = node.plus(Work(0, (2 * copies - 1 + (k in written)) * dims[k] * channels))
             written.add(k)

@@ -68,7 +68,7 @@ class Algebra(ConstantModule):
 
     def scale_out(self, factors: Float[Tensor, " dim_out"]) -> None:
         """Multiply every component of the result by a constant, once and for all."""
-        self.register_constant("to_out", self._originals["to_out"] * factors.unsqueeze(1))
+        self.register_constant("to_out", self.originals["to_out"] * factors.unsqueeze(1))
 
     def dense(self) -> Float[Tensor, "dim1 dim2 dim_out"]:
         """The tensor that this algebra realises, from its own constants: for tests, strengths and error figures."""

@@ -88,7 +88,7 @@ class PointKernels(nn.Module):
 
     def __init__(self, points: Pointwise, factor: o3.Irreps, out: o3.Irreps) -> None:
         super().__init__()
-        left, right, back = (points._originals[name] for name in ("to_left", "to_right", "to_out"))
+        left, right, back = (points.originals[name] for name in ("to_left", "to_right", "to_out"))
         if not torch.equal(left, right):
             raise ValueError("`points` must take both of its inputs to values in the same way")
         rows, out_rows = parity_letters(factor), parity_letters(out)

@@ -67,7 +67,7 @@ class FactorisedConvolution(WithKernels, ConstantModule):
         generate: bool = False,
     ) -> None:
         super().__init__()
-        self.spec, self.algebra, self.weights, self._copies = spec, algebra, weights, copies
+        self.spec, self.algebra, self.weights, self.rank = spec, algebra, weights, copies
         self.copies = {out: copies for _, out in outputs}
         self._parts = {
             "shared": (0, 1, 0),
@@ -100,7 +100,7 @@ class FactorisedConvolution(WithKernels, ConstantModule):
         if self.code is not None and self.code.is_ready(self.algebra) and self.kernels.takes(node_feats):
             return self.code(node_feats, edge_attrs, self._by_part(weight).flatten(1, 2), edges)
         sender, receiver, edge_attrs, weight = edges.unfold(edge_attrs, weight, self.spec.irreps_in2)
-        a, b, c = weight.unflatten(1, (self._copies, -1)).split(self._parts, dim=2)  # (edges, copies, parts, channels)
+        a, b, c = weight.unflatten(1, (self.rank, -1)).split(self._parts, dim=2)  # (edges, copies, parts, channels)
         by_degree = (self.algebra.right_values.T.to(self.one.dtype).unsqueeze(2) * self.one.unsqueeze(1)).flatten(1)
         filters = (edge_attrs @ by_degree).unflatten(1, (-1, b.shape[2]))  # (edges, values, degrees)
         v = torch.bmm(filters, b.transpose(1, 2).flatten(2)).unflatten(2, b.shape[1::2])
@@ -119,7 +119,7 @@ class FactorisedConvolution(WithKernels, ConstantModule):
 
     def _by_part(self, weight: Tensor) -> Float[Tensor, "rows copies parts channels"]:
         """Weight of each part of the tensor."""
-        a, b, c = weight.unflatten(1, (self._copies, -1)).split(self._parts, dim=2)
+        a, b, c = weight.unflatten(1, (self.rank, -1)).split(self._parts, dim=2)
         if self.weights == "filter":
             return b
         if self.weights == "shared":
@@ -163,8 +163,8 @@ class FactorisedConvolution(WithKernels, ConstantModule):
 
     def path_weights(self, weight: Tensor) -> Float[Tensor, "edges slots paths channels"]:
         strengths = self.strengths().to(weight)
-        a, b, c = weight.unflatten(1, (self._copies, -1)).split(self._parts, dim=2)
-        slots = [(out, copy) for out in self.copies for copy in range(self._copies)]
+        a, b, c = weight.unflatten(1, (self.rank, -1)).split(self._parts, dim=2)
+        slots = [(out, copy) for out in self.copies for copy in range(self.rank)]
         result = weight.new_zeros(weight.shape[0], len(slots), len(self.spec.paths), weight.shape[2])
         for s, (out, r) in enumerate(slots):
             for p, path in enumerate(self.spec.paths):
@@ -177,7 +177,7 @@ class FactorisedConvolution(WithKernels, ConstantModule):
         return result
 
     def extra_repr(self) -> str:
-        copies = f", {self._copies} copies" if self._copies > 1 else ""
+        copies = f", {self.rank} copies" if self.rank > 1 else ""
         return f"{self.spec}; {self.weights} weights{copies}; {self.kernel}"
 
 

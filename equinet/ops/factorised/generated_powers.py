@@ -64,7 +64,7 @@ class PolynomialCode(ConstantModule):
     def __init__(self, power: PowerManyBody, dense: DenseChain) -> None:
         super().__init__()
         self.families: list[Family] = []
-        self._modulations = power._modulations
+        self._modulations = power.modulations
         self.polynomials = self._polynomials_of(power, dense.double())
         self._product = remember(self.polynomials)
         self.register_constant("coefficients", self.polynomials.coefficients.T.contiguous())

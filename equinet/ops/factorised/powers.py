@@ -80,7 +80,7 @@ class PowerManyBody(WithKernels, ConstantModule):
         dense: DenseChain | None = None,
     ) -> None:
         super().__init__()
-        self.spec, self.chain, self._modulations, self._copies = spec, chain, modulations, copies
+        self.spec, self.chain, self.modulations, self.rank = spec, chain, modulations, copies
         irreps_in = [ir for _, ir in spec.irreps_in]
         self._outputs = [ir for _, ir in spec.irreps_out]
         starts = [part.start // spec.channels for part in spec.irreps_in.slices()]
@@ -116,7 +116,7 @@ class PowerManyBody(WithKernels, ConstantModule):
     def terms_per_output(self) -> list[int]:
         """Number of weighted terms into each output, the linear one included."""
         return [
-            (k in self.linear) + self._copies * sum(1 for _, other in self.terms if other == k)
+            (k in self.linear) + self.rank * sum(1 for _, other in self.terms if other == k)
             for k in range(len(self._outputs))
         ]
 
@@ -129,7 +129,7 @@ class PowerManyBody(WithKernels, ConstantModule):
         factors = 1 + MODULATION_SPREAD * draw.standard_normal((2, self.irrep_of_row.max() + 1, CALIBRATION_DRAWS))
         u, v = features * torch.from_numpy(factors).index_select(1, self.irrep_of_row).unsqueeze(1)
         exact = copy.deepcopy(chain).double()  # the chain itself keeps its precision
-        products = exact.products(u, v if self._modulations == 2 else u, self.spec.correlation)
+        products = exact.products(u, v if self.modulations == 2 else u, self.spec.correlation)
         dims = [out.dim for out in self._outputs]
         return [[block.square().mean().item() for block in product.split(dims, dim=1)] for product in products]
 
@@ -141,10 +141,10 @@ class PowerManyBody(WithKernels, ConstantModule):
         """
         counts = [own + more for own, more in zip(self.terms_per_output, others or [0] * len(self._outputs))]
         spread = [1 / math.sqrt(counts[k]) for k in self.linear]
-        spread += self._copies * (
+        spread += self.rank * (
             [MODULATION_SPREAD] * self._per_copy[0] + [1 / math.sqrt(counts[k]) for _, k in self.terms]
         )
-        mean = [0.0] * len(self.linear) + self._copies * ([1.0] * self._per_copy[0] + [0.0] * self._per_copy[1])
+        mean = [0.0] * len(self.linear) + self.rank * ([1.0] * self._per_copy[0] + [0.0] * self._per_copy[1])
         noise = torch.randn(self.spec.species, self.weight_numel, self.spec.channels, dtype=FRESH_DTYPE)
         mean_of, spread_of = (torch.tensor(each, dtype=FRESH_DTYPE).unsqueeze(1) for each in (mean, spread))
         return mean_of + spread_of * noise
@@ -166,7 +166,7 @@ class PowerManyBody(WithKernels, ConstantModule):
                 (features.unsqueeze(1) * factor).transpose(1, 2).flatten(2) for factor in factors.unbind(2)
             ]
             products = self.chain.products(inputs[0], inputs[-1], self.terms[-1][0])
-            blocks = [p.unflatten(2, (self._copies, -1)).split([o.dim for o in self._outputs], dim=1) for p in products]
+            blocks = [p.unflatten(2, (self.rank, -1)).split([o.dim for o in self._outputs], dim=1) for p in products]
             for n, (nu, k) in enumerate(self.terms):
                 term = (blocks[nu - 2][k] * columns[:, :, n].unsqueeze(1)).sum(2)
                 outputs[k] = term if outputs[k] is None else outputs[k] + term
@@ -190,8 +190,8 @@ class PowerManyBody(WithKernels, ConstantModule):
     def split(self, weight: Float[Tensor, "rows weights channels"]) -> tuple[Tensor, Tensor, Tensor]:
         """Weights of the linear term, factors ``(rows, copies, modulations, irreps, channels)`` and weights of the products."""
         linear, rest = weight.split([len(self.linear), weight.shape[1] - len(self.linear)], dim=1)
-        factors, columns = rest.unflatten(1, (self._copies, -1)).split(self._per_copy, dim=2)
-        return linear, factors.unflatten(2, (self._modulations, -1)), columns
+        factors, columns = rest.unflatten(1, (self.rank, -1)).split(self._per_copy, dim=2)
+        return linear, factors.unflatten(2, (self.modulations, -1)), columns
 
     def _linear_term(self, features: Tensor, weight: Tensor) -> list[Tensor | None]:
         outputs: list[Tensor | None] = [None] * len(self._outputs)
@@ -201,7 +201,7 @@ class PowerManyBody(WithKernels, ConstantModule):
         return outputs
 
     def extra_repr(self) -> str:
-        return f"{self.spec}" + (f"; {self._copies} copies" if self._copies > 1 else "") + f"; {self.kernel}"
+        return f"{self.spec}" + (f"; {self.rank} copies" if self.rank > 1 else "") + f"; {self.kernel}"
 
 
 class JoinedManyBody(nn.Module):

@@ -110,7 +110,7 @@ class BracketChain(ConstantModule, Chain):
 
 def bracket_kernels(irreps_in: o3.Irreps, irreps_out: o3.Irreps, rule: SphereRule) -> StreamedPowers:
     """Kernels for GPUs that compute the chains of a :class:`BracketChain` on the points of ``rule``."""
-    tables = BracketChain(irreps_in, irreps_out, rule)._originals
+    tables = BracketChain(irreps_in, irreps_out, rule).originals
     d1, d2 = tables["to_gradients"].chunk(2)
     values, back = tables["to_values"], tables["to_out"].T
     even, odd = parity_letters(irreps_in), parity_letters(irreps_in, flipped=True)

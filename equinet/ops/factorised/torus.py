@@ -42,7 +42,7 @@ class Torus(Pointwise):
         self.latitudes, self.longitudes = 2 * bands + 1, bands + irreps_out.lmax + 1
         self.waves = self.longitudes // 2 + 1
         super().__init__(self._series(irreps1), self._series(irreps2), self._projection(irreps_out))
-        right = self._originals["to_right"].unsqueeze(0)
+        right = self.originals["to_right"].unsqueeze(0)
         self.register_constant("_right_values", self._values(right)[0])
 
     def _series(self, irreps: o3.Irreps) -> Float[Tensor, "parts dim"]:

@@ -154,7 +154,7 @@ class CPTerms(Pointwise):
         return (self.factors(2, self.row_scale.dtype) * self.row_scale).T
 
     def scale_out(self, factors: Float[Tensor, " dim_out"]) -> None:
-        self.register_constant("row_scale", self._originals["row_scale"] * factors)
+        self.register_constant("row_scale", self.originals["row_scale"] * factors)
 
     def extra_repr(self) -> str:
         return f"{self.rank} terms" + (", trained" if self.trainable else "")

@@ -184,7 +184,7 @@ class SO2Convolution(WithKernels, ConstantModule):
         self.weight_numel = len(spec.paths)
         filters = [ir for _, ir in spec.irreps_in2]
         has_direction = o3.Irrep("1o") in filters
-        self._direction = spec.irreps_in2.slices()[filters.index(o3.Irrep("1o"))] if has_direction else None
+        self.direction = spec.irreps_in2.slices()[filters.index(o3.Irrep("1o"))] if has_direction else None
         degrees1 = {i1: spec.irreps_in1[i1].ir.l for i1 in sorted({path.i1 for path in spec.paths})}
         max_order = min(max(degrees1.values()), max(out.l for out in self.copies))
         self.register_constant("pole", torch.tensor([0.0, 1.0, 0.0], dtype=torch.float64))
@@ -193,9 +193,9 @@ class SO2Convolution(WithKernels, ConstantModule):
         for i1, l1 in degrees1.items():
             middles[i1] = end + min(l1, max_order)
             end = middles[i1] + min(l1, max_order) + 1
-        self._inputs, self._outputs = list(degrees1.items()), list(spec.paths_per_output.items())
+        self.inputs, self.outputs = list(degrees1.items()), list(spec.paths_per_output.items())
         turns = []
-        for s, (out, number) in enumerate(self._outputs):
+        for s, (out, number) in enumerate(self.outputs):
             terms: list[tuple[int, int, int, float]] = []  # weight, row of the input, order of the output, coefficient
             first = 0
             for i1, group in groupby((path for path in spec.paths if path.out == out), key=lambda path: path.i1):
@@ -238,15 +238,15 @@ class SO2Convolution(WithKernels, ConstantModule):
         """
         edges = as_edges(edges, node_feats.shape[0])
         sender, receiver, edge_attrs, weight = edges.unfold(edge_attrs, weight, self.spec.irreps_in2)
-        if self._direction is None:  # isotropic filters: any frame will do
+        if self.direction is None:  # isotropic filters: any frame will do
             frame = self.frame(self.pole.expand(edge_attrs.shape[0], 3))
         else:
-            frame = self.frame(edge_attrs[:, self._direction] / math.sqrt(3))
+            frame = self.frame(edge_attrs[:, self.direction] / math.sqrt(3))
         x = node_feats.index_select(0, sender).split([ir.dim for _, ir in self.spec.irreps_in1], dim=1)
-        polar = torch.cat([torch.bmm(frame[l1], x[i1]) if l1 > 0 else x[i1] for i1, l1 in self._inputs], dim=1)
-        weights = weight.split([paths for _, paths in self._outputs], dim=1)
+        polar = torch.cat([torch.bmm(frame[l1], x[i1]) if l1 > 0 else x[i1] for i1, l1 in self.inputs], dim=1)
+        weights = weight.split([paths for _, paths in self.outputs], dim=1)
         outputs = []
-        for s, (out, _) in enumerate(self._outputs):
+        for s, (out, _) in enumerate(self.outputs):
             rows = polar.index_select(1, getattr(self, f"rows_{s}"))
             z = weights[s].index_select(1, getattr(self, f"weights_{s}")) * rows
             back = frame[out.l].index_select(1, getattr(self, f"orders_{s}")) * getattr(self, f"values_{s}")

@@ -362,7 +362,7 @@ def test_two_fields_in_a_pointwise_chain(gpu: torch.device) -> None:
 def test_a_table_for_kernels_needs_one_way_to_the_points() -> None:
     chain = GauntGrid().power(ManyBodySpec("2x0e+2x1o", "2x0e+2x1o", 3, 2)).chain  # type: ignore[union-attr]
     points = chain.algebra
-    points.register_constant("to_right", 2 * points._originals["to_right"])
+    points.register_constant("to_right", 2 * points.originals["to_right"])
     factor = ManyBodySpec("1x0e+1x1o", "1x0e+1x1o", 2, 1).irreps_in
     with pytest.raises(ValueError, match="`points` must take both of its inputs to values in the same way"):
         PointKernels(points, factor, factor)

@@ -89,7 +89,7 @@ class _Part:
     """One power product, and where its weights lie among all."""
 
     def __init__(self, executor: PowerManyBody, before: int, basis: Basis, metric: list[Tensor]) -> None:
-        self.copies, self.inputs, self.modulations = executor._copies, len(basis.spec.irreps_in), executor._modulations
+        self.copies, self.inputs, self.modulations = executor.rank, len(basis.spec.irreps_in), executor.modulations
         self.count = self.modulations * self.inputs
         first = before + len(executor.linear)
         width = self.count + len(executor.terms)

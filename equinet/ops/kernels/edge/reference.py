@@ -116,7 +116,7 @@ class EdgeMatrixConvolution(WithKernels, ConstantModule):
         dim1 = spec.irreps_in1.dim // spec.channels
         starts1 = [part.start // spec.channels for part in spec.irreps_in1.slices()]
         starts2 = [part.start for part in spec.irreps_in2.slices()]
-        self._columns: list[tuple[int, int]] = []  # of each output: its components and its paths
+        self.columns: list[tuple[int, int]] = []  # of each output: its components and its paths
         for k, (out, paths) in enumerate(spec.paths_per_output.items()):
             table = torch.zeros(spec.irreps_in2.dim, out.dim, paths, dim1, dtype=torch.float64)
             for p, path in enumerate(path for path in spec.paths if path.out == out):
@@ -125,7 +125,7 @@ class EdgeMatrixConvolution(WithKernels, ConstantModule):
                 s1, s2 = starts1[path.i1], starts2[path.i2]
                 table[s2 : s2 + ir2.dim, :, p, s1 : s1 + ir1.dim] = block
             self.register_constant(f"table_{k}", table.flatten(1))
-            self._columns.append((out.dim, paths))
+            self.columns.append((out.dim, paths))
 
     def forward(
         self,
@@ -138,9 +138,9 @@ class EdgeMatrixConvolution(WithKernels, ConstantModule):
         edges = as_edges(edges, num_nodes)
         sender, receiver, edge_attrs, weight = edges.unfold(edge_attrs, weight, self.spec.irreps_in2)
         x = node_feats.index_select(0, sender)
-        weights = weight.split([paths for _, paths in self._columns], dim=1)
+        weights = weight.split([paths for _, paths in self.columns], dim=1)
         outputs = []
-        for k, (components, paths) in enumerate(self._columns):
+        for k, (components, paths) in enumerate(self.columns):
             matrix = (edge_attrs @ getattr(self, f"table_{k}")).unflatten(1, (components * paths, dim1))
             message = torch.bmm(matrix, x).unflatten(1, (components, paths)) * weights[k].unsqueeze(1)
             outputs.append(sum_on_nodes(message, receiver, num_nodes).flatten(1, 2))

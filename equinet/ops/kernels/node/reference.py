@@ -128,9 +128,9 @@ class HornerManyBody(PolynomialTables):
 
     def __init__(self, spec: ManyBodySpec, kernels: KernelChoice = TORCH) -> None:
         self.kernels = kernels
-        self._variables = spec.irreps_in.dim // spec.channels
+        self.variables = spec.irreps_in.dim // spec.channels
         # offset[d]: first row of the monomials of degree d among those of degree 0 .. correlation - 1
-        sizes = [math.comb(self._variables + d - 1, d) for d in range(spec.correlation)]
+        sizes = [math.comb(self.variables + d - 1, d) for d in range(spec.correlation)]
         self._offsets = np.concatenate([[0], np.cumsum(sizes)])
         self._tables: dict[int, list[Tensor]] = {}
         super().__init__(spec)
@@ -146,14 +146,14 @@ class HornerManyBody(PolynomialTables):
 
     def _factors(self, degree: int) -> tuple[Tensor, Tensor]:
         """Each monomial of ``degree`` as (monomial of one degree less, last variable)."""
-        rows = monomials(self._variables, degree)
-        index_of = {row: n for n, row in enumerate(map(tuple, monomials(self._variables, degree - 1).tolist()))}
+        rows = monomials(self.variables, degree)
+        index_of = {row: n for n, row in enumerate(map(tuple, monomials(self.variables, degree - 1).tolist()))}
         first = [index_of[tuple(row)] for row in rows[:, :-1].tolist()]
         return torch.tensor(first), torch.from_numpy(rows[:, -1].copy())
 
     def _add(self, k: int, nu: int, coefficients: np.ndarray) -> None:
         polynomials, components, _ = coefficients.shape
-        table = torch.zeros(polynomials, self._offsets[-1], components, self._variables, dtype=torch.float64)
+        table = torch.zeros(polynomials, self._offsets[-1], components, self.variables, dtype=torch.float64)
         first, last = self._factors(nu)
         table[:, self._offsets[nu - 1] + first, :, last] = torch.from_numpy(coefficients).permute(2, 0, 1)
         self._tables.setdefault(k, []).append(table.flatten(1))
@@ -182,6 +182,6 @@ class HornerManyBody(PolynomialTables):
             for degree in range(2, self.spec.correlation):
                 powers.append((powers[-1] @ getattr(self, f"first_{degree}")) * (x @ getattr(self, f"last_{degree}")))
             inner = torch.bmm(torch.cat(powers, dim=2), matrices[z])  # (channels, nodes, out * variables)
-            inner = inner.unflatten(2, (-1, self._variables))
+            inner = inner.unflatten(2, (-1, self.variables))
             outputs.append((inner * x.unsqueeze(2)).sum(3).permute(1, 2, 0))
         return groups.join(outputs)
