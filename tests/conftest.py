@@ -25,6 +25,7 @@ import torch
 from ase import Atoms
 from ase.build import molecule
 from e3nn import o3
+from poison import poison
 from torch import Tensor
 
 from equinet.graph import AtomicGraph, collate, displacements, from_atoms
@@ -50,6 +51,14 @@ SMALL: dict[str, Any] = {
     "radial_hidden": (16,),
     "readout_hidden": 8,
 }
+
+
+@pytest.fixture(scope="session", autouse=True)
+def uninitialised_memory_shows() -> Iterator[None]:
+    """NaN in every array that was not filled, so that a test sees what was never written."""
+    with pytest.MonkeyPatch.context() as patch:
+        poison(patch)
+        yield
 
 
 @pytest.fixture(scope="session")

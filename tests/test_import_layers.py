@@ -30,10 +30,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "md": {"verify", "accelerate", "checkpoint", "datasets", "potential", "models", "nn", "ops", "graph"},
     "": {"checkpoint", "convert", "potential"},  # equinet/__init__.py, lazily
 }
-# The words of a report: everybody may make tables.
+# The ground floor, which every room stands on: tables as plain data, and names of packages that are looked up late.
+GROUND = {"tables", "lazy"}
 for rooms in MAY_IMPORT.values():
-    rooms.add("tables")
-MAY_IMPORT["tables"] = set()
+    rooms |= GROUND
+MAY_IMPORT |= {name: set() for name in GROUND}
 MAY_IMPORT["bench"] = set(MAY_IMPORT) - {"", "testing"}
 MAY_IMPORT["cli"] = MAY_IMPORT["bench"] | {"bench", "testing"}
 MAY_IMPORT["__main__"] = {"cli"}
@@ -71,7 +72,10 @@ LAZY = {
 LIGHT = {"graph.elements", "tables"}
 
 # mace-torch reads the process-wide dtype; one context manager there sets it and puts it back.
-MACE_FORCES_IT = ("bench.peers.mace_torch.model", "set_default_dtype")
+MACE_FORCES_IT = {
+    ("bench.peers.mace_torch.model", "set_default_dtype"),
+    ("bench.peers.mace_torch.model", "get_default_dtype"),
+}
 
 
 def name_of(source: Path) -> str:
@@ -248,6 +252,7 @@ def test_a_folder_refuses_to_be_imported_under_its_bare_name(folder: str) -> Non
         r"set_default_dtype",
         r"torch\.jit",
         r"\b(import|from)\s+(pickle|cloudpickle|dill|joblib)\b",
+        r"get_default_dtype",
         r"weights_only\s*=\s*False",
         r"\btorch\.load\(",
         r"allow_pickle\s*=\s*True",
@@ -258,6 +263,6 @@ def test_the_package_never_writes(pattern: str) -> None:
         f"{source.relative_to(REPOSITORY)}:{n}: {line.strip()}"
         for source in SOURCES
         for n, line in enumerate(source.read_text().splitlines(), start=1)
-        if re.search(pattern, line) and (name_of(source), pattern) != MACE_FORCES_IT
+        if re.search(pattern, line) and (name_of(source), pattern) not in MACE_FORCES_IT
     ]
     assert lines == []

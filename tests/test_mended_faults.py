@@ -81,7 +81,8 @@ def test_a_model_made_under_another_default_dtype_runs():
     from equinet.models import MACE, MACEConfig
 
     model = MACE(MACEConfig(channels=2), [1], 5.0)
-    model(torch.eye(3)[:2].double(), torch.tensor([0, 0]), torch.tensor([[0, 1], [1, 0]]))
+    assert {each.dtype for each in model.parameters()} == {torch.float32}
+    model(torch.eye(3)[:2].float(), torch.tensor([0, 0]), torch.tensor([[0, 1], [1, 0]]))
 
 
 def test_measure_takes_the_frames_that_to_graphs_takes():

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from equinet.ops import SpeciesGroups
+from equinet.ops.constants import FRESH_DTYPE
 from equinet.ops.edges import Edges
 from equinet.ops.kernels.row.operator import silu
 from equinet.ops.precision import affine, matmul
@@ -38,8 +39,8 @@ class EdgeMLP(nn.Module):
         super().__init__()
         self.basis, self.embedding = basis, embedding
         sizes = [basis + 2 * embedding, *widths]
-        self.linears = nn.ModuleList([nn.Linear(a, b) for a, b in pairwise(sizes)])
-        self.norms = nn.ModuleList([nn.LayerNorm(width) for width in widths[:-1]])
+        self.linears = nn.ModuleList([nn.Linear(a, b, dtype=FRESH_DTYPE) for a, b in pairwise(sizes)])
+        self.norms = nn.ModuleList([nn.LayerNorm(width, dtype=FRESH_DTYPE) for width in widths[:-1]])
 
     def forward(
         self,
@@ -94,11 +95,11 @@ class GatedInteraction(Convolving):
     def __init__(self, spec: InteractionSpec, *, normalization: float) -> None:
         super().__init__(spec, normalization=normalization)
         channels, species, (basis, *hidden) = spec.channels, spec.species, spec.radial_sizes
-        self.source = nn.Parameter(torch.empty(species, channels).uniform_(-1e-3, 1e-3))
-        self.target = nn.Parameter(torch.empty(species, channels).uniform_(-1e-3, 1e-3))
+        self.source = nn.Parameter(torch.empty(species, channels, dtype=FRESH_DTYPE).uniform_(-1e-3, 1e-3))
+        self.target = nn.Parameter(torch.empty(species, channels, dtype=FRESH_DTYPE).uniform_(-1e-3, 1e-3))
         self.radial = EdgeMLP(basis, channels, [*hidden, self.convolution.weight_numel * self.channels])
         self.density = EdgeMLP(basis, channels, [DENSITY_HIDDEN, 1])
-        self.alpha, self.beta = nn.Parameter(torch.tensor(20.0)), nn.Parameter(torch.tensor(0.0))
+        self.alpha, self.beta = (nn.Parameter(torch.tensor(value, dtype=FRESH_DTYPE)) for value in (20.0, 0.0))
         incoming, tensors = list(self.linear_up.copies), [ir for ir in self.irreps_density if ir.l > 0]
         sums, own = self.convolution.copies, dict.fromkeys(incoming, 1)
         scalar, gates = self.irreps_density[:1], len(tensors) * channels

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from equinet.ops import SpeciesGroups
+from equinet.ops.constants import FRESH_DTYPE
 from equinet.ops.kernels.linear.maps import Block, Frozen, Plan, mix
 
 
@@ -42,7 +43,7 @@ class EquivariantLinear(nn.Module):
         self.shared = [ir for ir in self.outputs if ir in self.copies]
         self._names = [str(ir) for ir in self.shared]
         self.weights = nn.ParameterDict(
-            {str(ir): torch.randn(self.copies[ir] * channels_in, channels_out) for ir in self.shared}
+            {str(ir): torch.randn(self.copies[ir] * channels_in, channels_out, dtype=FRESH_DTYPE) for ir in self.shared}
         )
 
         starts, before = {}, 0
@@ -86,7 +87,9 @@ class SpeciesLinear(nn.Module):
         self.irreps_out = list(irreps_out)
         self.shared = [ir for ir in self.irreps_out if ir in self.irreps_in]
         self._names = [str(ir) for ir in self.shared]
-        self.weights = nn.ParameterDict({str(ir): torch.randn(species, channels, channels) for ir in self.shared})
+        self.weights = nn.ParameterDict(
+            {str(ir): torch.randn(species, channels, channels, dtype=FRESH_DTYPE) for ir in self.shared}
+        )
         starts, before = {}, 0
         for ir in self.irreps_in:
             starts[ir], before = before, before + ir.dim

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from equinet.ops.constants import ConstantModule
+from equinet.ops.constants import FRESH_DTYPE, ConstantModule
 from equinet.ops.kernels.row.operator import silu
 from equinet.ops.precision import matmul
 
@@ -96,8 +96,8 @@ class RadialMLP(nn.Module):
     def __init__(self, sizes: Sequence[int], *, biases: bool = False) -> None:
         super().__init__()
         self.sizes = tuple(sizes)
-        self.weights = nn.ParameterList([torch.randn(a, b) for a, b in pairwise(sizes)])
-        self.biases = nn.ParameterList([torch.zeros(b) for b in sizes[2:]] if biases else [])
+        self.weights = nn.ParameterList([torch.randn(a, b, dtype=FRESH_DTYPE) for a, b in pairwise(sizes)])
+        self.biases = nn.ParameterList([torch.zeros(b, dtype=FRESH_DTYPE) for b in sizes[2:]] if biases else [])
 
     def forward(self, x: Float[Tensor, "edges in"]) -> Float[Tensor, "edges out"]:
         first, *others = self.weights

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
-from equinet.ops.constants import ConstantModule
+from equinet.ops.constants import FRESH_DTYPE, ConstantModule
 from equinet.ops.tracing import is_traced
 
 # Closer atoms than this (in Å) are refused as being on one spot. The radial basis is smooth down to zero, but 0 / 0 there.
@@ -99,7 +99,7 @@ class RadialTable(ConstantModule):
 
     @classmethod
     def of(cls, function: Function, cutoff: float, error: float = 1e-6, start: float = START) -> RadialTable:
-        """The table of a function with as few knots as the error allows, doubling their number.
+        """The table of a function with as few knots as the error allows, doubling their number; in float32.
 
         Args:
             function: ``(rows, 1)`` -> ``(rows, width)``, each row from its own distance in Å; called with float64 and to be
@@ -121,7 +121,7 @@ class RadialTable(ConstantModule):
             table = cls(_tabulate(function, start, cutoff, intervals, error), start, cutoff, 0.0, 0.0).double()
             table.value_error, table.gradient_error = table.errors(function)
             if max(table.value_error, table.gradient_error) <= error:
-                return table.to(torch.get_default_dtype())
+                return table.to(FRESH_DTYPE)
             intervals *= 2
         raise ValueError(
             f"{MOST} intervals leave an error of {table.value_error:.1e} in value and {table.gradient_error:.1e} in gradient, and "

@@ -8,6 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+# Precision of the parameters and constants of a module that has just been built, whatever torch's default is; ``.to(...)`` changes it.
+FRESH_DTYPE = torch.float32
+
 
 class ConstantModule(nn.Module):
     """A module whose constant tables are made in float64 once and rounded anew for every dtype.
@@ -24,11 +27,14 @@ class ConstantModule(nn.Module):
     def register_constant(self, name: str, value: Tensor) -> None:
         """Store ``value`` (float64 or integer) under ``name``; read it as ``self.name``.
 
-        It starts out in torch's default dtype, like the parameters of a freshly built module.
+        It starts out in float32, like the parameters of a freshly built module; in place of a constant of that name, in the precision
+        and on the device of that.
         """
         self._originals[name] = value.detach().cpu()
+        before = self._buffers.get(name)
+        dtype, device = (FRESH_DTYPE, value.device) if before is None else (before.dtype, before.device)
         self.register_buffer(
-            name, value.to(torch.get_default_dtype()) if value.is_floating_point() else value, persistent=False
+            name, value.to(device, dtype if value.is_floating_point() else value.dtype), persistent=False
         )
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:

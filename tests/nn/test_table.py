@@ -171,8 +171,10 @@ def test_single_precision_errs_by_its_rounding_and_moves_lose_nothing() -> None:
     assert not table.state_dict()
 
 
-def test_it_comes_in_the_default_precision(double_default: None) -> None:
-    assert RadialTable.of(polynomial, CUTOFF).coefficients.dtype == torch.float64
+def test_it_comes_in_single_precision_whatever_the_default_and_has_lost_nothing(double_default: None) -> None:
+    table = RadialTable.of(polynomial, CUTOFF)
+    assert table.coefficients.dtype == torch.float32
+    assert torch.equal(table.double().coefficients, RadialTable.of(polynomial, CUTOFF).double().coefficients)
 
 
 def test_gradients_need_not_be_enabled_to_make_one() -> None:

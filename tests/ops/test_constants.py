@@ -8,8 +8,17 @@ import pytest
 import torch
 from torch import nn
 
+from equinet.models import MACE, MACEConfig
 from equinet.nn import BesselBasis
-from equinet.ops import ClebschGordan, ManyBodySpec, SphericalHarmonics, TensorProductSpec, natural_irreps
+from equinet.ops import (
+    ClebschGordan,
+    CPDecomposed,
+    GauntGrid,
+    ManyBodySpec,
+    SphericalHarmonics,
+    TensorProductSpec,
+    natural_irreps,
+)
 from equinet.ops.constants import ConstantModule, Float64Buffers
 
 THIRDS = torch.arange(1, 5, dtype=torch.float64) / 3
@@ -27,6 +36,36 @@ def test_constants_start_in_single_precision_and_indices_stay_whole() -> None:
     assert holder.thirds.dtype == torch.float32
     assert holder.indices.dtype == torch.int64
     assert holder.double().indices.dtype == torch.int64
+
+
+def all_kinds() -> list[nn.Module]:
+    """Modules with constants, parameters and initial weights, from the same random numbers each time."""
+    torch.manual_seed(0)
+    product, power = TensorProductSpec("2x0e+2x1o", "0e+1o", "0e+1o"), ManyBodySpec("2x0e+2x1o", "2x0e", 2, 1)
+    methods = [ClebschGordan(), CPDecomposed(rank=4), CPDecomposed(rank=4, factors="trainable"), GauntGrid()]
+    executors = [method.convolution(product) for method in methods] + [method.many_body(power) for method in methods]
+    return [Holder(), *executors, MACE(MACEConfig(channels=2), [1, 8], 5.0)]
+
+
+def test_the_default_precision_when_a_module_is_built_does_not_matter(in_double) -> None:
+    usual = all_kinds()
+    with in_double():
+        other = all_kinds()
+    for one, two in zip(usual, other, strict=True):
+        tensors = [{**dict(each.named_parameters()), **dict(each.named_buffers())} for each in (one, two)]
+        weights = [each.initial_weight() for each in (one, two) if hasattr(each, "initial_weight")]
+        assert {name: value.dtype for name, value in tensors[0].items()} == {
+            name: value.dtype for name, value in tensors[1].items()
+        }
+        assert all(torch.equal(value, tensors[1][name]) for name, value in tensors[0].items())
+        assert {each.dtype for each in (*one.parameters(), *weights)} <= {torch.float32}
+
+
+def test_a_constant_that_is_made_anew_keeps_its_precision() -> None:
+    holder = Holder().double()
+    holder.register_constant("thirds", 2 * THIRDS)
+    assert holder.thirds.dtype == torch.float64
+    assert torch.equal(holder.thirds, 2 * THIRDS)
 
 
 def test_single_and_back_to_double_loses_nothing() -> None:

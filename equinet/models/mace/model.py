@@ -24,6 +24,7 @@ from equinet.nn import (
     Readout,
 )
 from equinet.ops import SpeciesGroups, natural_irreps
+from equinet.ops.constants import FRESH_DTYPE
 from equinet.ops.edges import Edges, as_edges
 from equinet.ops.layout import with_channels
 from equinet.ops.methods.reference import reference_of
@@ -75,8 +76,8 @@ class MACE(Model):
         kind = config.distance_transform
         self.transform: DistanceTransform | None = None if kind == "none" else TRANSFORMS[kind](radii)
         self.zbl = ZBL(self.elements, radii, config.envelope_power) if config.zbl else None
-        self.embedding = nn.Parameter(torch.randn(self.num_species, config.channels))
-        self.bias = nn.Parameter(torch.zeros(self.num_species))
+        self.embedding = nn.Parameter(torch.randn(self.num_species, config.channels, dtype=FRESH_DTYPE))
+        self.bias = nn.Parameter(torch.zeros(self.num_species, dtype=FRESH_DTYPE))
         self.interactions = nn.ModuleList()
         self.products = nn.ModuleList()
         self.readouts = nn.ModuleList()

@@ -12,6 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+# Precisions that generated kernels have.
+DTYPES = {torch.float32, torch.float64}
+
 
 @cache
 def _workers(number: int) -> ThreadPoolExecutor:
@@ -23,14 +26,19 @@ if hasattr(os, "register_at_fork"):  # threads do not survive a fork, and to wai
 
 
 def require(holds: bool, *tensors: Tensor) -> None:
-    """Machine code believes what it is told about its arrays, so they are looked at before.
+    """Check shapes and dtypes before calling native code.
+
+    Args:
+        holds: True if the shapes fit together.
+        tensors: Floating-point arguments.
 
     Raises:
-        ValueError: If ``holds`` is false, or the arrays differ in precision; says what came.
+        ValueError: If ``holds`` is false, or the dtypes differ or are none that kernels have; says what came.
     """
-    if not holds or len({each.dtype for each in tensors}) > 1:
+    dtypes = {each.dtype for each in tensors}
+    if not holds or len(dtypes) > 1 or not dtypes <= DTYPES:
         what = ", ".join(f"{tuple(each.shape)} {str(each.dtype).removeprefix('torch.')}" for each in tensors)
-        raise ValueError(f"shapes or precisions do not fit together: {what}")
+        raise ValueError(f"shapes or precisions do not fit together, or are neither float32 nor float64: {what}")
 
 
 def run_in_parts(

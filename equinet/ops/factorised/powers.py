@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from equinet.ops.codegen import tiles
-from equinet.ops.constants import ConstantModule
+from equinet.ops.constants import FRESH_DTYPE, ConstantModule
 from equinet.ops.kernels.choice import TORCH, KernelChoice, WithKernels
 from equinet.ops.kernels.node.executor import why_not_on_cuda
 from equinet.ops.spec import ManyBodySpec
@@ -145,8 +145,9 @@ class PowerManyBody(WithKernels, ConstantModule):
             [MODULATION_SPREAD] * self._per_copy[0] + [1 / math.sqrt(counts[k]) for _, k in self.terms]
         )
         mean = [0.0] * len(self.linear) + self._copies * ([1.0] * self._per_copy[0] + [0.0] * self._per_copy[1])
-        noise = torch.randn(self.spec.species, self.weight_numel, self.spec.channels)
-        return torch.tensor(mean).unsqueeze(1) + torch.tensor(spread).unsqueeze(1) * noise
+        noise = torch.randn(self.spec.species, self.weight_numel, self.spec.channels, dtype=FRESH_DTYPE)
+        mean_of, spread_of = (torch.tensor(each, dtype=FRESH_DTYPE).unsqueeze(1) for each in (mean, spread))
+        return mean_of + spread_of * noise
 
     def forward(
         self,

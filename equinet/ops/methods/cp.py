@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from equinet.ops.codegen import tiles
-from equinet.ops.constants import ConstantModule, Float64Buffers
+from equinet.ops.constants import FRESH_DTYPE, ConstantModule, Float64Buffers
 from equinet.ops.coupling.cp import coupling_tensor, cp_factors
 from equinet.ops.coupling.pairings import Pairing, uniform
 from equinet.ops.factorised.algebra import Pointwise
@@ -177,7 +177,7 @@ class TrainedFactors(nn.Module):
 
     def __init__(self, values: list[Tensor]) -> None:
         super().__init__()
-        self.values = nn.ParameterList([value.float() for value in values])
+        self.values = nn.ParameterList([value.to(FRESH_DTYPE) for value in values])
 
     def forward(self, n: int, dtype: torch.dtype) -> Tensor:
         return self.values[n]

@@ -32,6 +32,7 @@ from equinet.ops.external.cuequivariance import CuEquivarianceConvolution, CuEqu
 from equinet.ops.external.openequivariance import OpenEquivarianceConvolution, sorted_pairs
 from equinet.ops.kernels.node.executor import GeneratedManyBody
 from equinet.potential import Potential
+from equinet.tables import Text
 from equinet.testing import TensorProductContract
 
 ALLOWED = {torch.float64: 1e-12, torch.float32: 1e-5}
@@ -623,11 +624,11 @@ def test_doctor_tells_that_a_library_came_without_its_kernels(monkeypatch: pytes
     module.BUILT_EXTENSION, module.BUILT_EXTENSION_ERROR = False, "no compiler [g++]"  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "openequivariance", module)
     _, _, state = equinet.verify.installation._optional("numpy", "openequivariance", "kernels", "pip install it")
-    assert state == r"[red]cannot run[/]: no compiler \[g++]"
+    assert state == (Text("cannot run", "bad"), ": no compiler [g++]")
 
 
 def test_doctor_names_the_package_to_install() -> None:
     _, purpose, remedy = equinet.verify.installation.OPTIONAL["openequivariance"]
     assert 'ClebschGordan("openequivariance")' in purpose
     state = equinet.verify.installation._optional("no-such-package", "no_such_package", purpose, remedy)[2]
-    assert state == r"[yellow]not installed[/]: pip install 'equinet\[openequivariance]'"
+    assert state == (Text("not installed", "warning"), ": pip install 'equinet[openequivariance]'")

@@ -149,3 +149,13 @@ def test_every_term_is_there_once_and_what_is_counted_is_what_is_listed(spec: Ma
     assert listed == len(terms)
     heads = sum(count for _, _, count in p.groups)
     assert sum(cost(module).node) == (len(p.monomials) + 2 * listed + heads) * spec.channels
+
+
+def test_a_precision_without_kernels_is_refused_and_not_read_as_another() -> None:
+    spec = ManyBodySpec("2x0e+2x1o", "2x0e", 2, 1)
+    polynomials = node_operator.polynomials_of(node_operator.name_of(spec))
+    x = torch.zeros(3, polynomials.variables, 2, dtype=torch.bfloat16)
+    K = torch.zeros(1, len(polynomials.terms), 2, dtype=torch.bfloat16)
+    nodes = torch.zeros(3, dtype=torch.int64)
+    with pytest.raises(ValueError, match=r"neither float32 nor float64: .* bfloat16"):
+        node_operator.value(x, K, nodes, nodes, node_operator.name_of(spec))

@@ -146,7 +146,7 @@ def test_a_product_that_needs_arguments_is_listed_but_not_guessed(monkeypatch: p
 def test_doctor_tests_it() -> None:
     assert ("rescaled", "rescaled_products.Rescaled", "ok") in installation.products_of_others()
     rows = [row for row in installation.self_test() if "rescaled" in row.product and row.device == "cpu"]
-    assert [row.product for row in rows] == 2 * ["convolution, rescaled"] + 2 * ["many_body, rescaled"]
+    assert [row.product for row in rows] == 2 * ["rescaled conv."] + 2 * ["rescaled many-body"]
     assert {(row.backend, row.executor) for row in rows} == {("-", "Scaled")}
     assert all(row.error < 1e-5 for row in rows)
 
@@ -267,7 +267,7 @@ for name in ("torn", "empty"):
     assert "'empty' (os:path) of the distribution torn-products 1.0 cannot be loaded: `kind` must be a frozen" in empty
     shown = " ".join(python(tmp_path, DOCTOR.replace("app(", "import os; os.environ['COLUMNS'] = '400'; app(")).split())
     assert "tensor products of other packages" in shown
-    assert "rescaled_products.Rescaled │ ok" in shown
+    assert "rescaled rescaled_products.Rescaled ok" in shown
     assert "torn-products 1.0 cannot be loaded: RuntimeError: no licence" in shown
     assert (
         "'cg' (rescaled_products:Rescaled) of the distribution torn-products 1.0 cannot be loaded: the name 'cg'"

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from equinet.ops.constants import ConstantModule
+from equinet.ops.constants import FRESH_DTYPE, ConstantModule
 from equinet.ops.coupling.polynomials import covariants, monomials
 from equinet.ops.kernels.choice import REFERENCE, TORCH, KernelChoice, WithKernels
 from equinet.ops.spec import ManyBodySpec
@@ -54,7 +54,7 @@ class PolynomialTables(WithKernels, ConstantModule, ABC):
     def initial_weight(self) -> Float[Tensor, "species paths channels"]:
         """Unit normals over the square root of the number of paths."""
         shape = (self.spec.species, self.weight_numel, self.spec.channels)
-        return torch.randn(shape) / math.sqrt(self.weight_numel)
+        return torch.randn(shape, dtype=FRESH_DTYPE) / math.sqrt(self.weight_numel)
 
     def extra_repr(self) -> str:
         return f"{self.spec}; {self.kernel}"

@@ -8,7 +8,6 @@ requires gradients is refused.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -41,7 +40,7 @@ def value(
     """
     if table.requires_grad and torch.is_grad_enabled():
         raise RuntimeError("`table` requires gradients, and this operator has none in it; take the form in torch")
-    found: Tensor = operators(len(fields)).value(*fields, table, str(form))
+    found: Tensor = OPERATORS[len(fields)].value(*fields, table, str(form))
     return found
 
 
@@ -96,8 +95,7 @@ class Operators(NamedTuple):
     double_backward: Any
 
 
-@cache
-def operators(fields: int) -> Operators:
+def _family(fields: int) -> Operators:
     """Operators on one field, u, or two, u and v; on lists of tensors, which would do for both, torch takes twice as long.
 
     * ``value(*fields, table, form)``: the products.
@@ -162,9 +160,13 @@ def _formula(*arguments: Any) -> Tensor:
 
 
 def _differentiate_value(ctx: Any, cotangents: Tensors, *arguments: Any) -> Any:
-    found = operators(len(arguments) - 2).gradient(*cotangents, *arguments)
+    found = OPERATORS[len(arguments) - 2].gradient(*cotangents, *arguments)
     return (found,) if isinstance(found, Tensor) else found
 
 
 def _differentiate_gradient(ctx: Any, cotangents: Tensors, *arguments: Any) -> Any:
-    return operators(len(cotangents)).double_backward(*cotangents, *arguments)
+    return OPERATORS[len(cotangents)].double_backward(*cotangents, *arguments)
+
+
+# By the number of fields.
+OPERATORS = {fields: _family(fields) for fields in (1, 2)}
