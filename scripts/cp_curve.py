@@ -49,6 +49,7 @@ network). For comparison, the Gaunt tensor, which has the same paths as true ten
 
 
 def main() -> None:
+    """Print and draw the errors of CP decompositions by rank."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("docs/benchmarks"))
     out = parser.parse_args().out

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import importlib
+import inspect
+import pkgutil
 import re
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+import equinet
+from equinet.ops import protocols
 
 REPOSITORY = Path(__file__).parent.parent
 # Documents name files from the root, from the package, and in the sections on tensor products from `ops`.
@@ -97,3 +103,49 @@ def test_stale_links_paths_and_names_are_noticed():
         "equinet.gone",
         "equinet.ops.Gone",
     }
+
+
+def exported() -> dict[str, Any]:
+    """Classes and functions of the public packages by their dotted name."""
+    packages = [
+        "equinet",
+        *(f"equinet.{module.name}" for module in pkgutil.iter_modules(equinet.__path__) if module.name[0] != "_"),
+    ]
+    modules = [importlib.import_module(name) for name in packages]
+    named = {
+        f"{module.__name__}.{name}": getattr(module, name)
+        for module in modules
+        for name in getattr(module, "__all__", [])
+    }
+    return {name: thing for name, thing in named.items() if inspect.isclass(thing) or inspect.isfunction(thing)}
+
+
+def undocumented(name: str, thing: Any) -> list[str]:
+    """The name itself and those of its methods that have no docstring, neither here nor where the method is declared."""
+    parts = vars(thing).items() if inspect.isclass(thing) else ()
+    kinds = (property, classmethod, staticmethod)
+    methods = {part for part, value in parts if inspect.isfunction(value) or isinstance(value, kinds)}
+    declared = {
+        part for protocol in (protocols.Method, protocols.Convolution, protocols.ManyBody) for part in vars(protocol)
+    }
+    if thing.__module__ == protocols.__name__:
+        declared = set()
+    bare = [part for part in sorted(methods - declared) if not part.startswith("_") and not described(thing, part)]
+    return [*([] if inspect.getdoc(thing) else [name]), *(f"{name}.{part}" for part in bare)]
+
+
+def described(thing: type, part: str) -> bool:
+    return any(inspect.getdoc(vars(base)[part]) for base in thing.__mro__ if part in vars(base))
+
+
+def test_every_public_name_has_a_docstring():
+    names = exported()
+    assert len(names) > 80
+    assert [bare for name, thing in names.items() for bare in undocumented(name, thing)] == []
+
+
+def test_a_missing_docstring_is_noticed():
+    class Bare:
+        def method(self) -> None: ...
+
+    assert undocumented("Bare", Bare) == ["Bare", "Bare.method"]

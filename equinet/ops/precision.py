@@ -104,8 +104,10 @@ def affine(
 
 
 class _Coarse(Function):
-    """A product and its derivatives, which are products of the same kind. A GPU differentiates in another thread than that of
-    the choice, so it is kept here."""
+    """A product and its derivatives, which are products of the same kind.
+
+    A GPU differentiates in another thread than that of the choice, so the choice is kept here.
+    """
 
     @staticmethod
     def forward(ctx: Any, precision: Precision, a: Tensor, b: Tensor) -> Tensor:

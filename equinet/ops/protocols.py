@@ -24,13 +24,16 @@ class Convolution(Protocol):
     """
 
     @property
-    def spec(self) -> TensorProductSpec: ...
+    def spec(self) -> TensorProductSpec:
+        """The couplings it may use."""
 
     @property
-    def copies(self) -> Mapping[o3.Irrep, int]: ...
+    def copies(self) -> Mapping[o3.Irrep, int]:
+        """Copies of each output irrep among the rows of the result."""
 
     @property
-    def weight_numel(self) -> int: ...
+    def weight_numel(self) -> int:
+        """Weights per edge and channel."""
 
     def __call__(self, node_feats: Tensor, edge_attrs: Tensor, weight: Tensor, edges: Edges | Tensor) -> Tensor:
         """``(nodes, dim, channels)``, ``(rows, harmonics)``, ``(rows, weights, channels)`` -> ``(nodes, rows, channels)``.
@@ -55,10 +58,12 @@ class ManyBody(Protocol):
     """
 
     @property
-    def spec(self) -> ManyBodySpec: ...
+    def spec(self) -> ManyBodySpec:
+        """What is asked for."""
 
     @property
-    def weight_numel(self) -> int: ...
+    def weight_numel(self) -> int:
+        """Weights per species and channel."""
 
     def __call__(self, features: Tensor, weight: Tensor, groups: SpeciesGroups) -> Tensor:
         """``(nodes, dim, channels)``, ``(species, weights, channels)`` -> ``(nodes, out, channels)``."""

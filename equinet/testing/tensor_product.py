@@ -69,6 +69,7 @@ class TensorProductContract:
         return self.measured
 
     def check_values(self) -> None:
+        """Compare values with an independent oracle, with the reference form and, for powers, with the fitted polynomial."""
         for seed in range(2):
             plain, index = self._inputs(seed)
             found = self.role.run(self.executor, plain, index)
@@ -78,20 +79,25 @@ class TensorProductContract:
             self._compare("polynomial", *self.role.predicted(), max(FIT, self.error))
 
     def check_first_derivatives(self) -> None:
+        """Compare gradients in all inputs and weights with those of the reference form."""
         self._compare_derivatives("first derivative", 1)
 
     def check_second_derivatives(self) -> None:
+        """Compare gradients of gradients, which training on forces needs, with those of the reference form."""
         self._compare_derivatives("second derivative", 2)
 
     def check_rotations(self) -> None:
+        """Compare the result of rotated inputs with the rotated result, for two random rotations."""
         for seed in range(2):
             matrix = torch.linalg.qr(normal(seed)(3, 3))[0]
             self._compare_turned("rotations", matrix * torch.linalg.det(matrix))
 
     def check_inversion(self) -> None:
+        """Compare the result of inverted inputs with the inverted result."""
         self._compare_turned("inversion", -torch.eye(3, dtype=torch.float64))
 
     def check_shapes(self) -> None:
+        """Check shapes, values and finite gradients without edges, for one node and for odd sizes."""
         for sizes in self.role.edge_cases:
             plain, index = self._inputs(0, *sizes)
             found = self.role.run(self.executor, [leaf.requires_grad_() for leaf in plain], index)
@@ -104,6 +110,7 @@ class TensorProductContract:
             )
 
     def check_dtype(self) -> None:
+        """Compare errors of float32 with those that the reference form makes in float32."""
         squares = torch.zeros(2, 3)  # of values and gradients: errors of executor and twin, size
         for seed in range(3):
             plain, index = self._inputs(seed, *(10 * size for size in self.role.sizes))
@@ -116,6 +123,7 @@ class TensorProductContract:
             self._at_most(f"float32 {name}", math.sqrt(off / size), allowed)
 
     def check_unit_variance(self) -> None:
+        """Check that inputs and weights of unit variance give every block of the result a mean square of order one."""
         if many_body := isinstance(self.role, ManyBodyRole):
             (features, weight), index = self._inputs(3, 2000)
             with torch.random.fork_rng(devices=[]):
@@ -133,6 +141,7 @@ class TensorProductContract:
             self._at_most("unit variance", off, allowed, f"{name} with mean square {size:.2g}")
 
     def check_moves(self) -> None:
+        """Check that a copy, a detour through float32 and a saved state change no value, and that a copy shares no memory."""
         plain, index = self._inputs(0)
         before = self.role.run(self.executor, plain, index)
         copied, moved, restored = copy.deepcopy(self.executor), copy.deepcopy(self.executor), self._build(self.method)

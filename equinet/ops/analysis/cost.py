@@ -186,6 +186,8 @@ def frame_work(frame: PolarFrame) -> Work:
 
 
 class AlgebraWork(NamedTuple):
+    """Work of the four maps of an :class:`Algebra`: both inputs to values, their product, and the result back."""
+
     left: Work
     right: Work
     multiply: Work

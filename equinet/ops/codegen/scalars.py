@@ -122,18 +122,22 @@ def _apply(name: str, *arguments: Number) -> Number:
 
 
 def sine(x: Number) -> Number:
+    """Sine of x in radians."""
     return _apply("sin", x)
 
 
 def cosine(x: Number) -> Number:
+    """Cosine of x in radians."""
     return _apply("cos", x)
 
 
 def square_root(x: Number) -> Number:
+    """Square root of x; NaN where x < 0."""
     return _apply("sqrt", x)
 
 
 def reciprocal(x: Number) -> Number:
+    """1 / x."""
     return _apply("reciprocal", x)
 
 

@@ -60,7 +60,7 @@ def _measure(rule: SphereRule, sheets: int) -> Float[Tensor, "rows 1"]:
 
 
 class BracketChain(ConstantModule, Chain):
-    """Brackets of two fields, and their pointwise products with further ones: :math:`\\{u, v\\} v v \\ldots`
+    r"""Brackets of two fields, and their pointwise products with further ones: :math:`\{u, v\} v v \ldots`.
 
     Args:
         irreps_in: Irreps of the fields, one of each.

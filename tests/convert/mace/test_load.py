@@ -272,6 +272,8 @@ def test_another_kind_of_model_is_refused() -> None:
         load_mace(torch.nn.Sequential(type("Local", (torch.nn.Module,), {})()))
 
 
+# A tensor in place of a module is indexed by a name, of which torch warns before it raises.
+@pytest.mark.filterwarnings("ignore:Using a non-tuple sequence")
 @pytest.mark.parametrize(
     "overrides", [{"zbl": True, "distance_transform": "agnesi"}, {**GATED, "readout_biases": True}]
 )

@@ -22,8 +22,9 @@ def why_not_on_cuda(terms: int) -> str | None:
 
 
 class GeneratedManyBody(PolynomialTables):
-    """The nested sum over the few coefficients that are not zero: machine code for this processor (:mod:`.cpu`), Triton kernels on
-    CUDA (:mod:`.gpu`) for up to :data:`.gpu.MOST_TERMS` coefficients.
+    """The nested sum over the few coefficients that are not zero, in generated code.
+
+    Machine code for this processor (:mod:`.cpu`); on CUDA Triton kernels (:mod:`.gpu`) for up to :data:`.gpu.MOST_TERMS` coefficients.
 
     Args:
         spec: What to compute.

@@ -212,6 +212,7 @@ def name(letter: str, path: Path) -> str:
 
 
 def product(*factors: str) -> str:
+    """Product of factors as Python text; empty factors are ones and left out."""
     return " * ".join(each for each in factors if each)
 
 
