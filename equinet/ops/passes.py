@@ -24,7 +24,11 @@ def is_needed(ctx: Any, *inputs: int) -> bool:
         where torch does not say.
     """
     nodes = ctx.next_functions
-    return any(nodes[place][0] is not None and _runs(nodes[place][0]) for place in inputs)
+    for place in inputs:
+        node = nodes[place][0]  # None: the input needs no gradient in any pass
+        if node is not None and _runs(node):
+            return True
+    return False
 
 
 def _runs(node: Any) -> bool:
