@@ -31,7 +31,11 @@ def doctor() -> None:
 
 
 @app.command()
-def keys() -> None:
+def keys(
+    architecture: Annotated[
+        str, typer.Option(help="Architecture whose keys [model] shows; mace, or a registered one.")
+    ] = "mace",
+) -> None:
     """Every key of a training configuration, its default and its meaning."""
     from rich.table import Table
 
@@ -40,7 +44,7 @@ def keys() -> None:
     table = Table(title="keys of a training configuration (TOML)", show_lines=False)
     for title in ("key", "default", "meaning"):
         table.add_column(title, no_wrap=title == "key")
-    for key, default, meaning in describe_keys():
+    for key, default, meaning in describe_keys(architecture):
         table.add_row(key, escape(default), escape(meaning))
     console.print(table)
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from e3nn import o3
 
+from equinet.models.base import DEFAULT, model_class, model_names
 from equinet.ops import (
     METHODS,
     ClebschGordan,
@@ -64,13 +65,13 @@ def report() -> list[Table]:
     rows += [(name, *_optional(name, module, purpose, remedy)) for name, (module, purpose, remedy) in OPTIONAL.items()]
     columns = [Column(title, fold=title in ("for", "state")) for title in ("package", "version", "for", "state")]
     packages = Table("packages", columns, rows)
-    others = products_of_others()
-    columns = [Column("product"), Column("class", fold=True), Column("state", fold=True)]
-    products = Table("tensor products of other packages", columns, others)
+    others = products_of_others() + models_of_others()
+    columns = [Column("name"), Column("class", fold=True), Column("state", fold=True)]
+    extensions = Table("tensor products and models of other packages", columns, others)
     titles = ("product", "on", "kernel", "float32", "float64", "state")
     columns = [Column(title, fold=title == "kernel", number=title.startswith("float")) for title in titles]
     tests = Table("self-test: errors of executors against the formulas in float64", columns, _rows_of(self_test()))
-    return [machine, packages, *([products] if others else []), tests]
+    return [machine, packages, *([extensions] if others else []), tests]
 
 
 def _rows_of(tested: Sequence[Tested]) -> list[tuple[Cell, ...]]:
@@ -96,6 +97,20 @@ def products_of_others() -> list[tuple[str, str, str]]:
         state = f"not tested: it needs {', '.join(f'`{each}`' for each in needed)}" if needed else "ok"
         found.append((name, f"{kind.__module__}.{kind.__qualname__}", state))
     return found + [(name, "-", reason) for name, reason in load_plugins().items()]
+
+
+def models_of_others() -> list[tuple[str, str, str]]:
+    """Name, class and state of every registered architecture of other people, those that cannot be loaded with the reason."""
+    found = []
+    for name in model_names():
+        if name == DEFAULT:
+            continue
+        try:
+            kind = model_class(name)
+            found.append((name, f"{kind.__module__}.{kind.__qualname__}", "ok"))
+        except ValueError as error:
+            found.append((name, "-", str(error)))
+    return found
 
 
 def _machine() -> dict[str, str]:

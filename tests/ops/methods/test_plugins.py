@@ -266,7 +266,7 @@ for name in ("torn", "empty"):
     )
     assert "'empty' (os:path) of the distribution torn-products 1.0 cannot be loaded: `kind` must be a frozen" in empty
     shown = " ".join(python(tmp_path, DOCTOR.replace("app(", "import os; os.environ['COLUMNS'] = '400'; app(")).split())
-    assert "tensor products of other packages" in shown
+    assert "tensor products and models of other packages" in shown
     assert "rescaled rescaled_products.Rescaled ok" in shown
     assert "torn-products 1.0 cannot be loaded: RuntimeError: no licence" in shown
     assert (
