@@ -150,7 +150,7 @@ def _name_since_format_2(name: str) -> str:
 
 
 def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """What a model file says of itself: architecture, elements, units, versions, training."""
+    """Read the header of a model file: architecture, elements, units, versions, training."""
     return read_tensors(path)[1]
 
 

@@ -140,7 +140,7 @@ class Slots:
         self.groups = potential.groups(self.graph.atomic_numbers)
 
     def suits(self, rows: int) -> bool:
-        """Whether so many pairs fit and do not leave too much room."""
+        """True if so many pairs fit without leaving too much room."""
         return rows <= self.rows <= max(FEWEST, WASTE * rows)
 
     def load(self, known: Candidates, pbc: NDArray[np.bool_]) -> None:

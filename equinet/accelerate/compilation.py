@@ -301,7 +301,7 @@ def _of_any_size(mode: FakeTensorMode, name: str, tensor: Tensor) -> Tensor:
 
 
 def _any_size(tensor: Tensor, name: str) -> bool:
-    """Whether nothing that was written down has settled the number of rows."""
+    """True if the traced graph leaves the number of rows open."""
     size = tensor.shape[1 if name == "edge_index" else 0]
     return isinstance(size, torch.SymInt) and size.node.maybe_as_int() is None
 

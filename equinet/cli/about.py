@@ -24,7 +24,7 @@ def demo(
 
 @app.command()
 def doctor() -> None:
-    """What is installed, on what this machine will run, and which optional accelerators are missing and why."""
+    """Show installed packages, the kernels that run on this machine, and missing optional accelerators with the reason."""
     from equinet.verify.installation import report
 
     show_blocks(console, report())
@@ -51,7 +51,7 @@ def keys(
 
 @app.command()
 def show(model: Annotated[Path, typer.Argument(help="Model file (*.eqn).")]) -> None:
-    """What a model file holds: its equations, elements, versions, and the errors it was saved with."""
+    """Show the contents of a model file: equations, elements, versions, and the errors it was saved with."""
     import json
 
     from equinet.checkpoint import load_potential, read_header

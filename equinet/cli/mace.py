@@ -89,7 +89,7 @@ def _refuse_to_write(out: Path) -> None:
 
 
 def _refuse_if_different(model: Path, change: Change) -> None:
-    """What was written must be what was converted, and the conversion a potential at all."""
+    """Refuse a written file that differs from the converted potential, or a potential without finite energies."""
     largest = max(change.energy_max_mev_per_atom, change.forces_max_mev_per_ang)
     sums = change.energy_rms_mev_per_atom + change.forces_rms_mev_per_ang  # a NaN stays in a sum, and may not in `max`
     if not math.isfinite(sums):

@@ -46,7 +46,7 @@ def explain(
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write everything to this file.")] = None,
 ) -> None:
-    """What a tensor product can express, what it costs, and how exactly it is equivariant: measured, not looked up.
+    """Measure the expressivity, cost and equivariance error of tensor products.
 
     What a convolution multiplies on an edge, features with spherical harmonics, by all methods side by side:
 

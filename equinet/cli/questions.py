@@ -1,4 +1,4 @@
-"""What a person types on a command line, as specs and methods."""
+"""Parse specs and methods typed on a command line."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ class LayerError:
 
 @dataclass(frozen=True)
 class Conversion:
-    """What :func:`convert` did: methods as a configuration names them, errors, and what became of each convolution."""
+    """Result of :func:`convert`: methods as a configuration names them, errors, and the outcome of each convolution."""
 
     many_body: tuple[Any, Any]
     convolution: tuple[Any, Any]
@@ -62,7 +62,7 @@ class Conversion:
 
     @property
     def exact(self) -> bool:
-        """Whether the new potential is the same function, to rounding."""
+        """True if the new potential is the same function to rounding."""
         return all(product.relative <= EXACT for product in self.products)
 
     def table(self) -> Table:
@@ -90,7 +90,7 @@ class Conversion:
         return Table("", columns, [*rows, (), *layers], caption)
 
     def sentence(self) -> str:
-        """What it means."""
+        """Summary of the conversion in one sentence."""
         if self.exact:
             return "The conversion is exact: the same function to rounding."
         worst = max(self.products, key=lambda p: p.relative)
@@ -255,7 +255,7 @@ class Change:
 
 
 def measure_change(old: Potential, new: Potential, frames: Sequence[Atoms] | None = None) -> Change:
-    """How far two potentials are apart, in float64 whatever their own precision.
+    """Measure the difference of two potentials in float64, whatever their own precision.
 
     Args:
         old: One potential.

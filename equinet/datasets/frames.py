@@ -137,7 +137,7 @@ def _format(path: Path) -> str | None:
 
 
 def source(atoms: Atoms) -> str:
-    """Where a frame came from, for messages."""
+    """File and number of a frame, for messages."""
     return str(atoms.info.get(SOURCE, "a frame"))
 
 
@@ -221,12 +221,12 @@ def with_labels(atoms: Atoms, found: Labels) -> Atoms:
 
 
 def has_volume(atoms: Atoms) -> bool:
-    """Whether a stress is defined: some direction is periodic and the cell has a volume."""
+    """True if a stress is defined: some direction is periodic and the cell has a volume."""
     return bool(atoms.pbc.any()) and atoms.cell.rank == 3
 
 
 def is_isolated_atom(atoms: Atoms) -> bool:
-    """Whether a frame is a single atom in empty space.
+    """True if a frame is a single atom in empty space.
 
     It is if it is marked so (``config_type=IsolatedAtom``), or holds one atom that has no periodic images or none within
     10 Å, as plane-wave codes need.

@@ -1,4 +1,4 @@
-"""What a training set says before the first step: reference energies, energy shift, force scale, neighbours."""
+"""Statistics of a training set: reference energies, energy shift, force scale, mean number of neighbours."""
 
 from __future__ import annotations
 

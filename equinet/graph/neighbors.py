@@ -1,4 +1,4 @@
-"""Which atoms see each other: the neighbour list, periodic images included."""
+"""Neighbour list with periodic images."""
 
 from __future__ import annotations
 

@@ -112,7 +112,7 @@ class Candidates:
         self.cell_of_offsets, self.offsets = cell, image_offsets(self.pair_shifts, cell)
 
     def cover(self, positions: Floats, cell: Floats, pbc: NDArray[np.bool_], cutoff: float) -> bool:
-        """Whether every pair within ``cutoff`` is among these for certain; False if positions are not finite.
+        """True if the list certainly holds every pair within ``cutoff``; False if positions are not finite.
 
         Raises:
             ValueError: If the cell is not finite, or a periodic one has no volume.

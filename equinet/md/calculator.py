@@ -112,7 +112,7 @@ class EquinetCalculator(Calculator):
         self._stress_wanted = False
 
     def check_state(self, atoms: Atoms, tol: float = 0.0) -> list[str]:
-        """What the results depend on and is not as it was; ASE asks at least twice in every step.
+        """Inputs of the last results that have changed; ASE asks at least twice in every step.
 
         Args:
             atoms: To compare with those of the last results.

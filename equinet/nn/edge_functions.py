@@ -1,4 +1,4 @@
-"""What a model wants to know of an edge vector: harmonics, length, radial basis, envelope."""
+"""Functions of an edge vector: spherical harmonics, length, radial basis, envelope."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def _function_of(name: str) -> RowFunction:
 
 
 def _couplings(max_degree: int) -> list[list[list[float]]]:
-    """Of :class:`SphericalHarmonics`, for the degrees from 2 on: for every component what multiplies the products it is made of."""
+    """Coefficients of the recursion of :class:`SphericalHarmonics` for the degrees from 2 on, by component."""
     module = SphericalHarmonics(max_degree).double()
     return [getattr(module, f"coupling_{degree}").T.tolist() for degree in range(2, max_degree + 1)]
 

@@ -1,4 +1,4 @@
-"""What the radial basis may be a function of instead of the distance: the distance in units of atoms' sizes."""
+"""Transforms of the distance by covalent radii, as input of the radial basis."""
 
 from __future__ import annotations
 

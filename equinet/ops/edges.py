@@ -26,7 +26,7 @@ class Incoming(NamedTuple):
 
 
 class Edges:
-    """Which node sends to which.
+    """Senders and receivers of edges, one direction at a time or each pair once.
 
     What depends on the distance is the same in both directions of a pair, and harmonics differ by a sign at most. So where
     every edge has its reverse, as in a structure of atoms, ``mirrored`` says that each row stands for two edges, there and
@@ -149,7 +149,7 @@ def sum_on_nodes(
 
 
 def _pointers(receiver: Int[Tensor, " edges"], num_nodes: int) -> Int[Tensor, " pointers"]:
-    """Where the edges into each node begin, of receivers in ascending order.
+    """CSR pointers to the edges into each node, for receivers in ascending order.
 
     By search and not by counting, as a GPU that counts must wait to know how long the result is.
     """

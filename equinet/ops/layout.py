@@ -41,7 +41,7 @@ def irreps_up_to(max_degree: int, *, pseudotensors: bool) -> list[o3.Irrep]:
 
 
 def is_true(ir: o3.Irrep) -> bool:
-    """Whether an irrep is a true tensor: the parity of a harmonic of its degree. If not, it is a pseudotensor."""
+    """True if an irrep is a true tensor, with the parity of a harmonic of its degree; else it is a pseudotensor."""
     return bool(ir.p == (-1) ** ir.l)
 
 

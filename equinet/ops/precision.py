@@ -1,4 +1,4 @@
-r"""In what arithmetic matrix products are done: float32 as it is, unless something coarser is chosen in so many words.
+r"""Arithmetic of matrix products: IEEE float32 unless a coarser one is chosen explicitly.
 
 Torch has switches for the whole process that let products of float32 matrices be computed in TF32 or bfloat16, and any library
 may have turned them. :func:`full_float32` puts them right for a block; :func:`matmul_precision` is the choice of whoever knows
@@ -32,7 +32,7 @@ _current = threading.local()
 
 
 def chosen() -> Precision:
-    """What holds in this thread."""
+    """Precision chosen in this thread."""
     return getattr(_current, "precision", "ieee")
 
 
@@ -153,7 +153,7 @@ def _products_in(precision: Literal["ieee", "tf32"], device: torch.device) -> It
 
 
 def _switch(device: torch.device) -> str:
-    """Where torch's switch for products on a device stands; since torch 2.9 there is one for each kind of device."""
+    """State of torch's switch for matrix products on a device; since torch 2.9 there is one for each kind of device."""
     owner = _owner(device)
     return torch.get_float32_matmul_precision() if owner is None else owner.fp32_precision
 
@@ -184,5 +184,5 @@ def formulas() -> Iterator[None]:
 
 
 def formulas_only() -> bool:
-    """Whether machine code is not to be used in this thread."""
+    """True if generated code is switched off in this thread."""
     return getattr(_current, "formulas", False)

@@ -1,4 +1,4 @@
-"""What a method and its executors are: the interface behind which tensor products are interchangeable."""
+"""Protocols of methods and executors: the interface behind which tensor products are interchangeable."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class ManyBody(Protocol):
 
     @property
     def spec(self) -> ManyBodySpec:
-        """What is asked for."""
+        """Specification of the product."""
 
     @property
     def weight_numel(self) -> int:

@@ -1,4 +1,4 @@
-"""What is computed: plain, checked, printable descriptions of products. How is in :mod:`equinet.ops.methods.registry`."""
+"""Specifications of products: plain, checked, printable. The methods that compute them are in :mod:`equinet.ops.methods`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether torch computes or writes down what it is asked to compute."""
+"""Test for tracing by torch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 
 def is_traced(x: Tensor) -> bool:
-    """Whether what is done to ``x`` is written into a graph, by ``torch.compile`` or ``make_fx``, to be run later on other numbers.
+    """True if operations on ``x`` are traced into a graph, by ``torch.compile`` or ``make_fx``.
 
     Then nothing may hang on an address, a value, or a number of rows.
     """

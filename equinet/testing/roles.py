@@ -75,7 +75,7 @@ class ConvolutionRole:
         return torch.cat(slots, dim=1)
 
     def expected(self, plain: list[Tensor], index: Tensor) -> Tensor:
-        """What ``path_weights`` says, path by path and slot by slot."""
+        """Expected result from ``path_weights``, path by path and slot by slot."""
         features, second, weight = plain
         weights = self.executor.path_weights(weight)  # (edges, slots, paths, channels)
         x = features[index[0]].split([ir.dim for _, ir in self.spec.irreps_in1], dim=1)

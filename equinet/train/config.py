@@ -27,7 +27,7 @@ def _registered(name: str) -> str:
 
 
 class DataConfig(BaseModel):
-    """Where the frames are and how to read them."""
+    """Files of frames and the names of their labels."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
@@ -61,7 +61,7 @@ class DataConfig(BaseModel):
 
 
 class TrainConfig(BaseModel):
-    """How to train."""
+    """Settings of the training."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 

@@ -33,7 +33,7 @@ class Data(NamedTuple):
 
 
 class Reporter(Protocol):
-    """Is told what happens; shows or stores it."""
+    """Receives the events of a training, to show or store them."""
 
     def epoch_begins(self, epoch: int, epochs: int, batches: int, done: int) -> None:
         """Training of one of ``epochs`` epochs starts; ``done`` of its batches were finished before an interruption."""
@@ -130,7 +130,7 @@ def fit(
 
 
 def _record(state: TrainingState, optimizer: Optimizer, found: Errors, score: float) -> dict[str, Any]:
-    """What is said and kept of an epoch."""
+    """Record of an epoch, as it is shown and stored."""
     return {
         "epoch": state.epoch + 1,
         "step": state.step,

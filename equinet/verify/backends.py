@@ -46,12 +46,12 @@ _passed: set[tuple[object, ...]] = set()
 
 
 class BackendMismatchError(RuntimeError):
-    """What a potential computes here is not what its formulas say; the message says how much is wrong, and what to do."""
+    """A potential disagrees with its reference form; the message gives the errors and the remedy."""
 
 
 @dataclass(frozen=True)
 class Rounding:
-    """What a potential errs on one structure because of its arithmetic: against itself in float64.
+    """Rounding errors of a potential on one structure, against itself in float64.
 
     Attributes:
         energy: Absolute, meV/atom.
@@ -68,7 +68,7 @@ class Rounding:
 
 
 def rounding(potential: Potential, exact: Potential, graph: AtomicGraph) -> Rounding:
-    """What a potential errs on a structure in the arithmetic at hand.
+    """Measure the rounding errors of a potential on a structure in the current arithmetic.
 
     Args:
         potential: As it is used, on its own device.
@@ -86,7 +86,7 @@ def rounding(potential: Potential, exact: Potential, graph: AtomicGraph) -> Roun
 
 
 class Difference(NamedTuple):
-    """How far a potential is from its twin in one quantity, relative to the size of it, and what is tolerated."""
+    """Relative difference of a potential from its reference form in one quantity, and the tolerance."""
 
     quantity: str
     relative: float
@@ -99,7 +99,7 @@ class Difference(NamedTuple):
 
     @property
     def excess(self) -> float:
-        """How many times the tolerance it is; infinity if that is no number."""
+        """Ratio of the difference to the tolerance; infinity if it is not finite."""
         return self.relative / self.tolerance if math.isfinite(self.relative) else math.inf
 
 
@@ -141,7 +141,7 @@ def require_backend_match(potential: Potential, graph: AtomicGraph) -> bool:
 
 
 def differences(potential: Potential, graph: AtomicGraph) -> list[Difference] | None:
-    """How far a potential is from its reference form on a small graph; None if the twin is not finite.
+    """Differences of a potential from its reference form on a small graph; None if the reference is not finite.
 
     Compared are the energy of every atom, the force on it, the stress where there is one, and second derivatives: of a random
     combination of forces and stress with respect to each weight, as training takes them; with respect to positions and cell
@@ -288,7 +288,7 @@ def _differentiable(potential: Potential) -> Iterator[None]:
 
 
 def _sizes(twin: Potential, graph: AtomicGraph) -> dict[str, float]:
-    """How large the terms are that energies, forces and virial are sums of: rounding goes with these, sums may cancel."""
+    """Sizes of the terms that energies, forces and virial are sums of, which rounding errors scale with."""
     vectors = displacements(graph).requires_grad_()
     energy = twin.node_energies(vectors, twin.species(graph.atomic_numbers), graph.edge_index)
     (gradients,) = torch.autograd.grad(energy.sum(), vectors)

@@ -1,4 +1,4 @@
-"""What is installed, what will run, and what is missing and why."""
+"""Report on the installation: packages, kernels that run, and missing optional packages with the reason."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every potential must pass, measured on one potential and given structures: symmetries, additivity, derivatives."""
+"""Physics checks of a potential on given structures: symmetries, additivity, derivatives."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Report:
-    """What :func:`check` found: every error, the names of the structures, the sizes of energies (eV) and forces (eV/Å)."""
+    """Result of :func:`check`: every error, names of the structures, sizes of energies (eV) and forces (eV/Å)."""
 
     findings: tuple[Finding, ...]
     structures: tuple[str, ...]
@@ -98,7 +98,7 @@ class Report:
         return Table("", columns, rows, caption)
 
     def sentences(self) -> list[str]:
-        """Where each failing property is worst; last, what it all means."""
+        """Sentences on the worst structure of each failing property, and a summary."""
         lines = [
             f"{f.property}: worst in {f.structure}: {f.quantity} off by {f.absolute:.2g} {UNITS[f.quantity]} in {f.dtype}, "
             f"relative {f.relative:.1e}, {f.relative / f.tolerance:.2g} times the tolerance"

@@ -92,7 +92,7 @@ class Built(Protocol):
         """True if it computes what exact couplings compute."""
 
     def flops(self, problem: Problem) -> float | None:
-        """Operations by a rule of its own, where it is another function; None if nobody counted them."""
+        """Operation count of a contender that is another function; None if there is no cost model."""
 
     def bind(self, problem: Problem) -> Bound:
         """Random inputs of a problem with the same spec."""

@@ -1,4 +1,4 @@
-"""What a MACE model is made of: from the records of its file to a configuration, or a refusal that names what we have no form for."""
+"""Configuration of a MACE model from the records of its file; unsupported components raise an error that names them."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def _max_l(interactions: list[Record]) -> int:
 
 
 def _cutoff(mace: Record) -> float:
-    """As a float64; a file in float32 has what is nearest to the decimal number that somebody wrote."""
+    """Cutoff as a float64, rounded back to the decimal number that float32 files approximate."""
     r_max: Tensor = mace["r_max"]
     return float(str(r_max.item())) if r_max.dtype == torch.float64 else round(r_max.item(), 6)
 
@@ -160,7 +160,7 @@ def _radial_widths(interaction: Record) -> list[int]:
 
 
 def _reasons_against(mace: Record) -> Iterator[str]:
-    """What equinet has no form for, in words."""
+    """Reasons, in words, why equinet has no form for the model."""
     if mace.kind not in ("MACE", "ScaleShiftMACE"):
         yield f"the model class {mace.kind}"
         return

@@ -103,7 +103,7 @@ def _sign_in_old_e3nn(l1: int, l2: int, l3: int) -> int:
 def _chains(
     irreps: o3.Irreps, factors: int, ir_out: o3.Irrep, signs: WignerSigns
 ) -> list[tuple[o3.Irrep, Float[Tensor, "_dim ..."]]]:
-    """What couples ``factors`` copies of ``irreps`` to an irrep, as far as it can come to ``ir_out``, in MACE's order.
+    """Couplings of ``factors`` copies of ``irreps`` to irreps that can still reach ``ir_out``, in MACE's order.
 
     Irreps ascend; within one, chains are in the order of those of one factor less, and then of ``irreps``.
     """

@@ -29,7 +29,7 @@ from .forms import arguments_of
 
 
 def to_mace_arguments(potential: Potential) -> dict[str, Any]:
-    """What to build mace-torch's ``ScaleShiftMACE`` with, so that it takes :func:`to_mace_state_dict`.
+    """Arguments of mace-torch's ``ScaleShiftMACE`` for the weights of :func:`to_mace_state_dict`.
 
     Plain data: classes and the gate by their names in ``mace.modules.interaction_classes``, ``readout_classes`` and
     ``gate_dict``, irreps as text.

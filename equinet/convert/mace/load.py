@@ -67,7 +67,7 @@ def load_mace(
 
 
 def read_mace(source: str | os.PathLike[str] | BinaryIO | nn.Module) -> Record:
-    """What a file or a live module says of a model, as plain data.
+    """Read a model file or a live module of mace-torch as plain data.
 
     Raises:
         FileNotFoundError, ValueError: As :func:`load_mace`.

@@ -1,4 +1,4 @@
-"""Where the weights of a converted model come from, and what that means for who uses them."""
+"""Origin and licence of the weights of a converted model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .published import Published, identify, look_alike, published_files, sha256_
 
 
 def origin_of(path: str | os.PathLike[str], head: str | None = None) -> dict[str, Any]:
-    """Where a converted model comes from, which stays with the weights and with all that is made of them.
+    """Origin of a converted model, which is kept with its weights and everything derived from them.
 
     Args:
         path: The ``*.model`` file.
@@ -37,7 +37,7 @@ def origin_of(path: str | os.PathLike[str], head: str | None = None) -> dict[str
 
 
 def warning_of(origin: Mapping[str, Any]) -> str | None:
-    """What a user of weights of this origin must know of their licence, or None."""
+    """Warning about the licence of weights of this origin, or None."""
     if origin.get("licence_note"):
         return str(origin["licence_note"])
     like = published_as(origin.get("named_like"))

@@ -29,7 +29,7 @@ TAKE_THE_MODEL = "take the .model file that mace_run_train writes beside it"
 
 
 def read_record(source: str | os.PathLike[str] | bytes | BinaryIO) -> Record:
-    """What a ``.model`` file says of its module: class names, attributes, and the tensors as tensors on the CPU.
+    """Read a ``.model`` file as records: class names, attributes, and tensors on the CPU.
 
     Nothing of the file is run, and no library that wrote it needs to be there: names of classes and functions stay names.
 

@@ -1,4 +1,4 @@
-"""What a pickle says of an object, held as plain data: the name of its class, its arguments and its attributes."""
+"""Objects of a pickle as plain data: class name, arguments and attributes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MOST_MODULES = 100_000
 
 
 class Record:
-    """What a file (or a live module) says of an object. No code of the class is ever imported or run.
+    """An object of a file or of a live module as plain data. No code of its class is imported or run.
 
     Args:
         class_name: Full dotted name of its class, ``"mace.modules.blocks.RealAgnosticInteractionBlock"``.
@@ -181,7 +181,7 @@ def _multiple_of(value: Any) -> tuple[int, tuple[int, int]]:
 
 
 def _contents(value: Any, kind: str, length: int | None) -> tuple[Any, ...]:
-    """What the tuple of e3nn holds whose record this is."""
+    """Contents of the e3nn tuple that this record stands for."""
     if not (isinstance(value, Record) and value.kind == kind and value.class_name.startswith("e3nn.")):
         what = f"a {value.class_name}" if isinstance(value, Record) else f"a plain {type(value).__name__}"
         raise ValueError(f"expected an e3nn {kind} in this file, found {what}")

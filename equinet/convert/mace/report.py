@@ -1,4 +1,4 @@
-"""What is in a MACE model file, for the terminal, and what is published, for the documentation."""
+"""Description of a MACE model file for the terminal, and the table of published files for the documentation."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ DISTANCES = {
 def describe(
     mace: Record, architecture: Architecture, path: str | os.PathLike[str], origin: Mapping[str, Any]
 ) -> Table:
-    """What a file holds, in the words of mace-torch and of equinet.
+    """Describe a model file in the words of mace-torch and of equinet.
 
     Args:
         mace: The model as it was read.

@@ -151,7 +151,7 @@ def _subclassed(function: Any, subclass: Any, arguments: Any, *_: Any) -> Any:
 
 
 def _encoded(text: Any, encoding: Any = None) -> bytes:
-    """How old protocols write bytes."""
+    """Bytes as old pickle protocols write them."""
     if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
         raise ValueError("it encodes something that is not bytes written as text")
     return text.encode("latin1")

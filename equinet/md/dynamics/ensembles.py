@@ -1,4 +1,4 @@
-"""What a run keeps constant: its settings, its first velocities and the integrator that goes with them."""
+"""Ensembles: settings, initial velocities and integrators."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def draw_momenta(atoms: Atoms, temperature: float, rng: np.random.Generator) -> 
 
 
 def degrees_of_freedom(atoms: Atoms, ensemble: Ensemble) -> int:
-    """How many quadratic terms the kinetic energy has: 3 per atom, less constraints, less what nve keeps at zero.
+    """Number of quadratic terms of the kinetic energy: 3 per atom, less constraints, less the momenta that NVE conserves at zero.
 
     A thermostat moves the structure as a whole too. In nve a total momentum or angular momentum that is zero stays
     zero, and counting it would show a molecule of nine atoms 20 per cent too cold.
@@ -157,7 +157,7 @@ def integrator(atoms: Atoms, settings: Settings, rng: np.random.Generator) -> Dy
 
 
 def barostat_state(dynamics: Dynamics) -> dict[str, float]:
-    """What a barostat remembers from one step to the next; empty without one."""
+    """State of the barostat between two steps; empty without one."""
     # The cell force stays as it was before the last half step of the velocities, so it cannot be computed again.
     names = ("p_eps", "force_eps") if hasattr(dynamics, "p_eps") else ()
     return {name: float(getattr(dynamics, name)) for name in names}

@@ -1,4 +1,4 @@
-"""What is seen of a run: one moment, the whole, a frame for the trajectory."""
+"""Records of a run: one observation, the summary, a frame of the trajectory."""
 
 from __future__ import annotations
 

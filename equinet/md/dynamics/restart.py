@@ -1,4 +1,4 @@
-"""What a run leaves on disk, trajectory, log and restart file, and how it is found again."""
+"""Files of a run: trajectory, log and restart file, written and read back."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ class RunFiles:
 
 
 def read_run(out: str | os.PathLike[str]) -> Summary:
-    """What :func:`simulate` returned for the trajectory ``out``; of a run that is not finished, as far as it is saved.
+    """Read the summary that :func:`simulate` returned for the trajectory ``out``; of an unfinished run as far as it is saved.
 
     Raises:
         FileNotFoundError: If log or restart file is missing.

@@ -198,7 +198,7 @@ class _Run:
                 progress(self.step, observation)
 
     def farewell(self) -> str:
-        """What to tell a user who stopped the run."""
+        """Message for a user who stopped the run."""
         if not self.files.restart.exists():
             return "interrupted before anything was saved"
         return (

@@ -1,4 +1,4 @@
-"""What a MACE is made of, as plain data."""
+"""Configuration of a MACE as plain data."""
 
 from __future__ import annotations
 

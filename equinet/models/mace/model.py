@@ -194,14 +194,14 @@ class MACE(Model):
 
     @property
     def not_tabulable(self) -> str | None:
-        """Why :meth:`tabulate` cannot be; None if it can."""
+        """Reason why radial networks cannot be replaced by tables; None if they can."""
         if self.transform is not None:
             return f"what its radial networks see depends on the species too (distance_transform = {self.config.distance_transform!r})"
         return next((layer[0].not_tabulable for layer in self.layers if layer[0].not_tabulable), None)
 
     @property
     def reaches_beyond_cutoff(self) -> str | None:
-        """Why an edge longer than the cutoff, if it is given one, would add to energies; None if it adds exactly nothing."""
+        """Reason why edges longer than the cutoff, if given, would add to energies; None if they add exactly nothing."""
         if self.directed and self.config.envelope_on == "basis":
             return 'weights of "gated" interactions do not end at the cutoff with envelope_on = "basis"'
         if self.zbl is not None and 2 * self.zbl.radii.max() > self.config.cutoff:
@@ -210,7 +210,7 @@ class MACE(Model):
 
     @property
     def directed(self) -> bool:
-        """Whether the two directions of a pair of atoms have different weights, so that each is computed by itself."""
+        """True if the two directions of a pair of atoms have different weights, so that each is computed by itself."""
         return any(interaction.directed for interaction, _, _ in self.layers)
 
     @property
@@ -282,7 +282,7 @@ class MACE(Model):
         return EdgeFeatures(lengths, attrs, feats, envelope, self._factor(envelope))
 
     def _factor(self, envelope: Tensor) -> Tensor | None:
-        """What remains to be multiplied by the envelope."""
+        """The envelope if radial weights are still to be multiplied by it, else None."""
         return envelope if self.config.envelope_on == "weights" else None
 
     def __repr__(self) -> str:

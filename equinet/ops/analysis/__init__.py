@@ -1,4 +1,4 @@
-"""What a product can express, what it costs, and how exactly it is equivariant: counted and measured, not looked up."""
+"""Expressivity, cost and equivariance error of tensor products, counted and measured on their executors."""
 
 from .cost import Cost, cost
 from .explanation import Comparison, Explanation, Part

@@ -1,4 +1,4 @@
-r"""What a product costs, counted from its executor by one rule.
+r"""Cost of a product, counted from its executor by one rule.
 
 **Operations.** A multiplication counts 1 and an addition counts 1, so a multiply-add counts 2 and a product of matrices m x k
 and k x n counts 2 m k n. Matrices count as they are multiplied, with their zeros. A real Fourier transform of n points counts
@@ -82,7 +82,7 @@ class Cost:
 
 @singledispatch
 def cost(executor: object) -> Cost | None:
-    """What ``executor`` costs; None if nobody counted it (the reference forms, which are there to be read)."""
+    """Cost of an executor; None if there is no cost model, as for reference forms."""
     return None
 
 
@@ -285,7 +285,7 @@ def _(executor: JoinedManyBody) -> Cost | None:
 
 @singledispatch
 def chain_work(chain: Chain, highest: int, columns: int) -> Work | None:
-    """The products of 2 to ``highest`` factors; None if nobody counted them (the reference chain)."""
+    """Cost of the products of 2 to ``highest`` factors; None if there is no cost model, as for the reference chain."""
     return None
 
 

@@ -1,4 +1,4 @@
-"""How far an executor is from what it stands for: measured on random rotations and inputs."""
+"""Equivariance error of an executor, measured on random rotations and inputs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What :func:`equinet.ops.explain` found, as an object that prints itself."""
+"""Printable results of :func:`equinet.ops.explain`."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Part:
 
 @dataclass(frozen=True, repr=False)
 class Explanation(Printable):
-    """What a method can express of a spec, what it costs, and how equivariant it is; made by :func:`equinet.ops.explain`."""
+    """Expressivity, cost and equivariance error of one method for a spec; made by :func:`equinet.ops.explain`."""
 
     method: str
     """Name and arguments, as a configuration has them."""

@@ -1,4 +1,4 @@
-r"""What a method can express, measured on its executor: no number here comes from a table.
+r"""Expressivity of a method, measured on its executor.
 
 Source:
     Xie et al. 2025, arXiv 2506.13523 ("The Price of Freedom"): expressivity and interactability.
@@ -44,7 +44,7 @@ QUICK_CP_DEGREE = 3
 
 
 def explain(spec: TensorProductSpec | ManyBodySpec, method: Method | str | Mapping[str, Any]) -> Explanation:
-    r"""What ``method`` can express of ``spec``, what it costs, and how far it is from equivariant.
+    r"""Measure the expressivity, cost and equivariance error of ``method`` for ``spec``.
 
     For a product of two inputs: which **paths** it reaches, that is, whether some weights give them a coefficient that is
     not zero (interactability), with the strength of each; and its **expressivity**, the dimension of
@@ -194,7 +194,7 @@ def _leaves(executor: Convolution) -> list[Convolution]:
 
 
 def _strengths(executor: Convolution) -> Float[Tensor, " paths"]:
-    """Of several leaves the strength in that which has most of the path."""
+    """Strength of each path in the leaf that has most of it."""
     found = []
     for leaf in _leaves(executor):
         if isinstance(leaf, FactorisedConvolution):

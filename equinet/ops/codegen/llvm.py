@@ -27,12 +27,12 @@ Value = Any  # an LLVM value; llvmlite has no types
 
 
 def unavailable() -> str | None:
-    """Why no machine code can be made here; None if it can."""
+    """Reason why no machine code can be generated here; None if it can."""
     return _reason
 
 
 def runs_on(values: torch.Tensor) -> bool:
-    """Whether machine code can work on ``values``: on the CPU, in float32 or float64, unless formulas alone are asked for."""
+    """True if machine code can work on ``values``: on the CPU, in float32 or float64, unless formulas alone are asked for."""
     return values.device.type == "cpu" and values.dtype in DTYPES and _reason is None and not formulas_only()
 
 
@@ -318,7 +318,7 @@ def processor() -> str:
 
 
 def registers_hold(vectors: int) -> bool:
-    """Whether that many vectors of 64 bytes fit into the registers at once."""
+    """True if that many vectors of 64 bytes fit into the registers at once."""
     wide = binding.get_host_cpu_features().get("avx512f", False)
     return vectors <= (30 if wide else 7)
 

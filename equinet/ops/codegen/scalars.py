@@ -74,7 +74,7 @@ class Number:
 
     @property
     def value(self) -> float | None:
-        """Of a constant; None for what is none."""
+        """Value of a constant; None for any other number."""
         operation, arguments = self.program.steps[self.place]
         return arguments[0] if operation == "constant" else None
 

@@ -30,7 +30,7 @@ _interpreted = False
 
 @cache
 def unavailable() -> str | None:
-    """Why there are no kernels for GPUs here; None if there are."""
+    """Reason why there are no GPU kernels here; None if there are."""
     try:
         import triton
     except ImportError as error:
@@ -40,7 +40,7 @@ def unavailable() -> str | None:
 
 
 def runs_on(*tensors: Tensor) -> bool:
-    """Whether kernels can be given these tensors."""
+    """True if kernels can be given these tensors."""
     return (
         not formulas_only()
         and all(
@@ -51,7 +51,7 @@ def runs_on(*tensors: Tensor) -> bool:
 
 
 def interpreting() -> bool:
-    """Whether kernels are run by the interpreter at the moment."""
+    """True if kernels are run by Triton's interpreter at the moment."""
     return _interpreted
 
 
@@ -97,12 +97,12 @@ def tile_for(channels: int, rows: int) -> Tile:
 
 
 def blocks(number: int, size: int) -> int:
-    """How many blocks of ``size`` there are in ``number``."""
+    """Number of blocks of ``size`` in ``number``."""
     return -(-number // size)
 
 
 def parameters(integers: Sequence[str], numbers: Sequence[str], size: str) -> dict[str, Kind]:
-    """Of a kernel, in their order."""
+    """Parameters of a kernel in their order."""
     kinds: dict[str, Kind] = dict.fromkeys(integers, "integers")
     kinds.update(dict.fromkeys(numbers, "numbers"))
     kinds[size] = "size"
@@ -167,7 +167,7 @@ class Memory:
         self._by_instruction = not interpreting() and torch.version.hip is None
 
     def load(self, pointers: str, offset: int = 0) -> str:
-        """What lies ``offset`` numbers after where ``pointers`` point."""
+        """Load the numbers ``offset`` places after ``pointers``."""
         if not self._by_instruction:
             return f"tl.load({pointers} + {offset})"
         code = f"'ld.global.{self._type} $0, [$1 + {offset * self.dtype.itemsize}];', '={self._register},l'"
@@ -188,7 +188,7 @@ class Memory:
 
 
 class Assembly(NamedTuple):
-    """What a compiler made of a kernel.
+    """Assembly of a compiled kernel, with its registers and spills.
 
     Attributes:
         registers: Of a thread, 255 at most.

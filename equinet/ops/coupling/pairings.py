@@ -1,4 +1,4 @@
-r"""Which couplings a product of two inputs has, and how strong each is: the tensor behind every method.
+r"""Couplings of a product of two inputs and their strengths: the tensor behind every method.
 
 Whatever a method does on a grid, a torus or with matrices, what it computes of two inputs is
 
@@ -102,7 +102,7 @@ def reached_outputs(spec: TensorProductSpec, pairing: Pairing) -> o3.Irreps:
 
 
 def output_scales(spec: TensorProductSpec, pairing: Pairing) -> Float[Tensor, " dim_out"]:
-    """What to multiply every component of a pairing's result by, so that unit-variance inputs give unit variance.
+    """Factors for the components of a pairing's result by which unit-variance inputs give unit variance.
 
     Rows are those of :func:`reached_outputs`. A path of strength t adds t^2 / (2 l + 1) to the variance of a component.
     """

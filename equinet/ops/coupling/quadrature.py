@@ -39,7 +39,7 @@ class SphereRule:
 
     @property
     def in_pairs(self) -> bool:
-        """Whether with every point there is the one opposite, with the same weight."""
+        """True if every point has an opposite one with the same weight."""
         from scipy.spatial import KDTree
 
         distance, opposite = KDTree(self.points).query(-self.points)

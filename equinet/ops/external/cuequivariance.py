@@ -38,12 +38,12 @@ _made: dict[tuple[TensorProductSpec | ManyBodySpec, str, torch.dtype], Any] = {}
 
 
 def unavailable() -> str | None:
-    """Why cuequivariance cannot run here, or None."""
+    """Reason why cuequivariance cannot run here, or None."""
     return missing(LIBRARY, "cuequivariance")
 
 
 def kernels_unavailable() -> str | None:
-    """Why cuequivariance cannot run on a GPU here, or None."""
+    """Reason why cuequivariance cannot run on a GPU here, or None."""
     return unavailable() or missing(KERNELS, "cuda")
 
 
@@ -164,7 +164,7 @@ class CuEquivarianceManyBody(PolynomialTables):
 
 
 def _flat(values: Float[Tensor, "batch rows channels"]) -> Float[Tensor, "batch numbers"]:
-    """What they call ``ir_mul``: channels innermost, as here."""
+    """Features flattened to their layout ``ir_mul``: channels innermost, as here."""
     return values.flatten(1).contiguous()
 
 

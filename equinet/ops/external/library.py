@@ -1,4 +1,4 @@
-"""What executors by other libraries have in common: the contract of a convolution, and what is said where a library is missing."""
+"""Base of executors by other libraries, and messages about missing libraries."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from equinet.ops.spec import TensorProductSpec
 
 
 def missing(module: str, extra: str) -> str | None:
-    """Why ``module`` is not there and how to get it, or None; it is looked for and not imported."""
+    """Reason why ``module`` is missing and its remedy, or None; the module is looked for, not imported."""
     return None if find_spec(module) else f"{module} is not installed: pip install 'equinet[{extra}]'"
 
 

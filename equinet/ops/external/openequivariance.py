@@ -27,7 +27,7 @@ LIBRARY = EXTRA = "openequivariance"
 
 
 def unavailable() -> str | None:
-    """Why OpenEquivariance cannot run here, or None; whether there is a GPU is seen when it is called."""
+    """Reason why OpenEquivariance cannot run here, or None; a missing GPU shows when it is called."""
     return missing(LIBRARY, EXTRA)
 
 
@@ -56,7 +56,7 @@ def kernel(spec: TensorProductSpec, dtype: torch.dtype, deterministic: bool) -> 
 
 
 def sorted_pairs(edges: Edges) -> tuple[Int[Tensor, " edges"], Int[Tensor, " edges"]]:
-    """How to sort edges that stand for both directions.
+    """Order of edges that stand for both directions.
 
     Returns:
         order: Sorts ``edges.directed`` by receiver, then by sender.

@@ -94,7 +94,7 @@ class Pointwise(Algebra):
 
 
 def parity_signs(irreps: o3.Irreps, sheets: int) -> Float[Tensor, "sheets irreps"]:
-    """What each irrep adds to a sheet: on one sheet there are true tensors only, on the second of two the others count negative."""
+    """Sign of each irrep on a sheet: one sheet has true tensors only; on the second of two, pseudotensors count negative."""
     true = torch.tensor([float(is_true(ir)) for _, ir in irreps], dtype=torch.float64)
     return true.unsqueeze(0) if sheets == 1 else torch.stack([torch.ones_like(true), 2 * true - 1])
 

@@ -55,7 +55,7 @@ class StreamedPowers(ConstantModule):
         self.register_constant("table", table)
 
     def form(self, highest: int) -> gpu.Form:
-        """What the kernel computes, of up to ``highest`` factors."""
+        """Form of the kernel for up to ``highest`` factors."""
         return gpu.Form(self._kind, self._slots, highest, self._out)
 
     def forward(
@@ -69,7 +69,7 @@ class StreamedPowers(ConstantModule):
 
 
 def where_streamed() -> str:
-    """Where products are computed by kernels, in words."""
+    """Devices on which products are computed by kernels, in words."""
     reason = tiles.unavailable()
     return "on GPUs by kernels" if reason is None else f"on GPUs by torch too: {reason}"
 

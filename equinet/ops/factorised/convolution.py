@@ -140,7 +140,7 @@ class FactorisedConvolution(WithKernels, ConstantModule):
         return torch.stack(parts, dim=1)
 
     def strengths(self) -> Float[Tensor, " paths"]:
-        """Of every path in the algebra's tensor; the squares of those into one output add to one."""
+        """Strength of every path in the algebra's tensor; the squares of those into one output add to one."""
         spec, tensor = self.spec, self.algebra.dense()
         starts = [
             [part.start for part in o3.Irreps([(1, ir) for ir in irreps]).slices()]
@@ -222,7 +222,7 @@ class JoinedConvolution(nn.Module):
 
     @property
     def kernel(self) -> str:
-        """What computes each part, in one line; see :class:`~equinet.ops.kernels.choice.WithKernels`."""
+        """Kernel of each part, in one line; see :class:`~equinet.ops.kernels.choice.WithKernels`."""
         parts: list[FactorisedConvolution] = list(self.parts)  # type: ignore[arg-type]  # a list of modules
         return " and ".join(dict.fromkeys(part.kernel for part in parts))
 

@@ -90,7 +90,7 @@ class CouplingCode:
         return [algebra.get_buffer(name) for name in self._names]
 
     def _changed(self, algebra: Algebra) -> bool:
-        """Whether constants are others than were read; what stands for them while torch traces does not count."""
+        """True if constants differ from those that were read; stand-ins while torch traces do not count."""
         return any(
             type(each) is Tensor and (each is not before or each._version != version)
             for each, (before, version) in zip(self._constants(algebra), self._seen)

@@ -222,7 +222,7 @@ class JoinedManyBody(nn.Module):
 
     @property
     def kernel(self) -> str:
-        """What computes each part, in one line; see :class:`~equinet.ops.kernels.choice.WithKernels`."""
+        """Kernel of each part, in one line; see :class:`~equinet.ops.kernels.choice.WithKernels`."""
         return " and ".join(dict.fromkeys(part.kernel for part in self.executors))
 
     @property

@@ -1,4 +1,4 @@
-"""What the factorised methods share: their arguments, their refusals, and how their executors are put together."""
+"""Base of the factorised methods: arguments, refusals, and assembly of executors."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Product(ABC):
         return chain if isinstance(chain, DenseChain) else None
 
     def commutes(self, spec: ManyBodySpec) -> bool:
-        """Whether x * y = y * x. If not, the factors of a power need weights of their own."""
+        """True if x * y = y * x; if not, the factors of a power need weights of their own."""
         return True
 
     def calibration_chain(self, spec: ManyBodySpec) -> Chain | None:
@@ -102,7 +102,7 @@ class FactorisedMethod(ABC):
 
     @abstractmethod
     def why_not(self, path: str) -> str:
-        """Why a path is not there, and what has it."""
+        """Reason why a path is missing, and a method that has it."""
 
     def supports(self, spec: TensorProductSpec | ManyBodySpec) -> str | None:
         """None if this method can compute ``spec``, else the reason why not, in words."""

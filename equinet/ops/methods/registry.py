@@ -130,7 +130,7 @@ def method_from_config(value: str | Mapping[str, Any] | Method) -> Method:
 
 
 def method_to_config(method: Method) -> str | dict[str, Any]:
-    """What a configuration has to say to get ``method``: its name, or a table where arguments are not the default ones.
+    """Configuration of ``method``: its name, or a table where arguments differ from the defaults.
 
     The backend, on which no result depends, is not part of it, nor any other field with ``metadata={"saved": False}``.
 

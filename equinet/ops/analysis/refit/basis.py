@@ -1,4 +1,4 @@
-"""What a many-body product computes, in numbers that can be compared: its coefficients on all equivariant polynomials."""
+"""Coefficients of a many-body product on all equivariant polynomials."""
 
 from __future__ import annotations
 

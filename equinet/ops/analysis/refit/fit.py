@@ -64,7 +64,7 @@ def weights_for(
 
 
 class _Term:
-    """Of one part the products of nu factors into one output: monomials of the factors, and the polynomials each makes."""
+    """Products of nu factors into one output: monomials of the factors and their polynomials."""
 
     def __init__(self, rows: slice, variables: Tensor, table: Tensor, count: int) -> None:
         self.rows, self.variables, self.table = rows, variables, table
@@ -196,7 +196,7 @@ class _Family:
         return ((part, block.unflatten(1, (part.copies, part.count))) for part, block in zip(self.parts, blocks))
 
     def _values(self, factors: Tensor) -> Float[Tensor, "problems rows outputs"]:
-        """What each output weight is multiplied by."""
+        """Values that each output weight multiplies."""
         columns = [self.linear.expand(len(factors), -1, -1)]
         for part, block in self._by_part(factors):
             for term in part.terms:
@@ -216,7 +216,7 @@ class _Family:
         return torch.cat(found, dim=2)
 
     def _state(self, factors: Tensor, y: Tensor, penalty: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """What output weights multiply, the best of them, what they leave of ``y``, and the squared error with penalty."""
+        """Regressors, best output weights, residual of ``y``, and squared error with penalty."""
         values = self._values(factors)
         ridge = penalty.clamp(min=RIDGE)[:, None, None] * torch.eye(values.shape[2], dtype=values.dtype)
         chol = torch.linalg.cholesky(values.mT @ values + ridge)

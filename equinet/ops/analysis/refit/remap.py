@@ -21,7 +21,7 @@ REMEDY = "Convert the many-body product alone, or train anew with this convoluti
 
 
 def essence(method: Method, role: Literal["many_body", "convolution"]) -> dict[str, Any]:
-    """What decides which function of its weights a method computes: not the way it is computed."""
+    """Arguments of a method that decide its function of the weights, without those that decide how it is computed."""
     kind = type(method).__name__
     essence = {field.name: getattr(method, field.name) for field in fields(method)}  # type: ignore[arg-type]
     reference = essence.pop("backend", None) == "reference" and kind == "CPDecomposed"  # that one has no decomposition
@@ -34,7 +34,7 @@ def essence(method: Method, role: Literal["many_body", "convolution"]) -> dict[s
 
 
 class ConvolutionMap(NamedTuple):
-    """How the old convolution is made by the new one.
+    """Map from the weights of the old convolution to those of the new one.
 
     Attributes:
         weights: The new weights of an edge and channel as a linear map of the old ones.

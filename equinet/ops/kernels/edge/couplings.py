@@ -25,7 +25,7 @@ class Entry(NamedTuple):
 
 
 class Block(NamedTuple):
-    """What one weight multiplies, such as a path: where its features and results are, what couples them.
+    """Couplings that one weight multiplies, such as a path: places of features and results, and coefficients.
 
     Attributes:
         weight: Row of the weights.
@@ -118,7 +118,7 @@ class Couplings:
 
     @property
     def name(self) -> str:
-        """Of these couplings among all."""
+        """Name of these couplings, as operators take it."""
         content = repr((vars(self), self.blocks))
         return hashlib.sha256(content.encode()).hexdigest()
 
@@ -156,5 +156,5 @@ def remember(couplings: Couplings) -> str:
 
 @cache
 def couplings_of(product: str) -> Couplings:
-    """What a name stands for."""
+    """Couplings by the name that operators take."""
     return _remembered.get(product) or Couplings.of_paths(TensorProductSpec(*product.split(" x ")))

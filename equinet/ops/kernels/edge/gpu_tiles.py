@@ -223,7 +223,7 @@ class EdgeTiles:
                 w.add(f"dx{block.inputs[i]}", value, begun)
 
     def _where_weights_are(self, w: Writer, changes: bool) -> None:
-        """Where those of the rows begin, and their changes."""
+        """Pointers to the weights of the rows and to their changes."""
         c = self.couplings
         for name in ("w", "c") if changes else ("w",):
             w(f"of_{name} = {name} + row * {c.weights * c.channels} + channel")

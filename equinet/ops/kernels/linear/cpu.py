@@ -15,7 +15,7 @@ from .loops import PARTS, MixLoops
 
 
 class Maps(NamedTuple):
-    """What is to be multiplied with what, as plain numbers.
+    """Blocks of the linear maps as plain numbers.
 
     Attributes:
         blocks: Eight numbers for each block, see ``NUMBERS`` in :mod:`.mix_loops`.

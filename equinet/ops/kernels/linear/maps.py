@@ -159,7 +159,7 @@ class _Outer(Function):
 
 
 def _runs_on(x: Tensor) -> bool:
-    """Whether machine code can be called on ``x``, which must have numbers and not shapes alone; it knows float32 as it is."""
+    """True if machine code can be called on ``x``, which must have storage and IEEE arithmetic."""
     return llvm.runs_on(x) and type(x) in (Tensor, torch.nn.Parameter) and chosen() == "ieee"
 
 

@@ -89,7 +89,7 @@ class Polynomials:
 
     @classmethod
     def of_paths(cls, spec: ManyBodySpec) -> Polynomials:
-        """Of all exact couplings."""
+        """Polynomials of all exact couplings of a spec."""
         variables, outputs = (irreps.dim // spec.channels for irreps in (spec.irreps_in, spec.irreps_out))
         found: Found = defaultdict(list)
         row, weights = 0, 0
@@ -117,7 +117,7 @@ class Polynomials:
 
     @property
     def name(self) -> str:
-        """Of what the code does, whatever the coefficients are."""
+        """Name of the generated code, independent of the coefficients."""
         lists = [each.tolist() for each in (self.monomials, self.table, self.terms)]
         content = repr((self.channels, self.variables, self.outputs, lists))
         return hashlib.sha256(content.encode()).hexdigest()

@@ -114,7 +114,7 @@ class NodeTiles:
         return self._kernel("node_double_backward", ("a", "g", "x", "K", "dg", "dx"), w)
 
     def _begin(self, w: Writer, *arrays: str) -> None:
-        """Where a program's nodes are, and these arrays of theirs."""
+        """Load the nodes of a program and pointers to the given arrays."""
         t, channels = self.tile, self.p.channels
         w(f"place = tl.program_id(0).to(tl.int64) * {t.rows} + tl.arange(0, {t.rows})[:, None]")
         # What is beyond the last node or channel does what the last does, and writes it again: cheaper than to ask at every load.
@@ -205,7 +205,7 @@ class NodeTiles:
 
 
 def name(letter: str, path: Path) -> str:
-    """Of a monomial (m), its change (c), or the gradient in one of them (s, q); empty for the monomial of degree 0, which is one."""
+    """Variable name of a monomial (m), its change (c), or the gradient in one of them (s, q); empty for degree 0, which is one."""
     if len(path) > 1:
         return f"{letter}{len(path)}"
     return {"m": "x", "c": "a", "s": "dx"}[letter] + str(path[0]) if path else ""

@@ -47,7 +47,7 @@ def remember(polynomials: Polynomials) -> str:
 
 @cache
 def polynomials_of(product: str) -> Polynomials:
-    """What a name stands for."""
+    """Polynomials by the name that operators take."""
     if product in _remembered:
         return _remembered[product]
     irreps_in, rest = product.split(" ^ ")
@@ -125,7 +125,7 @@ def _differentiate_weight_gradient(ctx: Any, cotangents: Tensors, g: Tensor, x: 
 
 
 def value_in_torch(x: Tensor, K: Tensor, species: Tensor, product: str) -> Tensor:
-    """What ``value`` computes, by torch, term by term."""
+    """Reference form of ``value`` in torch, term by term."""
     p = polynomials_of(product)
     powers = [torch.ones_like(x[:, 0]), *x.unbind(1)]
     for first, last in p.monomials.tolist():

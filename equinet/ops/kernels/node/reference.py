@@ -89,7 +89,7 @@ class ReferenceManyBody(PolynomialTables):
 
 
 class Kept:
-    """What was made of weights, for as long as they are frozen and do not change."""
+    """Cache of a tensor derived from frozen weights, valid until they change."""
 
     def __init__(self) -> None:
         self._last: tuple[Tensor, int, Tensor] | None = None

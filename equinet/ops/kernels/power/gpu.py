@@ -40,7 +40,7 @@ NUMBERS_INTERPRETED = 4096
 
 
 class Form(NamedTuple):
-    """What is multiplied.
+    """Form of a product at points: kind, irreps' parities, number of factors.
 
     Attributes:
         kind: See ``KINDS``.
@@ -276,7 +276,7 @@ class PowerTiles:
             w(f"{row} += tl.load(place + {start + i}) * {self._by_letter(name)[letter]}")
 
     def _by_letter(self, name: str) -> dict[str, str]:
-        """Where the part of values ``name`` is that rows with a letter know of."""
+        """Name of the part of the values ``name`` that rows of one parity use."""
         return {"e": "even", "o": "odd", ".": f"{name}p"}
 
     def _rows(self, name: str) -> list[str]:
@@ -287,7 +287,7 @@ class PowerTiles:
         return [f"{name}{i}" for i in range(self.form.rows(source))]
 
     def _begin(self, inputs: Sequence[str], *sums: str) -> Writer:
-        """What every kernel begins with: its numbers, their inputs, and sums of zero."""
+        """Write the beginning of a kernel: indices, inputs, and sums of zero."""
         w = Writer()
         w(f"number_ = tl.program_id(0).to(tl.int64) * {self.numbers} + tl.arange(0, {self.numbers})")
         # What is beyond the last does what the last does, and writes it again.

@@ -45,7 +45,7 @@ def value(
 
 
 def value_in_torch(fields: Sequence[Tensor], table: Tensor, form: Form) -> Tensor:
-    """What ``value`` computes, by torch."""
+    """Reference form of ``value`` in torch."""
     sources, terms, further = KINDS[form.kind]
     *slots, out = unfold(table, form)
     x = [to_points @ fields["uv".index(source)] for source, to_points in zip(sources, slots)]
@@ -57,7 +57,7 @@ def value_in_torch(fields: Sequence[Tensor], table: Tensor, form: Form) -> Tenso
 
 
 def _shape(fields: Sequence[Tensor], form: Form) -> tuple[int, ...]:
-    """Of the value."""
+    """Shape of the value."""
     return fields[0].shape[0], form.highest - 1, len(form.out), fields[0].shape[2]
 
 

@@ -39,7 +39,7 @@ class RowFunction(NamedTuple):
 
     @property
     def of_one(self) -> bool:
-        """Whether it makes one number of one number."""
+        """True if the function maps one number to one number."""
         return self.width == 1 and self.widths == (1,)
 
     @property
@@ -49,7 +49,7 @@ class RowFunction(NamedTuple):
 
 
 class Sweep(NamedTuple):
-    """What is computed of a row.
+    """Program of one sweep over a row: inputs, outputs, instructions.
 
     Attributes:
         name: For profilers.

@@ -46,13 +46,13 @@ def family(name: str) -> Callable[[Callable[[str], RowFunction]], Callable[[str]
 
 @cache
 def function_of(name: str) -> RowFunction:
-    """What a name stands for."""
+    """Row function by the name that operators take."""
     first, _, rest = name.partition(" ")
     return _families[first](rest)
 
 
 def rows_run_on(x: Tensor) -> bool:
-    """Whether there is code for numbers like these: not for a compiler of torch's, which makes one sweep of a formula itself."""
+    """True if there is generated code for such tensors; not while torch traces, whose compiler fuses the formula itself."""
     return not is_traced(x) and (llvm.runs_on(x) or tiles.runs_on(x))
 
 
@@ -80,7 +80,7 @@ def silu(z: Tensor) -> Tensor:
 
 
 class Operators(NamedTuple):
-    """Of functions with so many results; see the module."""
+    """Operators of functions with a given number of results; see the module."""
 
     value: Any
     gradient: Any
@@ -113,7 +113,7 @@ def operators(results: int) -> Operators:
 
 
 def _shapes(x: Tensor, name: str) -> list[torch.Size]:
-    """Of the results."""
+    """Shapes of the results."""
     f = function_of(name)
     return [x.shape] if f.of_one else [torch.Size((x.shape[0], width)) for width in f.widths]
 
