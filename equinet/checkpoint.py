@@ -70,7 +70,7 @@ def save_potential(
     """Save a potential as one file.
 
     Args:
-        potential: What to save.
+        potential: Potential to save.
         path: Usually ``*.eqn``.
         training: Anything JSON can hold that says where the model comes from: resolved config, hash of the data, errors.
     """
@@ -97,7 +97,7 @@ def load_potential(
 
     Args:
         path: A file that :func:`save_potential` wrote.
-        device: Where to put it.
+        device: Device to put it on.
         dtype: ``torch.float32`` or ``torch.float64``; by default as it was saved.
 
     Raises:

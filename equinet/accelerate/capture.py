@@ -45,15 +45,15 @@ class StaticStep:
     of :class:`equinet.Potential` to rounding, as sums run over more terms; two atoms on one spot give NaN.
 
     Args:
-        potential: In eval mode, on the device to compute on. Its weights must not change afterwards.
-        skin: How much beyond the cutoff the list reaches, in Å; see :class:`equinet.graph.verlet.VerletGraph`.
+        potential: Potential in eval mode, on the device to compute on. Its weights must not change afterwards.
+        skin: Margin in Å by which the list reaches beyond the cutoff; see :class:`equinet.graph.verlet.VerletGraph`.
 
     Raises:
         ValueError: If the potential is in training mode, ``skin`` is not a number of Å, or what the model computes does not end
             at the cutoff; says why.
 
     Attributes:
-        searches, recordings: How often neighbours have been searched for, and a step made ready.
+        searches, recordings: Numbers of neighbour searches and of recorded steps.
     """
 
     def __init__(self, potential: Potential, skin: float = 0.5) -> None:
@@ -114,9 +114,9 @@ class Slots:
     """Memory of one structure at fixed addresses, and the step that reads it.
 
     Args:
-        potential: What to compute.
+        potential: Potential to compute with.
         numbers: ``(atoms,)``, atomic numbers.
-        rows: How many pairs there is room for; single directions, if the model asks for them.
+        rows: Number of pairs there is room for; single directions, if the model asks for them.
     """
 
     def __init__(self, potential: Potential, numbers: NDArray[np.int64], rows: int) -> None:
@@ -175,11 +175,11 @@ def static_step(
     """One step, with no look at any number: energy, energies of atoms, forces and stress in float64, one after the other.
 
     Args:
-        potential: In eval mode.
+        potential: Potential in eval mode.
         graph: One structure; its ``edge_index`` has each pair once, or both directions if the model asks for them.
-        groups: What the potential makes of its atoms.
+        groups: Result of ``potential.groups`` for its atoms.
         incoming: Its edges by receiver.
-        beyond: What to add to each vector, in Å.
+        beyond: Offset added to each vector, in Å.
     """
     # Made here, so that what is derived from edges is part of the recording.
     edges = Edges.ready(graph.edge_index, incoming, graph.num_nodes, mirrored=not potential.model.directed)

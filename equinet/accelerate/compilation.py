@@ -116,8 +116,8 @@ class CompiledPotential:
     one of a size of 0 or 1 where before there were more, or the other way round, does once. Weights that change in place count.
 
     Args:
-        potential: In eval mode; on any device.
-        backend: Of ``torch.compile``.
+        potential: Potential in eval mode, on any device.
+        backend: Backend of ``torch.compile``.
 
     Raises:
         ValueError: If the potential is in training mode.
@@ -155,9 +155,9 @@ class CompiledTraining:
     :class:`CompiledPotential` says of sizes holds here too.
 
     Args:
-        potential: What is trained; its weights are used as they are at each call.
-        backend: Of ``torch.compile``.
-        erase: Whether to take ``detach`` out of the graph. False, for showing what happens then, is refused at the first call
+        potential: Potential to train; its weights are used as they are at each call.
+        backend: Backend of ``torch.compile``.
+        erase: True to take ``detach`` out of the graph. False, for showing what happens then, is refused at the first call
             of a model that has any.
 
     Raises:
@@ -248,8 +248,8 @@ def write_down(
     Args:
         potential: Whose weights and constants become those of the graph, in the same memory. In training mode they are the
             parameters themselves, else they need no gradients.
-        function: Of a :class:`Batch`.
-        erase: Whether to take ``detach`` out; False is for showing what happens then.
+        function: Function of a :class:`Batch`.
+        erase: True to take ``detach`` out; False is for showing what happens then.
 
     Returns:
         A module to call with the tensors of a :class:`Batch`; returns a list.

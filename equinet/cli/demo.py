@@ -29,7 +29,7 @@ def run_demo(out: Path, console: Console) -> None:
 
     Args:
         out: Folder for everything.
-        console: Where to print.
+        console: Terminal.
 
     Raises:
         FileExistsError: If ``out`` holds an earlier demonstration, whole or broken off.

@@ -22,7 +22,7 @@ def run_with_progress(
 
     Args:
         atoms, calculator, steps, ensemble, settings: See :func:`simulate`.
-        console: Where to show it.
+        console: Terminal.
     """
     with progress(console, "steps") as move:
 

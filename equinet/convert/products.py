@@ -112,7 +112,7 @@ def convert(
     is computed is computed in float64; the new potential has precision, device and mode of the old one, which stays as it is.
 
     Args:
-        potential: What to convert.
+        potential: Potential to convert.
         many_body: The new many-body product; by default the old one.
         convolution: The new convolution; by default the old one.
         seed: Decides the starts of fits.

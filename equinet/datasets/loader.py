@@ -41,7 +41,7 @@ def to_graphs(frames: Sequence[Atoms], cutoff: float, elements: Sequence[int] | 
     """Labelled graphs of all frames.
 
     Args:
-        frames: From :func:`equinet.datasets.read_frames`, or any ASE structures with labels.
+        frames: Frames of :func:`equinet.datasets.read_frames`, or any ASE structures with labels.
         cutoff: Longest edge, in Å.
         elements: Atomic numbers the model knows; None accepts all.
 

@@ -22,7 +22,7 @@ class Statistics:
     Attributes:
         elements: Atomic numbers, ascending.
         reference: E0 of each element in eV.
-        reference_origin: In words, where they come from.
+        reference_origin: Source of the reference energies, in words.
         shift: Mean interaction energy of an atom of each element, in eV.
         scale: Root mean square of a force component on atoms of each element, in eV/Å, used as the unit of energy.
         avg_num_neighbors: Edges per atom.

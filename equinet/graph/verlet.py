@@ -50,13 +50,13 @@ class VerletGraph:
 
     Args:
         cutoff: Longest edge, in Å.
-        skin: How much further to search, in Å; 0 searches every time. A wide skin makes searches rare and each step dearer.
+        skin: Margin of the search beyond the cutoff, in Å; 0 searches every time. A wide skin makes searches rare and each step dearer.
 
     Raises:
         ValueError: If ``cutoff`` is not positive, or ``skin`` is negative or not finite.
 
     Attributes:
-        searches: How often neighbours have been searched for.
+        searches: Number of neighbour searches.
 
     Source:
         Verlet 1967, Phys. Rev. 159, 98, with the list kept for as long as it is certain instead of a number of steps.

@@ -49,9 +49,9 @@ class EquinetCalculator(Calculator):
         device: ``"auto"`` (a GPU if there is one), ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ...
         dtype: Precision of weights and arithmetic, ``"float64"`` or ``"float32"``. Forces in float32 are good to about
             1e-5 eV/Å: enough for dynamics, too little for phonons and tight relaxations.
-        skin: How much beyond the cutoff to look for neighbours, in Å, so that they need not be searched for in every step;
+        skin: Margin in Å beyond the cutoff for the neighbour search, so that they need not be searched for in every step;
             see :class:`equinet.graph.verlet.VerletGraph`. Speed alone depends on it, and 0 searches for every structure.
-        table_error: What tables that replace the radial networks may err (:meth:`equinet.Potential.tabulate`), 0 for no
+        table_error: Largest relative error of the tables that replace the radial networks (:meth:`equinet.Potential.tabulate`), 0 for no
             tables. By default 1e-6 in float32, far below its rounding, and 0 in float64 and for models whose radial networks
             are no functions of the distance alone (``model.not_tabulable`` says which).
         matmul: Arithmetic of the matrix products of the radial network, the mixing of channels and the readout: ``"ieee"``,
@@ -115,7 +115,7 @@ class EquinetCalculator(Calculator):
         """Inputs of the last results that have changed; ASE asks at least twice in every step.
 
         Args:
-            atoms: To compare with those of the last results.
+            atoms: Atoms to compare with those of the last results.
             tol: Ignored: any change counts.
         """
         known = self.atoms

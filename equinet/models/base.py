@@ -100,9 +100,9 @@ class Model(nn.Module, ABC):
         """Compute the outputs of all nodes, differentiable twice in ``vectors``.
 
         Args:
-            vectors: From sender to receiver, in Å, none of length zero.
+            vectors: Displacements from sender to receiver, in Å, none of length zero.
             species: Index of each node's element, or the groups made of it, with which nothing here waits for a device.
-            edges: Who sends to whom, each pair once or an ``edge_index`` of single directions; in the order of ``vectors``. A
+            edges: Senders and receivers, each pair once or an ``edge_index`` of single directions; in the order of ``vectors``. A
                 model that is :attr:`directed` takes single directions only.
         """
 

@@ -20,15 +20,15 @@ class EdgeFunctions(nn.Module):
     r"""Fixed functions of every edge vector, in one sweep where there is code for it (:mod:`equinet.ops.kernels.row.operator`).
 
     Args:
-        max_degree: Of the harmonics.
-        cutoff: In Å.
+        max_degree: Max degree of the harmonics.
+        cutoff: Cutoff in Å.
         bessel: Number of Bessel functions.
-        power: Of the envelope.
-        enveloped: Whether the Bessel functions are multiplied by the envelope.
-        of_length: Whether the Bessel functions are those of the length; if not, there are none here.
+        power: Power of the envelope.
+        enveloped: True if the Bessel functions are multiplied by the envelope.
+        of_length: True if the Bessel functions are those of the length; if not, there are none here.
 
     Attributes:
-        name: Of what is computed, for operators.
+        name: Name of the functions, as operators take it.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class EdgeFunctions(nn.Module):
         """Lengths ``(rows, 1)`` in Å, harmonics ``(rows, (max_degree + 1)²)``, Bessel functions, envelope ``(rows, 1)``.
 
         Args:
-            vectors: In Å, none of length zero.
+            vectors: Vectors in Å, none of length zero.
         """
         if row.rows_run_on(vectors):
             lengths, attrs, feats, envelope = row.row_value(vectors, self.name)

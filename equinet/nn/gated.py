@@ -32,7 +32,7 @@ class EdgeMLP(nn.Module):
     Args:
         basis: Width of the radial basis.
         embedding: Width of what is known of each of the two species.
-        widths: Of the hidden layers and of the output.
+        widths: Widths of the hidden layers and of the output.
     """
 
     def __init__(self, basis: int, embedding: int, widths: Sequence[int]) -> None:

@@ -36,7 +36,7 @@ class EdgeFeatures(NamedTuple):
         attrs: ``(rows, harmonics)``, spherical harmonics.
         feats: ``(rows, basis)``, radial basis, times the envelope unless that is the ``factor``.
         envelope: ``(rows, 1)``.
-        factor: What multiplies the weights that a network makes of ``feats``: the envelope, or None.
+        factor: Factor of the weights that a network makes of ``feats``: the envelope, or None.
     """
 
     lengths: Tensor
@@ -196,9 +196,9 @@ class Interaction(Convolving):
         """Replace the radial network by a table from now on; its weights no longer count. See :class:`RadialTable`.
 
         Args:
-            features: What a model makes of ``(rows, 1)`` lengths in Å, in float64.
-            cutoff: In Å.
-            error: What value and gradient may err, relative to their size.
+            features: Function from ``(rows, 1)`` lengths in Å to edge features, in float64.
+            cutoff: Cutoff in Å.
+            error: Largest error of value and derivative, relative to their size.
         """
         network = copy.deepcopy(self.radial).double().requires_grad_(False)
 

@@ -34,7 +34,7 @@ class ZBL(Float64Buffers):
     Attributes:
         c, a_exp, a_prefactor: c, beta and alpha of the formula. MACE has 0.300 and 0.4543 for the last two, where the
             original has 0.23 and 0.8854.
-        factor: What all of it is multiplied by. 1, but MACE multiplies it by the scale of its energies.
+        factor: Factor of the repulsion. 1, but MACE multiplies it by the scale of its energies.
 
     Source:
         Ziegler, Biersack and Littmark 1985, The Stopping and Range of Ions in Matter; form and numbers as in mace-torch's

@@ -27,7 +27,7 @@ class EnergyScale(Float64Buffers):
         reference: E0 of each species in eV.
         scale: s of each species, in eV.
         shift: t of each species, in eV.
-        exact_isolated_atoms: Whether to use the gate.
+        exact_isolated_atoms: True to use the gate.
 
     Raises:
         ValueError: If the three lists differ in length or hold a value that is not finite.

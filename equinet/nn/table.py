@@ -58,8 +58,8 @@ class RadialTable(ConstantModule):
         values: ``(knots + 1, 3, width)`` float64: :math:`f, h f', h^2 f''` at the knots, zero at the last knot, which is at
             the cutoff, and in one row more.
         start: :math:`r_0` in Å.
-        cutoff: In Å.
-        value_error, gradient_error: What is known of the largest errors, relative to the largest value and to the largest gradient
+        cutoff: Cutoff in Å.
+        value_error, gradient_error: Bounds of the largest errors, relative to the largest value and to the largest gradient
             from 0.5 Å on.
 
     Attributes:
@@ -104,7 +104,7 @@ class RadialTable(ConstantModule):
         Args:
             function: ``(rows, 1)`` -> ``(rows, width)``, each row from its own distance in Å; called with float64 and to be
                 computed in float64.
-            cutoff: Where it becomes zero, in Å, with its first two derivatives.
+            cutoff: Distance in Å at which it becomes zero, with its first two derivatives.
             error: Largest error of values relative to the largest value, and of gradients relative to the largest gradient.
             start: First knot, in Å.
 

@@ -29,8 +29,8 @@ class DistanceTransform(Float64Buffers, ABC):
         """The transformed distance.
 
         Args:
-            lengths: In Å.
-            species: Of the two atoms of each row, in any order.
+            lengths: Lengths in Å.
+            species: Species of the two atoms of each row, in any order.
         """
         sizes = self.radii.to(lengths.dtype)
         return self.of(lengths, (sizes[species[0]] + sizes[species[1]]).unsqueeze(1))
@@ -49,7 +49,7 @@ class AgnesiTransform(DistanceTransform):
         radii: Covalent radius of each species in Å.
 
     Attributes:
-        a, q, p: Of the formula; MACE's values.
+        a, q, p: Parameters of the formula; MACE's values.
 
     Source:
         Witt et al. 2023 (ACEpotentials.jl), J. Chem. Phys. 159, 164101, section on radial transformations; MACE-MP-0b.

@@ -35,7 +35,7 @@ class Edges:
     Args:
         index: ``(2, rows)`` int64, sender and receiver of each row.
         num_nodes: Number of nodes.
-        mirrored: Whether every row stands for its reverse too, with the harmonics of the opposite direction.
+        mirrored: True if every row stands for its reverse too, with the harmonics of the opposite direction.
 
     Raises:
         IndexError: If ``index`` names a node that is not there (looked for on the CPU only; a GPU would have to wait).
@@ -118,9 +118,9 @@ class Edges:
         """Sender, receiver, harmonics and weights of every single edge.
 
         Args:
-            edge_attrs: Of every row.
-            weight: Of every row.
-            irreps: Of ``edge_attrs``; their parities say which of them the opposite direction reverses.
+            edge_attrs: Edge attrs of every row.
+            weight: Weight of every row.
+            irreps: Irreps of ``edge_attrs``; their parities say which of them the opposite direction reverses.
         """
         sender, receiver = self.directed
         if self.mirrored:

@@ -53,7 +53,7 @@ class ManyBody(Protocol):
     """Executor of the many-body product.
 
     Attributes:
-        spec: What is asked for.
+        spec: Specification of the product.
         weight_numel: Weights per species and channel.
     """
 

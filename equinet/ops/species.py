@@ -24,7 +24,7 @@ class SpeciesGroups:
 
     Attributes:
         order: The nodes sorted by species.
-        spans: Of every species that is there its number, and where in ``order`` its nodes begin and end.
+        spans: For every species that occurs its number, and where in ``order`` its nodes begin and end.
         nodes: The same as :mod:`equinet.ops.kernels` takes it, the spans on the CPU.
     """
 
@@ -49,9 +49,9 @@ class SpeciesGroups:
         """Groups of any sizes, for what is recorded once and run on other nodes later; they cannot be split.
 
         Args:
-            species: Of each node.
+            species: Species of each node.
             order: The nodes sorted by species.
-            spans: As in :class:`~equinet.ops.kernels.Nodes`.
+            spans: Spans as in :class:`~equinet.ops.kernels.linear.cpu.Nodes`.
         """
         groups = cls.__new__(cls)
         groups.species, groups.order, groups.nodes = species, order, Nodes(order, spans)

@@ -31,10 +31,10 @@ class TensorProductContract:
     of a convolution's second input allow it, that is harmonics of edge vectors.
 
     Args:
-        method: What is tested. With its field ``backend`` set to ``"reference"`` it is the reference form.
+        method: Method to test. With its field ``backend`` set to ``"reference"`` it is the reference form.
         spec: A convolution or a many-body product.
-        error: What an approximate method may err in float64; by default rounding.
-        float32_factor: How many times the error of its reference form a float32 result may have.
+        error: Largest error of an approximate method in float64; by default rounding.
+        float32_factor: Largest ratio of a float32 result's error to that of its reference form.
 
     Raises:
         AssertionError: If a check fails, or ``method`` does not support ``spec``; says what is wrong and by how much.

@@ -50,7 +50,7 @@ def refit_references(potential: Potential, graphs: Sequence[AtomicGraph]) -> Non
     steps on that gap. Elements that do not occur keep theirs.
 
     Args:
-        potential: What to change.
+        potential: Potential to change.
         graphs: Labelled structures; the first of those with an energy are taken, spread over all.
     """
     gaps, counts = _gaps(potential, graphs)

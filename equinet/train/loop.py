@@ -76,15 +76,15 @@ def fit(
     """Train a potential.
 
     Args:
-        potential: What to train; its energy scale should already be set from the training data.
+        potential: Potential to train; its energy scale should already be set from the training data.
         data: Training and validation batches.
-        loss: What to make small.
+        loss: Loss to minimise.
         optimizer: An optimiser of the potential's parameters.
         config: Epochs, schedule, time limit, running mean, clipping.
-        state: Where to begin; by default at the beginning. It is kept up to date, so whoever holds it can save it at any
+        state: State to begin with; by default at the beginning. It is kept up to date, so whoever holds it can save it at any
             time, after an interruption too.
         reporter: Is told about every step and epoch.
-        predict: What computes the predictions to train on, by default the potential itself; for example
+        predict: Function that computes the predictions to train on, by default the potential itself; for example
             :class:`equinet.accelerate.compilation.CompiledTraining` of it.
         clock: Seconds by which time is measured and ``max_minutes`` kept; ``time.process_time`` on a machine that others use.
 

@@ -21,8 +21,8 @@ class Errors:
     Energies are per atom; a force or stress error is that of one component. Properties without labels are NaN.
 
     Attributes:
-        mae: By property: ``energy`` (meV/atom), ``forces`` (meV/Å), ``stress`` (meV/Å³), and registered ones.
-        rmse: Likewise.
+        mae: Mean absolute errors by property: ``energy`` (meV/atom), ``forces`` (meV/Å), ``stress`` (meV/Å³), and registered ones.
+        rmse: Root-mean-square errors, likewise.
         spread: Root-mean-square deviation of the labels from their mean or, of forces, from zero, same units: the score of a
             model that knows only the mean.
         frames: Number of frames.
@@ -68,7 +68,7 @@ def predict(
     Args:
         potential: Used in ``eval`` mode; its mode is put back.
         batches: Labelled graphs.
-        stress: Whether to compute stress.
+        stress: True to compute stress.
         advance: Called after every batch.
     """
     was_training = potential.training

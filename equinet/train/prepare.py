@@ -42,8 +42,8 @@ class Prepared:
     """Graphs of a run and what the training frames say.
 
     Attributes:
-        graphs: By part: train, valid and, if given, test.
-        statistics: Of the training frames.
+        graphs: Graphs by part: train, valid and, if given, test.
+        statistics: Statistics of the training frames.
         isolated: Isolated-atom frames in the training files; they set reference energies and are not trained on.
         digest: SHA-256 over the data files and the split.
     """

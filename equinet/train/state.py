@@ -23,7 +23,7 @@ class TrainingState:
     state gives the same numbers as one that never stopped.
 
     Args:
-        potential: What is trained.
+        potential: Potential to train.
         optimizer: Its optimiser.
         ema_decay: Decay of the running mean per step; 0 keeps none.
 
@@ -102,7 +102,7 @@ class TrainingState:
 
         Args:
             path: File to replace.
-            identity: What must be the same when the run goes on (configuration, hash of the data).
+            identity: Values that must be the same when the run is resumed (configuration, hash of the data).
         """
         tensors = {f"weights.{name}": value for name, value in self.potential.state_dict().items()}
         tensors |= {f"mean.{name}": value for name, value in self.mean.items()}

@@ -55,7 +55,7 @@ class Rounding:
 
     Attributes:
         energy: Absolute, meV/atom.
-        forces_rms, forces_max: Of components of forces, meV/Å.
+        forces_rms, forces_max: Root mean square and largest error of a force component, meV/Å.
     """
 
     energy: float
@@ -71,7 +71,7 @@ def rounding(potential: Potential, exact: Potential, graph: AtomicGraph) -> Roun
     """Measure the rounding errors of a potential on a structure in the current arithmetic.
 
     Args:
-        potential: As it is used, on its own device.
+        potential: Potential as it is used, on its own device.
         exact: The same in float64.
         graph: One structure; of several the first counts.
     """
@@ -112,8 +112,8 @@ def require_backend_match(potential: Potential, graph: AtomicGraph) -> bool:
     Weights may change: a kernel that is right for some is right for others.
 
     Args:
-        potential: As it will be used; it stays as it is.
-        graph: What it will be used on.
+        potential: Potential as it will be used; it is not changed.
+        graph: Structures that it will be used on.
 
     Returns:
         Whether the potential counts as compared from now on. Not so if no atom of ``graph`` has a neighbour, or the twin gives

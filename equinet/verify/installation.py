@@ -157,7 +157,7 @@ class Tested(NamedTuple):
         backend: The backend that was asked for; ``"-"`` for products of other people that have no such argument.
         executor: Class of the executor.
         kernel: Kernel that computed, and the reason if no generated one did.
-        device, dtype: Where, and in which precision.
+        device, dtype: Device and precision of the test.
         error: Largest error relative to the largest number.
     """
 

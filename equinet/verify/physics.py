@@ -139,12 +139,12 @@ def check(
     of the structure at hand, or the root mean square over all structures if that is larger.
 
     Args:
-        potential: What to check, on its own device.
+        potential: Potential to check, on its own device.
         structures: Any structures of elements it knows, labels are ignored; by default :func:`own_structures`.
         tolerance_float32: Largest relative error that passes; rounding makes about a tenth of the default.
-        tolerance_float64: Likewise. Finite differences, in float64 only, are less exact and get at least 1e-6.
+        tolerance_float64: The same in float64. Finite differences, in float64 only, are less exact and get at least 1e-6.
         seed: Decides rotations, orders, directions and the structures that are made here.
-        max_structures: Of more ``structures`` this many are taken, spread evenly.
+        max_structures: Largest number of ``structures`` to take, spread evenly.
         advance: Called with the numbers of measurements done and in all.
 
     Raises:

@@ -133,10 +133,10 @@ def interleaved(
         budget: Seconds for all rounds together, more or less; first calls and warm-up come on top.
         shortest: Least duration of what is timed at once, in seconds.
         refresh: Called before each round, outside the timed part: draw new inputs, in place.
-        device: On CUDA its events are the clock.
+        device: Device; on CUDA its events are the clock.
         failures: Filled with the reasons of contenders whose first call raises RuntimeError, which are then left out; by
             default the error is raised.
-        clock: On the processor. ``time.process_time`` does not count what other processes take; it adds up all threads.
+        clock: Clock on the processor. ``time.process_time`` does not count what other processes take; it adds up all threads.
 
     Raises:
         ValueError: If there are no contenders, or ``rounds`` or ``budget`` is too small.

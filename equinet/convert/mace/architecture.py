@@ -48,11 +48,11 @@ class Architecture:
     """A MACE model without its weights.
 
     Attributes:
-        config: As equinet states it.
+        config: Configuration in equinet's terms.
         elements: Atomic numbers, ascending.
-        order: Where each of them is among the species of the file.
+        order: Index of each element among the species of the file.
         heads: Names of the sets of energies it can give.
-        avg_num_neighbors: Of the first layer.
+        avg_num_neighbors: Mean number of neighbours, of the first layer.
         dtype: Precision of the weights.
     """
 

@@ -35,8 +35,8 @@ def load_mace(
 
     Args:
         source: A ``*.model`` file as ``mace_run_train`` writes it or as it is published, or a live module of mace-torch.
-        head: Which head, for a model that has several.
-        device: Where to put it.
+        head: Name of the head, for a model that has several.
+        device: Device to put it on.
         dtype: ``torch.float32`` or ``torch.float64``; by default as in the file.
 
     Returns:

@@ -16,7 +16,7 @@ def origin_of(path: str | os.PathLike[str], head: str | None = None) -> dict[str
 
     Args:
         path: The ``*.model`` file.
-        head: Which of its heads was taken; None of a model with one.
+        head: Name of the head that was taken; None for a model with one.
 
     Returns:
         ``file`` (its name), ``sha256``, ``head``, ``converted_by``; ``published``, ``licence`` and ``licence_note`` of the

@@ -19,7 +19,7 @@ class Record:
 
     Args:
         class_name: Full dotted name of its class, ``"mace.modules.blocks.RealAgnosticInteractionBlock"``.
-        arguments: What it was called or made with, such as the contents of an e3nn ``Irreps``, a subclass of ``tuple``.
+        arguments: Arguments of the call that made it, such as the contents of an e3nn ``Irreps``, a subclass of ``tuple``.
 
     Attributes:
         attributes: Its state, by name. What a subclass of ``dict`` or ``list`` holds is under ``"__items__"``; state that

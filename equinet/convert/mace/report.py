@@ -30,7 +30,7 @@ def describe(
 
     Args:
         mace: The model as it was read.
-        architecture: What it is made of.
+        architecture: Architecture of the model.
         path: Its file.
         origin: Its :func:`equinet.convert.mace.origin.origin_of`.
     """

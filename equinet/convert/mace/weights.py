@@ -34,9 +34,9 @@ def weights_of(mace: Record, architecture: Architecture, head: str, model: MACE)
 
     Args:
         mace: The model, of ``architecture``.
-        architecture: What it is made of.
-        head: Which of ``architecture.heads``.
-        model: Of that architecture too; says which weights there are and in which order.
+        architecture: Architecture of the model.
+        head: One of ``architecture.heads``.
+        model: Model of the same architecture, which gives names and order of the weights.
 
     Raises:
         ValueError: If a tensor has another shape than the architecture says; names it.

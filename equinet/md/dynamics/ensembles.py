@@ -31,12 +31,12 @@ class Settings:
     Args:
         ensemble: ``"nve"`` velocity Verlet; ``"nvt"`` Langevin (BAOAB); ``"npt"`` the same with a barostat that scales
             the cell and keeps its shape.
-        temperature: Of the first velocities and of the thermostat, in K.
-        timestep: In fs.
-        friction: Of the Langevin thermostat, in 1/fs; without effect in nve.
-        pressure: Of the barostat, in GPa; npt only.
+        temperature: Temperature of the first velocities and of the thermostat, in K.
+        timestep: Timestep in fs.
+        friction: Friction of the Langevin thermostat, in 1/fs; without effect in nve.
+        pressure: Pressure of the barostat, in GPa; npt only.
         save_every: Steps from one saved frame to the next.
-        seed: Of first velocities and thermostat.
+        seed: Seed of first velocities and thermostat.
 
     Raises:
         ValueError: If a setting cannot work.

@@ -31,9 +31,9 @@ def plot_run(run: Summary | str | os.PathLike[str], out_png: str | os.PathLike[s
     the potential energy about its mean.
 
     Args:
-        run: What :func:`simulate` returned, or the trajectory of a run.
+        run: Summary that :func:`simulate` returned, or the trajectory of a run.
         out_png: File to write; ``.pdf`` and ``.svg`` work too.
-        title: By default ensemble, temperature, atoms and length.
+        title: Title; by default ensemble, temperature, atoms and length.
 
     Raises:
         FileNotFoundError: If ``run`` is a path and there is no such run.

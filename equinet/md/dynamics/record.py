@@ -19,10 +19,10 @@ class Observation:
     Attributes:
         step: Steps since the start.
         time_fs: Time since the start, in fs.
-        potential_energy: In eV.
-        kinetic_energy: In eV.
+        potential_energy: Potential energy in eV.
+        kinetic_energy: Kinetic energy in eV.
         temperature: Instantaneous, in K.
-        volume: Of the cell, in Å³; npt only.
+        volume: Volume of the cell, in Å³; npt only.
         pressure: Instantaneous, ideal-gas part included, in GPa; npt only.
     """
 
@@ -45,7 +45,7 @@ class Summary:
     """A run as its log tells it; every array has one number per saved frame, step 0 included.
 
     Attributes:
-        settings: Of the run.
+        settings: Settings of the run.
         atoms: Number of atoms.
         step: ``(saves,)`` int64.
         time_fs: ``(saves,)``, fs.
@@ -53,7 +53,7 @@ class Summary:
         temperature: ``(saves,)``, K.
         volume, pressure: ``(saves,)``, Å³ and GPa; None except in npt.
         seconds_per_step: Wall time, saving included; NaN before the first step.
-        notes: What the user should know.
+        notes: Notes for the user.
     """
 
     settings: Settings

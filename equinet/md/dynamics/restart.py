@@ -39,17 +39,17 @@ class State:
     """Everything a run needs to go on as if it had never stopped.
 
     Attributes:
-        settings: Of the run.
-        fingerprint: Of the structure it began with.
+        settings: Settings of the run.
+        fingerprint: Hash of the initial structure.
         step: Steps done.
         positions, momenta, cell: ``(atoms, 3)`` Å, ``(atoms, 3)`` in ASE's unit, ``(3, 3)`` Å.
-        energy, forces: What the calculator says here, eV and ``(atoms, 3)`` eV/Å: to notice another one.
+        energy, forces: Results of the calculator at this step, eV and ``(atoms, 3)`` eV/Å, by which another calculator is noticed.
         rng: State of the random numbers.
         barostat: Its variables.
         degrees_of_freedom: That share the kinetic energy.
         wall_seconds: Spent so far.
         frames, trajectory_bytes, log_bytes: Length of trajectory and log at this step.
-        notes: What the user should know.
+        notes: Notes for the user.
     """
 
     settings: Settings

@@ -80,15 +80,15 @@ def simulate(
         calculator: Evaluates energy and forces, for npt also the stress.
         ensemble: ``"nve"``, ``"nvt"`` or ``"npt"``; see :class:`Settings`. A molecule in nvt wanders and turns, as the
             thermostat acts on every degree of freedom; ``ase.constraints.FixCom`` holds it.
-        temperature: In K. In nve of the first velocities only; from a relaxed structure about half of it becomes
+        temperature: Temperature in K. In nve that of the first velocities only; from a relaxed structure about half of it becomes
             potential energy.
-        timestep: In fs. With hydrogen 0.5 to 1, else 1 to 2.
+        timestep: Timestep in fs. With hydrogen 0.5 to 1, else 1 to 2.
         steps: Steps from the start to the end of the run, those before a resume included.
         out: Trajectory, ``.traj`` or extended XYZ.
-        friction: Of the thermostat, in 1/fs.
-        pressure: In GPa; npt only.
+        friction: Friction of the thermostat, in 1/fs.
+        pressure: Pressure in GPa; npt only.
         save_every: Steps from one frame to the next; frames are at its multiples, step 0 included.
-        seed: Of the random numbers.
+        seed: Seed of the random numbers.
         resume: Continue the run that is in ``out``, with the same settings.
         progress: Called after every saved frame with the step and what was observed.
 

@@ -31,7 +31,7 @@ def equivariance_error(executor: Any, spec: TensorProductSpec | ManyBodySpec, dt
 
     Args:
         executor: A convolution or a many-body product in ``dtype``.
-        spec: What it computes.
+        spec: Specification of the product.
         dtype: Its precision.
     """
     draw = np.random.RandomState(0)

@@ -51,7 +51,7 @@ class Function:
     pointers, to numbers of ``dtype`` or to int64, no two of them to the same memory.
 
     Args:
-        name: Of the function.
+        name: Name of the function.
         pointers: Names of the arguments after ``begin`` and ``end``.
         dtype: float32 or float64.
         lanes: Length of a vector.

@@ -47,11 +47,11 @@ def run_in_parts(
     """Run ``code`` on the items 0 to ``count``, in equal parts on ``torch.get_num_threads()`` threads.
 
     Args:
-        code: From :func:`equinet.ops.codegen.llvm.compile_function`; its calls do not hold Python's lock.
+        code: Result of :func:`equinet.ops.codegen.llvm.compile_function`; its calls do not hold Python's lock.
         count: Number of items.
         arrays: Arguments of the code, contiguous.
         smallest: Fewer items than this are not worth waking another thread for (about 20 microseconds).
-        added_to: Which of them all items add to. Every part but the first gets one of its own, and their sum is the result, so
+        added_to: Index of the array that all items add to. Every part but the first gets one of its own, and their sum is the result, so
             that it depends on the number of threads in the last digits, but never on which thread comes first.
     """
     parts = max(1, min(torch.get_num_threads(), count // smallest))

@@ -80,7 +80,7 @@ class Tile(NamedTuple):
     Attributes:
         rows: Edges side by side.
         channels: Channels side by side, a power of two.
-        warps: Of the program.
+        warps: Warps of the program.
     """
 
     rows: int
@@ -191,10 +191,10 @@ class Assembly(NamedTuple):
     """Assembly of a compiled kernel, with its registers and spills.
 
     Attributes:
-        registers: Of a thread, 255 at most.
+        registers: Registers of a thread, 255 at most.
         spilled: Bytes of a thread that did not fit into registers.
         shared: Bytes of shared memory of a program.
-        conversions: How often tiles change their places among threads, each through shared memory or shuffles.
+        conversions: Number of times that tiles change places among threads, each through shared memory or shuffles.
         texts: Every stage by name, ``"ttgir"``, ``"ptx"``, ...
     """
 
@@ -211,7 +211,7 @@ class Kernel:
     Args:
         name: For profilers.
         parameters: Names and kinds of its arguments.
-        dtype: Of its numbers.
+        dtype: Dtype of its numbers.
         body: Lines of Python that use the parameters, ``tl``, and ``number`` (the type of its numbers).
         warps: Threads of a program, in units of 32.
     """

@@ -40,8 +40,8 @@ class StreamedPowers(ConstantModule):
     """Products at points in one kernel, which leaves no values there in memory, for GPUs (:mod:`.kernels.power_tiles`).
 
     Args:
-        kind: Which products, see :data:`.kernels.power_tiles.KINDS`.
-        tables: To the points, for every slot of that kind, and, transposed, back.
+        kind: Kind of the products, see :data:`.kernels.power_tiles.KINDS`.
+        tables: Matrices to the points, for every slot of that kind, and, transposed, back.
         letters: For every column of the tables whether it is even or odd under inversion: opposite points are then worked out
             together, if every point has its opposite.
     """
@@ -136,7 +136,7 @@ class DenseChain(ConstantModule, Chain):
         spec: Irreps and number of factors.
         first: Strengths of the couplings of the first two factors.
         then: Strengths of the couplings of a product with a further factor; by default ``first``.
-        keep: Which irreps of products are multiplied further; by default all.
+        keep: Irreps of products that are multiplied further; by default all.
     """
 
     def __init__(

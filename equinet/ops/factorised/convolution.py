@@ -41,7 +41,7 @@ class FactorisedConvolution(WithKernels, ConstantModule):
 
     Args:
         spec: Couplings asked for.
-        algebra: From ``irreps_in1`` and ``irreps_in2`` to ``outputs``.
+        algebra: Product from ``irreps_in1`` and ``irreps_in2`` to ``outputs``.
         outputs: The distinct outputs of ``spec`` that the algebra reaches, in order.
         weights: See above.
         copies: R, the rank of the family of path weights.

@@ -35,7 +35,7 @@ class CouplingCode:
         spec: Irreps of features and harmonics.
         outputs: Copies of each output irrep.
         copies: Copies of the product, each with weights of its own.
-        weights: How weights are shared, see :class:`.convolution.FactorisedConvolution`.
+        weights: Sharing of weights, see :class:`.convolution.FactorisedConvolution`.
 
     Attributes:
         couplings: The couplings that the code runs through.

@@ -33,9 +33,9 @@ class Family(NamedTuple):
     """Monomials whose coefficients have one and the same weight.
 
     Attributes:
-        factors: How many.
-        column: Which product: its place in :attr:`PowerManyBody.terms`.
-        irreps: Of the factors: of the first, then of the others in ascending order; all in ascending order if the first is no
+        factors: Number of factors.
+        column: Index of the product in :attr:`PowerManyBody.terms`.
+        irreps: Irreps of the factors: of the first, then of the others in ascending order; all in ascending order if the first is no
             other than they are.
     """
 

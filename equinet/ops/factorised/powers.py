@@ -46,17 +46,17 @@ class PowerManyBody(WithKernels, ConstantModule):
     the features (:class:`~.generated_powers.PolynomialCode`), where ``kernels`` says so and the chain has no kernel.
 
     Args:
-        spec: What to compute. Not all its polynomials are reached; :func:`equinet.ops.explain` counts them.
+        spec: Specification of the product. Not all its polynomials are reached; :func:`equinet.ops.explain` counts them.
         chain: The products.
         modulations: 1 if a and b are the same, 2 if not.
         copies: R.
-        linear: Whether the linear term is there.
+        linear: True if the linear term is there.
         calibrate_on: Products by which to find s, if not by ``chain`` itself.
         kernels: Choice between torch and generated code.
         dense: The products by coupling tensors, of which polynomials are made; None if there is to be no such code.
 
     Raises:
-        ValueError: In a call, if ``kernels`` demands generated code and there is none for the device or precision.
+        ValueError: Valueerror in a call, if ``kernels`` demands generated code and there is none for the device or precision.
 
     Source:
         Powers of one signal: Luo et al. 2024, arXiv 2401.10216, section 3.4; the sum over copies with factors on every

@@ -130,7 +130,7 @@ class SeparableSphere(Pointwise):
         irreps1: First input, one copy of each irrep.
         irreps2: Second input.
         irreps_out: Result.
-        degree: What the rule must integrate.
+        degree: Highest degree that the rule must integrate exactly.
     """
 
     waves: Tensor

@@ -27,7 +27,7 @@ class Torus(Pointwise):
         irreps1: First input, one copy of each irrep.
         irreps2: Second input.
         irreps_out: Result.
-        factors: How often an input is multiplied: the product of one ``irreps1`` and ``factors - 1`` of ``irreps2``.
+        factors: Number of factors: the product of one ``irreps1`` and ``factors - 1`` of ``irreps2``.
 
     Source:
         Luo et al. 2024, arXiv 2401.10216, section 3.2.

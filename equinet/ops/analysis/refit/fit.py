@@ -42,7 +42,7 @@ def weights_for(
     channels at once. A minimum need not be the lowest there is.
 
     Args:
-        executor: In float64, on the CPU.
+        executor: Executor in float64, on the CPU.
         target: Coefficients on :class:`Basis`.
         seed: Decides the starts.
 

@@ -54,8 +54,8 @@ def exact_map(old: Convolution, new: Convolution) -> ConvolutionMap | str:
     paths that share a copy can be parted, each with the same matrix, but paths with matrices of their own cannot be joined.
 
     Args:
-        old: In float64, on the CPU.
-        new: Likewise, of the same spec.
+        old: Convolution in float64, on the CPU.
+        new: Convolution of the same spec, likewise.
     """
     source, target = _path_map(old), _path_map(new)
     for which, found in (("old", source), ("new", target)):

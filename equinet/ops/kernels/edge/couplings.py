@@ -46,10 +46,10 @@ class Couplings:
     """The non-zero couplings of a convolution, as numbers of rows and columns.
 
     Args:
-        channels: Of features and result.
+        channels: Channels of features and result.
         dim, harmonics, rows, weights: Rows of the features, numbers of the harmonics, rows of the result, weights of an edge.
-        odd: Which harmonics change sign with the direction of the edge.
-        blocks: What has a weight in common.
+        odd: Harmonics that change sign with the direction of the edge.
+        blocks: Couplings that share a weight.
         terms: For each T the harmonics and coefficients of which it is the sum.
     """
 
@@ -97,8 +97,8 @@ class Couplings:
 
         Args:
             spec: Irreps of features and harmonics.
-            tensor: Between one copy of each irrep, float64.
-            parts: Of its three axes; each begins and ends with irreps, and its harmonics are of one parity.
+            tensor: Coupling tensor between one copy of each irrep, float64.
+            parts: Ranges of its three axes; each begins and ends with irreps, and its harmonics are of one parity.
             outputs: For each copy the rows of the result that its components are.
         """
         terms: list[list[tuple[int, float]]] = []

@@ -44,9 +44,9 @@ class EdgeLoops:
     """Writes the four functions for one set of couplings.
 
     Args:
-        couplings: What to compute.
+        couplings: Couplings to compute.
         dtype: float32 or float64.
-        mirrored: Whether each row stands for its reverse too.
+        mirrored: True if each row stands for its reverse too.
     """
 
     def __init__(self, couplings: Couplings, dtype: torch.dtype, mirrored: bool) -> None:
@@ -123,9 +123,9 @@ class EdgeLoops:
         """``backward`` or ``double_backward``: for the rows ``begin`` to ``end``; features' gradients ``dx`` are added to.
 
         Args:
-            double_backward: Which of the two.
-            features: Whether the gradients ``dx`` of the features are wanted.
-            harmonics: Whether the gradients ``dy`` of the harmonics are wanted.
+            double_backward: True for ``double_backward``, False for ``backward``.
+            features: True if the gradients ``dx`` of the features are wanted.
+            harmonics: True if the gradients ``dy`` of the harmonics are wanted.
         """
         c = self.couplings
         changes = ("a", "b", "c") if double_backward else ()

@@ -33,12 +33,12 @@ class GeneratedConvolution(WithKernels, nn.Module):
     """Gather, product and sum in one loop: machine code for this processor (:mod:`.cpu`), Triton kernels on CUDA (:mod:`.gpu`).
 
     Args:
-        spec: What to compute.
+        spec: Specification of the product.
         backend: ``"auto"``: :class:`EdgeMatrixConvolution` computes on other devices and in other precisions than float32 and
             float64. ``"generated"``: a call there raises.
 
     Raises:
-        ValueError: In a call, if ``backend`` is ``"generated"`` and there is no kernel for the device or precision.
+        ValueError: Valueerror in a call, if ``backend`` is ``"generated"`` and there is no kernel for the device or precision.
     """
 
     def __init__(self, spec: TensorProductSpec, backend: str = "auto") -> None:

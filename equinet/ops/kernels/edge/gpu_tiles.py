@@ -26,9 +26,9 @@ class EdgeTiles:
     """Writes the kernels for one set of couplings.
 
     Args:
-        couplings: What to compute.
+        couplings: Couplings to compute.
         dtype: float32 or float64.
-        mirrored: Whether each row stands for its reverse too.
+        mirrored: True if each row stands for its reverse too.
         tile: See :class:`Tile`.
     """
 
@@ -100,10 +100,10 @@ class EdgeTiles:
 
         Args:
             blocks: Their gradients of weights are written.
-            double_backward: Which of the two.
-            features: Whether the gradients of features are wanted: ``dx``, ``(rows, directions, dim, channels)``, of every edge.
-            harmonics: Whether those of the harmonics are wanted.
-            more: Whether gradients of features and harmonics are added to those of other blocks.
+            double_backward: True for ``double_backward``, False for ``backward``.
+            features: True if the gradients of features are wanted: ``dx``, ``(rows, directions, dim, channels)``, of every edge.
+            harmonics: True if those of the harmonics are wanted.
+            more: True if gradients of features and harmonics are added to those of other blocks.
         """
         c, t = self.couplings, self.tile
         inputs = sorted({i for block in blocks for i in block.inputs})

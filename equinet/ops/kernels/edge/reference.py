@@ -27,7 +27,7 @@ class ReferenceConvolution(WithKernels, ConstantModule):
     r"""The formula of :class:`TensorProductSpec` path by path, summed on receivers. The oracle of tests.
 
     Args:
-        spec: What to compute.
+        spec: Specification of the product.
         like: An executor whose result is to be computed; by default every path is kept apart. Slot s of the result is
 
             .. math:: z^{s} = \sum_p \mathrm{path\_weights}(w)_{s p} \; z^{p}
@@ -104,7 +104,7 @@ class EdgeMatrixConvolution(WithKernels, ConstantModule):
     and the radial weights multiply it by broadcasting. Two to three times fewer operations than path by path.
 
     Args:
-        spec: What to compute.
+        spec: Specification of the product.
         kernels: Request that torch answers, with the reason if that was ``"auto"``; shown by ``repr``.
     """
 

@@ -21,7 +21,7 @@ class Maps(NamedTuple):
         blocks: Eight numbers for each block, see ``NUMBERS`` in :mod:`.mix_loops`.
         scales: A factor for each block.
         stride, to_stride: Numbers that a node has in x and in y.
-        full: Whether the blocks fill y.
+        full: True if the blocks fill y.
     """
 
     blocks: tuple[int, ...]
@@ -55,9 +55,9 @@ def mix(x: Tensor, w: Tensor, nodes: Nodes, maps: Maps, shape: tuple[int, ...]) 
     Args:
         x: ``(nodes, ...)``.
         w: Weights of all blocks, one after the other, each ``(depth, columns)`` or ``(species, depth, columns)``.
-        nodes: Which node has which species.
+        nodes: Nodes by species.
         maps: The blocks.
-        shape: Of what every node has in the result.
+        shape: Shape of the result of one node.
     """
     y = (x.new_empty if maps.full else x.new_zeros)(x.shape[0], *shape)
     _run(False, x, w, y, nodes, maps)

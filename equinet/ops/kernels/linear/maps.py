@@ -75,7 +75,7 @@ def mix(
         weights: For each block its matrix, or with ``groups`` one for each species, ``(species, depth, out)``.
         plan: The blocks.
         groups: The species of the nodes.
-        frozen: Where to keep what is made of the weights while they need no gradients.
+        frozen: Cache of the matrices while the weights need no gradients.
 
     Raises:
         IndexError: If a node has a species without weights.

@@ -33,8 +33,8 @@ def gradients_of_product(
         outer: ``(x, y)`` to the gradients of the weights, x on the side that the map starts from.
         x: Features that were mapped.
         g: Gradients of the result.
-        back: Whether they were mapped back.
-        needs: Whether gradients in x and in the weights are needed; the others are None.
+        back: True if they were mapped back.
+        needs: True if gradients in x and in the weights are needed; the others are None.
     """
     dx = product(g, not back, x.shape[2]) if needs[0] else None
     return dx, outer(*((g, x) if back else (x, g))) if needs[1] else None
@@ -46,9 +46,9 @@ def gradients_of_outer(
     """Derivatives, in x and g, of the gradients of the weights: the two maps with the cotangents for weights.
 
     Args:
-        product: As in :func:`gradients_of_product`, with the cotangents as weights.
+        product: Product as in :func:`gradients_of_product`, with the cotangents as weights.
         x, g: Features, and gradients of the result.
-        needs: Whether gradients in x and in g are needed; the others are None.
+        needs: True if gradients in x and in g are needed; the others are None.
     """
     return product(g, True, x.shape[2]) if needs[0] else None, product(x, False, g.shape[2]) if needs[1] else None
 

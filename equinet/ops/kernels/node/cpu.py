@@ -46,8 +46,8 @@ class Groups(NamedTuple):
 
     Attributes:
         length: Number of l in each.
-        start: Where in the table they begin.
-        number: How many there are. Each takes ``3 + length`` numbers: k, M, the first of its K, and every l.
+        start: Index in the table at which they begin.
+        number: Number of terms. Each takes ``3 + length`` numbers: k, M, the first of its K, and every l.
     """
 
     length: int
@@ -63,7 +63,7 @@ class Polynomials:
         monomials: ``(products, 2)`` int64: each monomial of degree 2 and more as the product of an earlier one and a variable.
             Monomial 0 is one, the next are the variables.
         table: int64, the groups.
-        groups: What is where in ``table``.
+        groups: Layout of ``table``.
         coefficients: ``(weights, terms)`` float64: the K that each weight contributes to.
         terms: ``(terms, 3)`` int64: k, M and l of each K.
     """
@@ -72,7 +72,7 @@ class Polynomials:
         """The polynomials of so many ``weights``.
 
         Args:
-            found: What each weight contributes: for every output k and monomial the weights and their numbers.
+            found: Contributions of each weight: for every output k and monomial the weights and their numbers.
         """
         self.channels, self.variables, self.outputs = channels, variables, outputs
         heads = _heads(list(found))
@@ -370,7 +370,7 @@ class Group(NamedTuple):
 
     Attributes:
         output: k.
-        monomial: Where M lies among the monomials.
+        monomial: Index of M among the monomials.
         terms: For each l where its K lies, and where x_l lies among the monomials.
     """
 

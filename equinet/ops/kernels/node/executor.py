@@ -27,12 +27,12 @@ class GeneratedManyBody(PolynomialTables):
     Machine code for this processor (:mod:`.cpu`); on CUDA Triton kernels (:mod:`.gpu`) for up to :data:`.gpu.MOST_TERMS` coefficients.
 
     Args:
-        spec: What to compute.
+        spec: Specification of the product.
         backend: ``"auto"``: :class:`HornerManyBody` computes where there is no kernel: on other devices, in other precisions than
             float32 and float64, and on CUDA with more coefficients. ``"generated"``: a call there raises.
 
     Raises:
-        ValueError: In a call, if ``backend`` is ``"generated"`` and there is no kernel for the device, precision or size.
+        ValueError: Valueerror in a call, if ``backend`` is ``"generated"`` and there is no kernel for the device, precision or size.
     """
 
     coefficients: Tensor

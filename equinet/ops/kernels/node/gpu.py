@@ -63,7 +63,7 @@ class NodeTiles:
     gradient in m, ``q{d}`` the gradient in c. Those of degree 1 are ``x{v}``, ``a{v}``, ``dx{v}``, and nobody asks for the last.
 
     Args:
-        polynomials: What to compute.
+        polynomials: Polynomials to compute.
         dtype: float32 or float64.
         tile: See :class:`Tile`; a thread has one number of it.
     """

@@ -122,7 +122,7 @@ class HornerManyBody(PolynomialTables):
     ``.data``, which torch does not count as a change).
 
     Args:
-        spec: What to compute.
+        spec: Specification of the product.
         kernels: Request that torch answers, with the reason if that was ``"auto"``; shown by ``repr``.
     """
 

@@ -88,7 +88,7 @@ def fold(
     """Tables side by side, with opposite points as one row.
 
     Args:
-        tables: Of every slot, and of the result.
+        tables: Matrices of every slot, and of the result.
         letters: ``e`` or ``o`` for every column: what it should be under inversion.
 
     Returns:
@@ -124,10 +124,10 @@ class PowerTiles:
     """Writes the kernels for one form.
 
     Args:
-        form: What to compute.
+        form: Form of the product.
         dtype: float32 or float64.
         points: Rows of the table.
-        channels: Of inputs and result.
+        channels: Channels of inputs and result.
         numbers: Pairs of a node and a channel of a program, a power of two; a warp shares them.
     """
 

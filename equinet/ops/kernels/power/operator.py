@@ -31,7 +31,7 @@ def value(
 
     Args:
         fields: u, or u and v.
-        table: From :func:`.power_tiles.fold`.
+        table: Result of :func:`equinet.ops.kernels.power.gpu.fold`.
         form: Its form.
 
     Raises:

@@ -28,8 +28,8 @@ class RowFunction(NamedTuple):
     """A function of a row of numbers.
 
     Attributes:
-        width: How many.
-        widths: Of its results, each an array.
+        width: Number of inputs.
+        widths: Widths of the results, each an array.
         define: Makes steps of it: from the numbers to all results side by side.
     """
 

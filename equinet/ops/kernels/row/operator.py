@@ -61,7 +61,7 @@ def row_value(x: Tensor, name: str) -> Tensors:
 
     Args:
         x: ``(rows, width)``.
-        name: Of the function.
+        name: Name of the function.
     """
     found = operators(len(function_of(name).widths)).value(x, name)
     return (found,) if isinstance(found, Tensor) else found
