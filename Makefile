@@ -1,5 +1,6 @@
 # make demo   from a fresh clone to molecular dynamics        make test   the whole test suite
 # make check  lint and types                                   make wheel  the wheel
+# make coverage   the test suite with the lines of equinet that it never runs (slower: Python 3.11 counts them by tracing)
 # make reference   mace-torch beside equinet, old versions too, for the tests and scripts that compare with it
 
 PYTHON ?= python3
@@ -10,13 +11,16 @@ MACE := mace-torch==0.3.16
 OLD_MACE := 0.3.4 0.3.6 0.3.10 0.3.13
 MACE_NEEDS := matscipy torch-ema prettytable h5py lmdb orjson python-hostlist configargparse GitPython torchmetrics pandas opt_einsum opt_einsum_fx pyyaml
 
-.PHONY: demo test check wheel reference clean
+.PHONY: demo test coverage check wheel reference clean
 
 demo: $(VENV)/installed
 	$(BIN)/equinet demo
 
 test: $(VENV)/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses=8
+
+coverage: $(VENV)/installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses=8 --cov=equinet --cov-report=term:skip-covered
 
 check: $(VENV)/installed-dev
 	$(BIN)/ruff check .

@@ -184,6 +184,13 @@ def double_by_default() -> Iterator[None]:
 
 
 @pytest.fixture
+def unchecked() -> Iterator[None]:
+    """A test without checks of annotated shapes, for what equinet itself refuses."""
+    with shape_checks.unchecked():
+        yield
+
+
+@pytest.fixture
 def double_default() -> Iterator[None]:
     """A test under another default dtype than the usual one."""
     with double_by_default():

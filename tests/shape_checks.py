@@ -15,7 +15,8 @@ import inspect
 import re
 import sys
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -24,6 +25,8 @@ from jaxtyping import jaxtyped
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 ARRAYS = re.compile(r"\b(Float|Int|Bool)\d*\[")
+
+_active = True
 
 
 def install(package: str) -> None:
@@ -40,6 +43,17 @@ def install(package: str) -> None:
     sys.meta_path.insert(0, _Finder(package))
 
 
+@contextmanager
+def unchecked() -> Iterator[None]:
+    """Nothing is checked within it: for tests of what equinet itself refuses."""
+    global _active
+    before, _active = _active, False
+    try:
+        yield
+    finally:
+        _active = before
+
+
 def checked(thing: Any) -> Any:
     """A function or dataclass that raises ``jaxtyping.TypeCheckError`` for an array of another shape or dtype than annotated."""
     if inspect.isclass(thing):
@@ -51,7 +65,7 @@ def checked(thing: Any) -> Any:
     @functools.wraps(thing)
     def function(*args: Any, **kwargs: Any) -> Any:
         nonlocal careful
-        if torch.compiler.is_compiling() or is_in_torch_dispatch_mode():
+        if torch.compiler.is_compiling() or not _active or is_in_torch_dispatch_mode():
             return thing(*args, **kwargs)
         if careful is None:  # at the first call, when all that annotations name is there
             thing.__annotations__ = _arrays_of(thing)

@@ -69,6 +69,13 @@ def test_torch_compile_reads_a_checked_function():
     assert torch.equal(compiled(POSITIONS, 6), envelope(POSITIONS, 6))
 
 
+def test_checks_can_be_left_out_for_what_equinet_itself_refuses():
+    with shape_checks.unchecked():
+        assert edge_vectors(POSITIONS, EDGE_INDEX, SHIFTS[:1]).shape == (2, 3)
+    with pytest.raises(TypeCheckError):
+        edge_vectors(POSITIONS, EDGE_INDEX, SHIFTS[:1])
+
+
 def test_a_package_that_is_imported_already_cannot_be_checked():
     with pytest.raises(RuntimeError, match="imported already"):
         shape_checks.install("equinet")

@@ -59,7 +59,7 @@ class StreamedPowers(ConstantModule):
         return gpu.Form(self._kind, self._slots, highest, self._out)
 
     def forward(
-        self, fields: Sequence[Float[Tensor, "nodes dim channels"]], highest: int
+        self, fields: Sequence[Float[Tensor, "nodes _dim channels"]], highest: int
     ) -> list[Float[Tensor, "nodes out channels"]]:
         return list(operator.value(fields, self.table, self.form(highest)).unbind(1))
 

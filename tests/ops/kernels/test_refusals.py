@@ -16,6 +16,8 @@ from equinet.ops.edges import Edges
 SPEC = TensorProductSpec("4x0e+4x1o", "0e+1o", "0e+1o")
 MANY = ManyBodySpec("4x0e+4x1o", "4x0e", 2, 2)
 
+pytestmark = pytest.mark.usefixtures("unchecked")
+
 
 def convolution_inputs() -> list[torch.Tensor]:
     return [torch.randn(3, 4, 4), torch.randn(5, 4), torch.randn(5, 4, 4), torch.randint(3, (2, 5))]

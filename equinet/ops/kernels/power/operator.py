@@ -25,7 +25,7 @@ Tensors = tuple[Tensor, ...]
 
 
 def value(
-    fields: Sequence[Float[Tensor, "nodes dim channels"]], table: Float[Tensor, "rows columns"], form: Form
+    fields: Sequence[Float[Tensor, "nodes _dim channels"]], table: Float[Tensor, "rows columns"], form: Form
 ) -> Float[Tensor, "nodes products out channels"]:
     """The products of 2, 3, ... ``form.highest`` factors, differentiable in ``fields`` any number of times.
 
