@@ -29,8 +29,16 @@ SHORTER = {
 }
 
 
+# Pages whose commands and Python run one after the other, on the same desk.
+PAGES = [README, *((REPOSITORY / "docs" / f"{name}.md").read_text() for name in ("training", "products"))]
+
+
 def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+    return [
+        block
+        for page in PAGES
+        for block in re.findall(rf"^```{language}\n(.*?)^```", page, flags=re.MULTILINE | re.DOTALL)
+    ]
 
 
 def environment() -> dict[str, str]:
@@ -94,7 +102,14 @@ def test_commands_and_python_of_the_readme_run(desk):
     script.write_text("\n".join(blocks("python")))
     printed = run([sys.executable, str(script)], desk)
     assert "MACE(" in printed
-    assert "torch.Size([9, 3])" in printed
+    assert "(9, 3)" in printed
+    assert "torch.Size([36, 3]) torch.Size([4, 3, 3])" in printed
+
+
+def test_the_readme_names_both_commands_and_stays_short():
+    assert "make demo" in README
+    assert "make test" in README
+    assert len(README.splitlines()) <= 130
 
 
 def test_links_of_the_readme_lead_somewhere():
