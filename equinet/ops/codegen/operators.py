@@ -24,7 +24,7 @@ class Operator(NamedTuple):
     """One member of a family.
 
     Attributes:
-        schema: Arguments and results in the notation of :func:`torch.library.define`; tensors come before everything else, and those
+        schema: Arguments and results in the schema notation of torch operators; tensors come before everything else, and those
             that have gradients before the other tensors.
         kernel: Function that computes the results from the arguments, on a CPU and on a GPU.
         fake: Function that makes results of the right shapes and of any values.

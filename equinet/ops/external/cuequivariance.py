@@ -29,7 +29,7 @@ from equinet.ops.kernels.node.reference import PolynomialTables
 from equinet.ops.spec import ManyBodySpec, TensorProductSpec
 from equinet.ops.species import SpeciesGroups
 
-from .library import LibraryConvolution, kernel_of, load, missing, require_device
+from .base import LibraryConvolution, kernel_of, load, missing, require_device
 
 LIBRARY, KERNELS = "cuequivariance_torch", "cuequivariance_ops_torch"
 # The method with kernels does not fall back where tensors are on the CPU, so one is chosen for every call.

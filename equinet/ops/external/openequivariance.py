@@ -21,7 +21,7 @@ from equinet.ops.edges import Edges
 from equinet.ops.layout import with_channels
 from equinet.ops.spec import TensorProductSpec
 
-from .library import LibraryConvolution, load, missing
+from .base import LibraryConvolution, load, missing
 
 LIBRARY = EXTRA = "openequivariance"
 

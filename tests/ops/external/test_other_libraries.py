@@ -25,8 +25,8 @@ from equinet.checkpoint import load_potential, save_potential
 from equinet.graph import collate, from_atoms
 from equinet.ops import ClebschGordan, ManyBodySpec, SpeciesGroups, TensorProductSpec, from_mul_ir, to_mul_ir
 from equinet.ops.edges import Edges
+from equinet.ops.external import base as library_base
 from equinet.ops.external import cuequivariance as by_cuequivariance
-from equinet.ops.external import library
 from equinet.ops.external import openequivariance as by_openequivariance
 from equinet.ops.external.cuequivariance import CuEquivarianceConvolution, CuEquivarianceManyBody
 from equinet.ops.external.openequivariance import OpenEquivarianceConvolution, sorted_pairs
@@ -499,7 +499,7 @@ def test_openequivariance_says_what_runs_on_the_cpu(
 @pytest.fixture
 def nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither library is installed."""
-    monkeypatch.setattr(library, "find_spec", lambda name: None)
+    monkeypatch.setattr(library_base, "find_spec", lambda name: None)
 
 
 @pytest.mark.usefixtures("nothing_else")
@@ -538,7 +538,7 @@ def test_a_library_that_is_broken_says_why(openequivariance: ModuleType, monkeyp
     def broken(name: str) -> None:
         raise AssertionError("Only CUDA and HIP backends are supported")  # what it raises beside a torch without CUDA
 
-    monkeypatch.setattr(library, "import_module", broken)
+    monkeypatch.setattr(library_base, "import_module", broken)
     with pytest.raises(ValueError, match="openequivariance cannot be imported: AssertionError: Only CUDA and HIP"):
         ClebschGordan("openequivariance").convolution(convolution_of("MACE"))
 
