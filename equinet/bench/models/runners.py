@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,7 +112,7 @@ class Batch:
     size: int
 
 
-class Recipe:
+class Recipe(ABC):
     """A contender (:class:`equinet.bench.core.record.Contender`) that another process can build too.
 
     Attributes:
@@ -122,9 +123,9 @@ class Recipe:
     name: str
     absent: str | None = None
 
+    @abstractmethod
     def build(self, weights: Any = None) -> Runner:
-        """Make it; ``weights`` is a ScaleShiftMACE whose weights mace-torch's runners take."""
-        raise NotImplementedError
+        """Build it; ``weights`` is a ScaleShiftMACE whose weights mace-torch's runners take."""
 
     def work(self, built: Runner, load: Batch, task: str) -> None:
         """Do a task once, neighbour lists included."""
