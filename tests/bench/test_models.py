@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import replace
 
@@ -227,7 +228,7 @@ def test_unsteady_times_are_said_loudly():
 
 
 def shown(suite, rows) -> str:
-    console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115  # closed with the process
+    console = Console(width=200, record=True, file=io.StringIO())
     record = Record("", Settings(), rows=rows)
     show(console, [*suite.terminal(record), *closing(suite, record)])
     return console.export_text()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -43,7 +44,7 @@ def config() -> RunConfig:
 
 
 def printed(config: RunConfig, rows: list[Row]) -> str:
-    console = Console(width=80, record=True, quiet=False, file=open("/dev/null", "w"))  # noqa: SIM115
+    console = Console(width=80, record=True, quiet=False, file=io.StringIO())
     record = record_of(config, 2.0, "equinet bench swap", rows)
     show(console, [*SUITE.terminal(record), *closing(SUITE, record)])
     return console.export_text()

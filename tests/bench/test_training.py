@@ -64,7 +64,7 @@ def test_a_report_has_a_table_numbers_and_a_picture(tmp_path) -> None:
     assert "| test | 310.00 | 110.00 |  |" in text
     tree = json.loads((tmp_path / "training.json").read_text())
     assert tree["mace_over_equinet"]["cpu_seconds"] == [10.0, 15.0]
-    lines = list(csv.DictReader((tmp_path / "training.csv").open()))
+    lines = list(csv.DictReader((tmp_path / "training.csv").read_text().splitlines()))
     assert [line[FORCES] for line in lines][:3] == ["900.0", "900.0", "400.0"]
     assert (tmp_path / "training.png").stat().st_size > 10_000
 

@@ -257,7 +257,7 @@ def test_an_unknown_key_names_the_nearest_known_one(project, tmp_path):
         ("epochs=3", "--set must read section.key=value"),
         ("train.epochs=-3", "`train.epochs`: Input should be greater than or equal to 0, got -3"),
         ("data.train=nowhere.xyz", "nowhere.xyz"),
-        ("train.device=gpu", "--device must be"),
+        ("train.device=gpu", "`device` must be"),
         ("model.cutoff=0.2", "raise `model.cutoff`"),
         ("train.stress_weight=1", "frames have no label `stress`"),
     ],

@@ -96,7 +96,10 @@ def test_a_product_with_itself():
         (["32x0e", "0e", "2e"], "no coupling of 32x0e with 1x0e reaches 1x2e"),
         (["4x0e", "--correlation", "9"], "--correlation must be 1 to 4, got 9"),
         (["4x12e", "0e"], "degrees above 11 are not tabulated, and this product has 12"),
-        (["4x0e", "0e", "--method", "gaunt"], "there is no tensor product called 'gaunt'; choose one of: cg"),
+        (
+            ["4x0e", "0e", "--method", "gaunt"],
+            "there is no tensor product called 'gaunt'; did you mean 'gaunt_grid'? Choose one of: cg",
+        ),
         (["4x0e", "0e", "--method", "cp"], "the tensor product 'cp' needs `rank`"),
         (["4x0e", "0e", "--method", "cp:rank"], "`rank` must be a whole number, 1 or more, got True"),
         (["4x0e", "0e", "--method", "cp:rnk=3"], "did you mean `rank`?"),

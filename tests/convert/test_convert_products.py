@@ -417,8 +417,8 @@ def test_the_command_converts_and_tells(make_potential, ethanol, call, tmp_path)
     ("options", "message"),
     [
         ([], "there is nothing to convert"),
-        (["--many-body", "cp"], "needs `rank`"),
-        (["--many-body", "cg", "--rank", "3"], "has no argument `rank`"),
+        (["--many-body", "cp"], "needs --rank"),
+        (["--many-body", "cg", "--rank", "3"], "has no argument --rank"),
         (["--copies", "3"], "belong to --many-body"),
         (["--many-body", "gant"], "there is no tensor product called"),
         (["--many-body", "so2"], "have none"),

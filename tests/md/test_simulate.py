@@ -88,7 +88,7 @@ def test_interrupted_and_resumed_is_bit_for_bit_the_same_as_never_interrupted(
     settings = {"ensemble": ensemble, "temperature": 300, "timestep": 0.5, "save_every": 3, "seed": 4}
     whole, parts = tmp_path / f"whole.{suffix}", tmp_path / f"parts.{suffix}"
     expected = simulate(box, EquinetCalculator(potential, "cpu"), steps=30, out=whole, **settings)
-    with pytest.raises(Interrupted, match=r"step 12 is in .*parts\.\w+\.restart. Continue with .* resume=True"):
+    with pytest.raises(Interrupted, match=r"step 12 is in .*parts\.\w+\.restart. Continue with .* `resume=True`"):
         simulate(box, EquinetCalculator(potential, "cpu"), steps=30, out=parts, progress=stop_at(12), **settings)
     for steps in (20, 30):  # 20 is between two frames
         summary = simulate(box, EquinetCalculator(potential, "cpu"), steps=steps, out=parts, resume=True, **settings)

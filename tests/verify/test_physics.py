@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 
 from equinet.checkpoint import save_potential
 from equinet.cli import app, console, errors_to
+from equinet.cli.render import render
 from equinet.datasets import SAMPLE, read_frames
 from equinet.graph import from_atoms
 from equinet.ops.edges import sum_on_nodes
@@ -34,7 +35,7 @@ def failing(report):
 
 def printed(report):
     output = Console(width=200, record=True, file=io.StringIO())
-    output.print(report.table())
+    output.print(render(report.table()))
     return output.export_text()
 
 
@@ -407,7 +408,7 @@ def test_the_command_ends_with_one_if_something_fails_and_names_the_worst_struct
     [
         ("HF.xyz", [], "holds F, which the model does not know"),
         ("nowhere.xyz", [], "there is no file"),
-        ("HH.xyz", ["--device", "gpu"], "`device` must be"),
+        ("HH.xyz", ["--device", "gpu"], "--device must be"),
         ("HH.xyz", ["--max-frames", "0"], "one structure or more"),
         ("HH.xyz", ["--tolerance-float64", "-1"], "positive tolerances"),
         ("spot.xyz", [], "spot.xyz, frame 0: atoms 0 and 1 are on one spot"),

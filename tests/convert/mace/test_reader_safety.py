@@ -125,6 +125,8 @@ def attack_named(name: str, marker: Path) -> bytes:
     return pickle.dumps(CALLS[name](marker), protocol=2) if name in CALLS else MADE_BY_HAND[name](marker)
 
 
+# The attacks, which the test runs once to see that they work, leave files open.
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("place", ["root", "attribute"])
 @pytest.mark.parametrize("name", [*CALLS, *MADE_BY_HAND])
 def test_what_runs_in_a_pickle_does_not_run_here(

@@ -176,7 +176,7 @@ def test_arrays_need_not_be_contiguous(place: torch.device) -> None:
 
 def test_arrays_that_do_not_fit_together_are_refused() -> None:
     x = numbers(5, torch.float64, 3)
-    with pytest.raises(ValueError, match=r"do not fit together: \(5, 2\)"):
+    with pytest.raises(ValueError, match=r"do not fit together.*: \(5, 2\)"):
         row_value(x[:, :2], EDGE)
     with pytest.raises(ValueError, match="do not fit together"):
         operators(4).gradient(*(each[:4] for each in row_value(x, EDGE)), x, EDGE)
