@@ -5,9 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from equinet.models.base import count_weights
-from equinet.ops.factorised.algebra import Algebra
-from equinet.ops.factorised.sphere import BracketChain
-from equinet.ops.kernels.choice import describe_executor
+from equinet.ops.kernels.choice import describe_executor, spaces_of
 
 if TYPE_CHECKING:
     from .model import MACE, Layer
@@ -52,5 +50,5 @@ def _of_layer(layer: Layer, factor: str) -> list[str]:
 
 def _executor(module: Any) -> str:
     """Class of an executor, the kernel that computes, and the spaces it multiplies in, if any."""
-    spaces = [repr(part) for part in module.modules() if isinstance(part, (Algebra, BracketChain))]
+    spaces = spaces_of(module)
     return describe_executor(module) + (": " + " and ".join(spaces) if spaces else "")

@@ -33,6 +33,7 @@ class Algebra(ConstantModule):
     (broadcasting over any further axes after the second) to one, and ``back`` takes it to ``(batch, dim_out, channels)``.
     """
 
+    is_space = True  # named by `spaces_of`
     to_left: Tensor
     to_right: Tensor
     to_out: Tensor

@@ -69,6 +69,7 @@ class BracketChain(ConstantModule, Chain):
         streamed: Points of kernels for GPUs, on which each chain is one kernel; by default torch computes there too.
     """
 
+    is_space = True  # named by `spaces_of`
     to_gradients: Tensor
     to_values: Tensor
     to_out: Tensor

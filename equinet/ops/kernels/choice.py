@@ -145,6 +145,11 @@ def describe_executor(executor: nn.Module) -> str:
     return type(executor).__name__ + (f", {kernel}" if kernel else "")
 
 
+def spaces_of(executor: nn.Module) -> list[str]:
+    """Spaces in which an executor multiplies, such as the points of a sphere; none for exact couplings."""
+    return [repr(part) for part in executor.modules() if getattr(part, "is_space", False)]
+
+
 def refusal_of(executor: nn.Module) -> str | None:
     """Message of the error that a call of an executor raises where its constants are now; None if a kernel computes."""
     for part in executor.modules():
