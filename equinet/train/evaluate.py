@@ -57,8 +57,8 @@ def evaluate_file(
     potential.requires_grad_(False)
     frames = read_frames(data, keys)
     if not any(atoms.calc.results for atoms in frames):
-        *first, last = (f"`{keys.of(name)}`" for name in BUILT_IN)
-        names, arguments = f"{', '.join(first)} or {last}", ", ".join(f"`{name}_key`" for name in BUILT_IN)
+        *others, last = (f"`{keys.of(name)}`" for name in BUILT_IN)
+        names, arguments = f"{', '.join(others)} or {last}", ", ".join(f"`{name}_key`" for name in BUILT_IN)
         raise ValueError(
             f"{data}: no frame has a label called {names}; if they have other names, say so with {arguments} (of `keys`)"
         )
