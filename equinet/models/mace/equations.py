@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from equinet.models.base import count_weights
 from equinet.ops.kernels.choice import describe_executor, spaces_of
 
-if TYPE_CHECKING:
-    from .model import MACE, Layer
+from .layers import Layer
 
 
-def equations(model: MACE) -> str:
-    """The model line by line: edge functions, then density, products and readout of every layer, each with its executor."""
+def equations(model: Any) -> str:
+    """A MACE line by line: edge functions, then density, products and readout of every layer, each with its executor."""
     c = model.config
     of = {"none": "r_ij", "agnesi": "agnesi(r_ij)", "soft": "soft(r_ij)"}[c.distance_transform]
     factor = "f · " if c.envelope_on == "basis" else ""

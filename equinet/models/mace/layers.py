@@ -1,15 +1,19 @@
-"""Irreps of the layers of a MACE, from its configuration."""
+"""Layers of a MACE: their parts, and their irreps from the configuration."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from e3nn import o3
 
+from equinet.nn import ManyBodyBlock, Readout
 from equinet.ops import ManyBodySpec, TensorProductSpec, natural_irreps
 from equinet.ops.layout import irreps_up_to, is_true, with_channels
 
 from .config import MACEConfig
+
+# Interaction, many-body product, and readout or None.
+Layer = tuple[Any, ManyBodyBlock, Readout | None]
 
 
 class LayerIrreps(NamedTuple):

@@ -33,9 +33,7 @@ from equinet.ops.species import as_groups
 from .config import MACEConfig
 from .equations import equations
 from .interactions import INTERACTIONS
-from .layers import LayerIrreps, irreps_of_layers
-
-Layer = tuple[Any, ManyBodyBlock, Readout | None]
+from .layers import Layer, LayerIrreps, irreps_of_layers
 
 
 @register_model

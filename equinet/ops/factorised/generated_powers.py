@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from jaxtyping import Float
@@ -21,9 +21,6 @@ from equinet.ops.spec import ManyBodySpec
 from equinet.ops.species import SpeciesGroups
 
 from .chains import DenseChain
-
-if TYPE_CHECKING:
-    from .powers import PowerManyBody
 
 # Entries of the tensor of all factors. To look at more takes seconds.
 MOST_ENTRIES = 2_000_000
@@ -44,6 +41,26 @@ class Family(NamedTuple):
     irreps: tuple[int, ...]
 
 
+class Powers(Protocol):
+    """Terms and irreps of a many-body product, as :class:`equinet.ops.factorised.powers.PowerManyBody` has them.
+
+    Attributes:
+        spec: Specification of the product.
+        modulations: Number of sets of factors on irreps.
+        terms: Number of factors and index of the output of every product.
+        linear: Indices of the outputs with a linear term.
+        linear_rows: ``(rows,)``, rows of the features in the linear terms.
+        irrep_of_row: ``(dim,)``, index of the irrep of every row of the features.
+    """
+
+    spec: ManyBodySpec
+    modulations: int
+    terms: list[tuple[int, int]]
+    linear: list[int]
+    linear_rows: Tensor
+    irrep_of_row: Tensor
+
+
 class PolynomialCode(ConstantModule):
     r"""Generated code for a :class:`.powers.PowerManyBody` as polynomials of the features, without the way to the algebra and back.
 
@@ -61,7 +78,7 @@ class PolynomialCode(ConstantModule):
 
     coefficients: Tensor
 
-    def __init__(self, power: PowerManyBody, dense: DenseChain) -> None:
+    def __init__(self, power: Powers, dense: DenseChain) -> None:
         super().__init__()
         self.families: list[Family] = []
         self._modulations = power.modulations
@@ -79,7 +96,7 @@ class PolynomialCode(ConstantModule):
         super().__setstate__(state)
         remember(self.polynomials)  # of which another process has not heard
 
-    def _polynomials_of(self, power: PowerManyBody, dense: DenseChain) -> Polynomials:
+    def _polynomials_of(self, power: Powers, dense: DenseChain) -> Polynomials:
         """All that are in the tensors; notes the families they are of. Those of the linear term come first."""
         spec, irrep_of = power.spec, power.irrep_of_row.tolist()
         starts = [0, *accumulate(ir.dim for _, ir in spec.irreps_out)]
