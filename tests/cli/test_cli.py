@@ -53,6 +53,7 @@ device = "cpu"
 """
 
 OPTIONS = {
+    "keys": ["--architecture"],
     "train": ["--set", "--out", "--resume"],
     "evaluate": [
         "--json",
