@@ -88,7 +88,6 @@ OPTIONS = {
     "demo": ["--out"],
     "explain": ["--correlation", "--method", "--json"],
     "doctor": [],
-    "keys": [],
     "show": [],
 }
 
