@@ -23,6 +23,8 @@ from equinet.ops.precision import full_float32
 from equinet.ops.species import as_groups
 
 if TYPE_CHECKING:
+    from ase import Atoms
+
     from equinet.graph.atomic_graph import AtomicGraph
 
 
@@ -158,24 +160,74 @@ class Potential(nn.Module):
         """
         return SpeciesGroups(self.species(atomic_numbers))
 
-    def forward(self, graph: AtomicGraph, *, stress: bool = False, groups: SpeciesGroups | None = None) -> Prediction:
+    def forward(
+        self, graph: AtomicGraph | Atoms, *, stress: bool = False, groups: SpeciesGroups | None = None
+    ) -> Prediction:
         """Energies, forces and on request stress.
 
-        In training mode the derivatives can be differentiated again.
+        All results can be differentiated again in training mode, and in any mode if positions or cell require gradients.
 
         Args:
-            graph: One or several structures; moved to the model's device by the caller.
+            graph: One or several structures; moved to the model's device by the caller. An ASE structure becomes one by
+                :meth:`graph`.
             stress: True to compute the stress too.
             groups: Result of :meth:`groups` on the model's device; by default it is made here, which waits for a GPU.
 
         Raises:
-            ValueError: If the model does not know an element.
+            ValueError: If the model does not know an element, or the graph ends at a shorter cutoff than the model's.
         """
+        graph = self._as_graph(graph)
+        if torch.is_inference_mode_enabled():  # in which nothing has derivatives
+            with torch.inference_mode(False):
+                return self.forward(graph.clone(), stress=stress)
         groups = self.groups(graph.atomic_numbers) if groups is None else groups
         edges, vectors = self.geometry(graph)
         return self.derive(
             lambda vectors: self.node_values(vectors, groups, edges), vectors, edges, graph, stress=stress
         )
+
+    def graph(self, atoms: Atoms) -> AtomicGraph:
+        """The graph of an ASE structure with this model's cutoff, on its device.
+
+        Raises:
+            ValueError, MemoryError: As :func:`equinet.graph.from_atoms`.
+        """
+        from equinet.graph.atomic_graph import from_atoms
+
+        return from_atoms(atoms, self.cutoff).to(self.device)
+
+    def _as_graph(self, structure: AtomicGraph | Atoms) -> AtomicGraph:
+        from equinet.graph.atomic_graph import AtomicGraph
+
+        return structure if isinstance(structure, AtomicGraph) else self.graph(structure)
+
+    def hessian(self, graph: AtomicGraph | Atoms) -> Float[Tensor, "nodes 3 nodes 3"]:
+        r"""Second derivatives of the energy by the positions, :math:`\partial^2 E / \partial x_{ia} \partial x_{jb}`.
+
+        One pass backwards for each of the 3 N coordinates, so that memory grows with N alone. Symmetric to rounding; use a model
+        in float64 for phonons.
+
+        Args:
+            graph: One structure, as a graph or an ASE structure.
+
+        Returns:
+            eV/Å², float64.
+
+        Raises:
+            ValueError: If ``graph`` holds several structures, or as :meth:`forward`.
+        """
+        with torch.inference_mode(False), torch.enable_grad():
+            moved = self._as_graph(graph).clone()
+            if moved.graph_count != 1:
+                raise ValueError(
+                    f"a Hessian is of one structure, and `graph` holds {moved.graph_count}; take one after the other"
+                )
+            positions = moved.positions = moved.positions.detach().requires_grad_()
+            forces = self.forward(moved).forces.double().flatten()
+            rows = [
+                torch.autograd.grad(force, positions, retain_graph=True, materialize_grads=True)[0] for force in forces
+            ]
+        return -torch.stack(rows).view(*positions.shape, *positions.shape)
 
     def derive(
         self,
@@ -190,16 +242,17 @@ class Potential(nn.Module):
 
         Args:
             node_values: Function from edge vectors to per-node values, as :meth:`node_values` is one.
-            vectors: Edge vectors to evaluate it at, in Å.
+            vectors: Edge vectors to evaluate it at, in Å. If they require gradients, so do the results.
             edges: Edges in the order of ``vectors``.
             graph: The structures.
             stress: True to compute the stress too.
         """
+        differentiable = self.training or vectors.requires_grad
         with torch.enable_grad(), full_float32(self.device):
             vectors.requires_grad_()
             node_energy, properties = node_values(vectors)
-            (pair_forces,) = torch.autograd.grad(node_energy.sum(), vectors, create_graph=self.training)
-        if not self.training:
+            (pair_forces,) = torch.autograd.grad(node_energy.sum(), vectors, create_graph=differentiable)
+        if not differentiable:
             node_energy = node_energy.detach()
             vectors = vectors.detach()
             properties = {name: value.detach() for name, value in properties.items()}
@@ -301,9 +354,18 @@ class Potential(nn.Module):
         return irreps
 
     def geometry(self, graph: AtomicGraph) -> tuple[Edges, Float[Tensor, "rows 3"]]:
-        """Each pair of neighbours once, or both directions if the model asks for them, and vectors in its precision."""
+        """Each pair of neighbours once, or both directions if the model asks for them, and vectors in its precision.
+
+        Raises:
+            ValueError: If the graph ends at a shorter cutoff than the model's.
+        """
         from equinet.graph.atomic_graph import displacements
 
+        if "cutoff" in graph and graph.cutoff < self.cutoff:
+            raise ValueError(
+                f"`graph` was made with a cutoff of {graph.cutoff:g} Å and the model sees {self.cutoff:g} Å, so edges are missing; "
+                "make it by `potential.graph(atoms)`"
+            )
         if self.model.directed:
             edges = Edges.by_receiver(graph.edge_index, graph.num_nodes)
             return edges, displacements(graph).to(self.dtype)

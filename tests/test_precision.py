@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
@@ -220,10 +221,9 @@ def test_tf32_is_switched_on_for_its_own_products_alone(
 ) -> None:
     if old:
         monkeypatch.setattr(precision, "_owner", lambda device: None)
-    seen = []
-    products_in = precision._products_in
+    in_tf32 = precision._in_tf32
     # A CPU has the same switch, whatever it makes of it.
-    monkeypatch.setattr(precision, "_products_in", lambda what, device: seen.append(what) or products_in(what, CUDA))
+    monkeypatch.setattr(precision, "_in_tf32", lambda device: in_tf32(CUDA))
     a, b = pair[0].requires_grad_(), pair[1].requires_grad_()
     right = Tensor.__matmul__
     states = []
@@ -233,9 +233,21 @@ def test_tf32_is_switched_on_for_its_own_products_alone(
             value = matmul(a, b)
         value.sum().backward()
         after = switch(CUDA)
-    assert seen == ["ieee", "tf32", "tf32", "tf32"]
     assert states == (["high"] if old else ["tf32"]) * 3
     assert after in ("highest", "none")
+
+
+@pytest.mark.parametrize("way", turned())
+def test_a_block_that_ends_leaves_the_one_of_another_thread_exact(way: str) -> None:
+    turned()[way]()
+    before = switch(CPU)
+    with ThreadPoolExecutor(1) as other:
+        mine = full_float32(CPU)
+        with full_float32(CPU):
+            other.submit(mine.__enter__).result()
+        assert switch(CPU) in ("ieee", "highest", "none")
+        other.submit(mine.__exit__, None, None, None).result()
+    assert switch(CPU) == before
 
 
 def test_nothing_is_turned_where_nobody_turned_anything(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,9 +8,8 @@ import numpy as np
 import torch
 from ase import Atoms
 from ase.data import chemical_symbols
-from torch_geometric.loader import DataLoader
 
-from equinet.graph.atomic_graph import AtomicGraph, from_atoms
+from equinet.graph.atomic_graph import AtomicGraph, collate, from_atoms
 
 from .frames import has_volume, labels_of, source
 from .properties import PROPERTIES
@@ -100,20 +99,19 @@ class GraphLoader:
     def __init__(self, graphs: Sequence[AtomicGraph], batch_size: int, seed: int | None = None) -> None:
         self.graphs = list(graphs)
         self.order = EpochOrder(len(self.graphs), batch_size, seed)
-        self._loader = DataLoader(self.graphs, batch_sampler=self.order)
 
     def __len__(self) -> int:
         """Batches in a whole epoch."""
         return -(-len(self.graphs) // self.order.batch_size)
 
     def __iter__(self) -> Iterator[AtomicGraph]:
-        return iter(self._loader)
+        return (collate([self.graphs[n] for n in batch]) for batch in self.order)
 
     def epoch(self, number: int, skip: int = 0) -> Iterator[AtomicGraph]:
         """Batches of one epoch, without the first ``skip`` of them: how an interrupted epoch goes on."""
         self.order.epoch, self.order.skip = number, skip
         try:
-            yield from self._loader
+            yield from self
         finally:
             self.order.skip = 0
 

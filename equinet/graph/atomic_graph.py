@@ -33,6 +33,8 @@ class AtomicGraph(Data):
         cell: ``(graphs, 3, 3)`` float64, lattice vectors in rows, Å; zero for an open structure.
         pbc: ``(graphs, 3)`` bool.
         batch: ``(nodes,)`` int64, the graph of each node; None for a single structure.
+        cutoff: Length in Å up to which every edge is there, a number; of several structures the shortest. Absent where a caller
+            made the edges by hand, who then answers for them.
         energy, forces, stress: Labels, ``(graphs,)`` eV, ``(nodes, 3)`` eV/Å, ``(graphs, 3, 3)`` eV/Å³ (tension
             positive), float64; NaN where a frame has none. Absent in graphs made for inference.
         weight: ``(graphs,)`` float64, weight of each frame in the loss. Absent likewise.
@@ -104,6 +106,7 @@ def from_atoms(atoms: Atoms, cutoff: float) -> AtomicGraph:
         pairs=torch.from_numpy(pairs),
         cell=torch.from_numpy(cell.copy())[None],
         pbc=torch.from_numpy(pbc.copy())[None],
+        cutoff=float(cutoff),
     )
 
 
@@ -115,7 +118,11 @@ def collate(graphs: Sequence[AtomicGraph]) -> AtomicGraph:
     """
     if not graphs:
         raise ValueError("there is nothing to collate: `graphs` is empty")
-    return Batch.from_data_list(list(graphs))
+    batch = Batch.from_data_list(list(graphs), exclude_keys=["cutoff"])
+    cutoffs = [graph.cutoff for graph in graphs if "cutoff" in graph]
+    if cutoffs:
+        batch.cutoff = min(cutoffs)  # a number and no tensor, so that nobody waits for a GPU to look at it
+    return batch
 
 
 def edge_vectors(

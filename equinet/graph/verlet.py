@@ -146,7 +146,7 @@ class Candidates:
         last = self.last
         if last is None:
             tensors = {"pbc": pbc[None].copy(), "cell": cell[None].copy(), "atomic_numbers": numbers.astype(np.int64)}
-            new = AtomicGraph(**_tensors(positions=positions, **tensors, **self._edges(near)))
+            new = AtomicGraph(**_tensors(positions=positions, **tensors, **self._edges(near)), cutoff=cutoff)
         else:
             changed: dict[str, NDArray[Any]] = {"positions": positions}
             if (near != self.near).any():

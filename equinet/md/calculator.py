@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import threading
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -39,6 +40,8 @@ class CoarseProducts(UserWarning):
 
 class EquinetCalculator(Calculator):
     """Energies, forces and stress of a potential, for everything in ASE that asks a calculator.
+
+    Threads may share one: they take turns. A copy or a pickle of it is independent.
 
     Energy and forces are computed together. The stress is computed when it is asked for; once it has been, it comes
     with every further periodic structure, as a barostat or a cell filter will ask again and a second pass costs twice.
@@ -110,6 +113,19 @@ class EquinetCalculator(Calculator):
         self._step = StaticStep(self.potential, skin) if capture else None
         self._groups: tuple[Tensor, SpeciesGroups] | None = None
         self._stress_wanted = False
+        self._turn = threading.RLock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything but the lock, which belongs to the threads of one process."""
+        return {name: value for name, value in vars(self).items() if name != "_turn"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _turn=threading.RLock())
+
+    def get_property(self, name: str, atoms: Atoms | None = None, allow_calculation: bool = True) -> Any:
+        """Result by its ASE name, computed if ``atoms`` have changed; see :class:`ase.calculators.calculator.Calculator`."""
+        with self._turn:  # from the comparison with the last structure to the copy of the result
+            return super().get_property(name, atoms, allow_calculation)
 
     def check_state(self, atoms: Atoms, tol: float = 0.0) -> list[str]:
         """Inputs of the last results that have changed; ASE asks at least twice in every step.

@@ -30,6 +30,10 @@ Precision = Literal["ieee", "tf32", "bf16"]
 
 _current = threading.local()
 
+# How many blocks, of all threads, keep torch's products exact on a kind of device, and its switch before the first of them.
+_counting = threading.Lock()
+_exact: dict[str, tuple[int, str]] = {}
+
 
 def chosen() -> Precision:
     """Precision chosen in this thread."""
@@ -114,7 +118,7 @@ class _Coarse(Function):
         ctx.precision = precision
         ctx.save_for_backward(a, b)
         if precision == "tf32":
-            with _products_in("tf32", a.device):
+            with _in_tf32(a.device):
                 return a @ b
         a, b = a.bfloat16(), b.bfloat16()
         # On a CPU torch would round the result too; products of eight bits are exact in float32.
@@ -132,20 +136,32 @@ class _Coarse(Function):
 def full_float32(device: torch.device) -> Iterator[None]:
     """Let torch's own products of float32 on ``device`` be float32 within the block, whatever its switches say.
 
-    They belong to the process, not to a thread: what other threads compute meanwhile is as exact.
+    They belong to the process, not to a thread: what other threads compute meanwhile is as exact, and the last of several blocks
+    in several threads puts them back.
     """
-    with _products_in("ieee", device):
+    with _counting:
+        users, before = _exact.get(device.type, (0, ""))
+        if not users:
+            before = _switch(device)
+            # "none" is how torch says that nobody has chosen; then it is float32.
+            if before not in ("ieee", "none", "highest"):
+                _turn(device, "ieee")
+        _exact[device.type] = users + 1, before
+    try:
         yield
+    finally:
+        with _counting:
+            users, before = _exact[device.type]
+            _exact[device.type] = users - 1, before
+            if users == 1 and before not in ("ieee", "none", "highest"):
+                _turn(device, before)
 
 
 @contextmanager
-def _products_in(precision: Literal["ieee", "tf32"], device: torch.device) -> Iterator[None]:
+def _in_tf32(device: torch.device) -> Iterator[None]:
+    """Turn the switch for as long as a product takes to start. Another thread that starts one at that moment gets TF32 too."""
     before = _switch(device)
-    # "none" is how torch says that nobody has chosen; then it is float32.
-    if before == precision or (precision == "ieee" and before in ("none", "highest")):
-        yield
-        return
-    _turn(device, precision)
+    _turn(device, "tf32")
     try:
         yield
     finally:

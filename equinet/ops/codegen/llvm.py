@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from equinet.ops.codegen.once import once
 from equinet.ops.precision import formulas_only
 
 try:
@@ -323,7 +324,7 @@ def registers_hold(vectors: int) -> bool:
     return vectors <= (30 if wide else 7)
 
 
-@cache
+@once
 def _machine() -> Any:
     binding.initialize_native_target()
     binding.initialize_native_asmprinter()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -27,17 +28,17 @@ from equinet.ops.spec import ManyBodySpec
 from .arguments import require_one_of, require_whole
 from .factorised import FactorisedMethod, Product
 
-_FIT = [True]
+_fit: ContextVar[bool] = ContextVar("fit", default=True)
 
 
 @contextmanager
 def factors_to_be_loaded() -> Iterator[None]:
     """Within it, executors start without factors (NaN): a saved model brings its own, and finding them takes seconds."""
-    _FIT.append(False)
+    token = _fit.set(False)
     try:
         yield
     finally:
-        _FIT.pop()
+        _fit.reset(token)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +130,7 @@ class CPTerms(Pointwise):
         self.rank, self.trainable = rank, trainable
         self._irreps = tuple(one_of_each(irreps) for irreps in (irreps1, irreps2, irreps_out))
         shapes = [(rank, irreps.dim) for irreps in self._irreps]
-        if _FIT[-1]:
+        if _fit.get():
             found = cp_factors(self.exact(), rank)
             values = [torch.tensor(f, dtype=torch.float64) for f in (found.left, found.right, found.out)]
         else:

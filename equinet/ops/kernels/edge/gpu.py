@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from functools import cache
-
 import torch
 from torch import Tensor
 
+from equinet.ops.codegen.once import once
 from equinet.ops.codegen.tiles import Kernel, Kind, Tile, Writer, blocks, tile_for
 
 from .couplings import Block, couplings_of
@@ -47,7 +46,7 @@ def portions(function: str, blocks: list[Block], dtype: torch.dtype) -> list[lis
     return [members for _, members in found]
 
 
-@cache
+@once
 def kernels_for(
     function: str,
     product: str,
@@ -117,7 +116,7 @@ def gradients(
     return dx, dy, dw
 
 
-@cache
+@once
 def gather_sum(width: int, dtype: torch.dtype) -> tuple[Kernel, Tile]:
     """Sums of ``width`` numbers over the rows that lists of rows name, for a grid of lists by blocks of columns."""
     t = tile_for(width, 4)

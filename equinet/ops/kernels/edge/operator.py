@@ -13,7 +13,7 @@ derivative of each is one or more of the four:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,6 +21,7 @@ from torch import Tensor
 
 from equinet.ops.codegen import tiles
 from equinet.ops.codegen.llvm import compile_function
+from equinet.ops.codegen.once import once
 from equinet.ops.codegen.operators import Operator, filled, register_family
 from equinet.ops.codegen.threads import require, run_in_parts
 from equinet.ops.passes import is_needed
@@ -37,7 +38,7 @@ EDGES = "Tensor index, Tensor pointers, Tensor senders, Tensor codes, bool mirro
 NEEDED = "bool features, bool harmonics"
 
 
-@cache
+@once
 def code_for(
     function: str, product: str, dtype: torch.dtype, mirrored: bool, features: bool = True, harmonics: bool = True
 ) -> Any:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from equinet.ops.codegen.llvm import compile_function, lanes_for
+from equinet.ops.codegen.once import once
 from equinet.ops.codegen.threads import require, run_in_parts
 
 from .loops import PARTS, MixLoops
@@ -71,7 +72,7 @@ def mix_gradients(x: Tensor, g: Tensor, nodes: Nodes, maps: Maps, numbers: int) 
     return dw
 
 
-@cache
+@once
 def _code(gradients: bool, dtype: torch.dtype, lanes: int) -> Any:
     loops = MixLoops(dtype, lanes)
     return compile_function(loops.gradients() if gradients else loops.product())

@@ -13,12 +13,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from functools import cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from equinet.ops.codegen.once import once
 from equinet.ops.codegen.tiles import Kernel, Memory, Tile, Writer, blocks, parameters, tile_for
 
 from .cpu import Polynomials
@@ -216,7 +216,7 @@ def product(*factors: str) -> str:
     return " * ".join(each for each in factors if each)
 
 
-@cache
+@once
 def kernel_for(function: str, p: Polynomials, dtype: torch.dtype) -> tuple[Kernel, Tile]:
     """The kernel of ``value``, ``gradient`` or ``double_backward``, and its tile."""
     tile = tile_for(p.channels, 4)

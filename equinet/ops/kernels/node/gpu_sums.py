@@ -11,6 +11,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from equinet.ops.codegen.once import once
 from equinet.ops.codegen.tiles import Kernel, Tile, Writer, blocks, parameters, tile_for
 
 from .cpu import Polynomials
@@ -59,7 +60,7 @@ def table_on(polynomials: Polynomials, device: torch.device) -> Tensor:
     return torch.tensor([[*row, *[-1] * (longest - len(row))] for row in rows], dtype=torch.int64, device=device)
 
 
-@cache
+@once
 def sum_of_chunk(p: Polynomials, species: int, dtype: torch.dtype, double_backward: bool) -> tuple[Kernel, Tile]:
     """Sums over every chunk, for a grid of slots by blocks of channels by blocks of terms.
 
@@ -102,7 +103,7 @@ def sum_of_chunk(p: Polynomials, species: int, dtype: torch.dtype, double_backwa
     return Kernel(called, found, dtype, w.text, warps=t.warps), t
 
 
-@cache
+@once
 def sum_of_chunks(width: int, dtype: torch.dtype) -> tuple[Kernel, Tile]:
     """Sums over the slots of a species of ``width`` numbers, for a grid of species by blocks of columns."""
     t = tile_for(width, 4)

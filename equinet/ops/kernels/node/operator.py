@@ -16,6 +16,7 @@ from torch import Tensor
 
 from equinet.ops.codegen import tiles
 from equinet.ops.codegen.llvm import compile_function
+from equinet.ops.codegen.once import once
 from equinet.ops.codegen.operators import Operator, register_family, through_torch
 from equinet.ops.codegen.threads import require, run_in_parts
 from equinet.ops.passes import is_needed
@@ -55,7 +56,7 @@ def polynomials_of(product: str) -> Polynomials:
     return Polynomials.of_paths(ManyBodySpec(irreps_in, irreps_out, int(correlation), 1))
 
 
-@cache
+@once
 def code_for(function: str, product: str, dtype: torch.dtype) -> tuple[Any, int]:
     """Machine code of one of the four functions, and the number of blocks of channels."""
     loops = NodeLoops(polynomials_of(product), dtype)

@@ -22,6 +22,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from equinet.ops.codegen.once import once
 from equinet.ops.codegen.tiles import Kernel, Kind, Memory, Writer, interpreting
 
 # What the slots read, which of them are multiplied and added up, and which multiplies that further.
@@ -336,7 +337,7 @@ def numbers_for(form: Form, function: str, dtype: torch.dtype, count: int) -> in
     return 32 * each
 
 
-@cache
+@once
 def kernel_for(function: str, text: str, dtype: torch.dtype, points: int, channels: int, numbers: int) -> Kernel:
     """The kernel of one of the three functions."""
     return getattr(PowerTiles(form_of(text), dtype, points, channels, numbers), function)()

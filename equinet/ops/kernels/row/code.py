@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from equinet.ops.codegen import scalars
 from equinet.ops.codegen.llvm import VECTOR_BYTES, Function, compile_function
+from equinet.ops.codegen.once import once
 from equinet.ops.codegen.scalars import Number, Program
 from equinet.ops.codegen.threads import run_in_parts
 from equinet.ops.codegen.tiles import Kernel, Writer, blocks, parameters
@@ -229,12 +229,12 @@ def in_torch(function: RowFunction, x: Tensor) -> list[Tensor]:
     ]
 
 
-@cache
+@once
 def _code_for(function: RowFunction, what: str, dtype: torch.dtype, lanes: int) -> Any:
     return compile_function(in_machine_code(sweep(function, what), dtype, lanes))
 
 
-@cache
+@once
 def kernel_for(function: RowFunction, what: str, dtype: torch.dtype) -> Kernel:
     """One of the sweeps for a GPU."""
     return in_kernel(sweep(function, what), dtype)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from equinet.ops.codegen import llvm, scalars, tiles
+from equinet.ops.codegen.once import once
 from equinet.ops.codegen.operators import Operator, one_or_all, register_family, tensors, through_torch
 from equinet.ops.codegen.threads import require
 from equinet.ops.passes import is_needed
@@ -87,7 +88,7 @@ class Operators(NamedTuple):
     double_backward: Any
 
 
-@cache
+@once
 def operators(results: int) -> Operators:
     """Those of functions with ``results`` results.
 
