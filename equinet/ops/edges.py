@@ -120,13 +120,14 @@ class Edges:
         Args:
             edge_attrs: Edge attrs of every row.
             weight: Weight of every row.
-            irreps: Irreps of ``edge_attrs``; their parities say which of them the opposite direction reverses.
+            irreps: Irreps of ``edge_attrs``; their degrees say which of them the opposite direction reverses, as harmonics of odd
+                degree do, whatever parity they are labelled with.
         """
         sender, receiver = self.directed
         if self.mirrored:
             # Part by part, not times a row of signs: numbers of Python come to a GPU by a copy that cannot be recorded.
             parts = edge_attrs.split([mul * ir.dim for mul, ir in irreps], dim=1)
-            opposite = torch.cat([part if ir.p > 0 else -part for (_, ir), part in zip(irreps, parts)], dim=1)
+            opposite = torch.cat([-part if ir.l % 2 else part for (_, ir), part in zip(irreps, parts)], dim=1)
             edge_attrs, weight = torch.cat([edge_attrs, opposite]), torch.cat([weight, weight])
         return sender, receiver, edge_attrs, weight
 

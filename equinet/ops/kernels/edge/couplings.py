@@ -79,7 +79,7 @@ class Couplings:
             table = math.sqrt(path.out.dim) * clebsch_gordan(ir1.l, ir2.l, path.out.l)
             entries = _entries(table, starts2[path.i2], terms)
             inputs = [starts1[path.i1] + i for i in range(ir1.dim)]
-            blocks.append(Block(n, inputs, spec.row_of(n), ir2.p, entries))
+            blocks.append(Block(n, inputs, spec.row_of(n), (-1) ** ir2.l, entries))
         dim = spec.irreps_in1.dim // spec.channels
         return cls(
             spec.channels, dim, spec.irreps_in2.dim, spec.rows, len(spec.paths), _odd(spec.irreps_in2), blocks, terms
@@ -98,7 +98,7 @@ class Couplings:
         Args:
             spec: Irreps of features and harmonics.
             tensor: Coupling tensor between one copy of each irrep, float64.
-            parts: Ranges of its three axes; each begins and ends with irreps, and its harmonics are of one parity.
+            parts: Ranges of its three axes; each begins and ends with irreps, and its harmonics are all of even or all of odd degree.
             outputs: For each copy the rows of the result that its components are.
         """
         terms: list[list[tuple[int, float]]] = []
@@ -106,7 +106,7 @@ class Couplings:
         irrep_of = [ir for _, ir in spec.irreps_in2 for _ in range(ir.dim)]
         blocks: list[Block] = []
         for first, second, third in parts:
-            (sign,) = {ir.p for ir in irrep_of[second]}
+            (sign,) = {(-1) ** ir.l for ir in irrep_of[second]}
             entries = _entries(tensor[first, second, third] / scale, second.start, terms, scale)
             inputs = list(range(tensor.shape[0]))[first]
             blocks += [
@@ -136,7 +136,8 @@ def _entries(
 
 
 def _odd(irreps: o3.Irreps) -> list[bool]:
-    return [ir.p < 0 for _, ir in irreps for _ in range(ir.dim)]
+    """Y_lm(-r) = (-1)^l Y_lm(r), whatever parity the irrep is labelled with."""
+    return [ir.l % 2 == 1 for _, ir in irreps for _ in range(ir.dim)]
 
 
 _remembered: dict[str, Couplings] = {}
