@@ -60,10 +60,10 @@ def plain_errors(options: Sequence[Any] = ()) -> Iterator[None]:
     except TrainingInterrupted as stop:
         command = ["equinet", "train", str(stop.out / "config.toml"), "--out", str(stop.out), "--resume"]
         _show("\n", f"{stop}. To go on: {shlex.join(command)}", "yellow")
-        raise typer.Exit(130) from None
+        raise typer.Exit(128 + stop.signal) from None
     except RunInterrupted as stop:
         _show("\n", in_flags(str(stop), options), "yellow")
-        raise typer.Exit(130) from None
+        raise typer.Exit(128 + stop.signal) from None
     except (ValueError, OSError, MemoryError, FloatingPointError, BackendMismatchError) as error:
         _show("[bold red]error:[/] ", in_flags(str(error), options), "")
         raise typer.Exit(1) from None

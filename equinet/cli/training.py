@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from rich.console import Console
@@ -52,8 +53,9 @@ class TerminalReporter:
         self.console.print(drawn, highlight=False, soft_wrap=not isinstance(block, Table))
 
     def stopping(self) -> None:
-        """Tell that Ctrl-C was heard."""
-        self.console.print("stopping after this step …", style="yellow")
+        """Tell that the signal was heard."""
+        with suppress(OSError):  # a terminal that hung up shows nothing
+            self.console.print("stopping after this step …", style="yellow")
 
     def epoch_begins(self, epoch: int, epochs: int, batches: int, done: int) -> None:
         """Move the bar to the beginning of an epoch."""

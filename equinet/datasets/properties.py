@@ -153,3 +153,9 @@ def property_named(name: str) -> Property:
             "Register one of your own with equinet.datasets.properties.register_property"
         )
     return PROPERTIES[name]
+
+
+def is_label(key: str) -> bool:
+    """True for the usual keys of labels: the name of a property, alone or after a prefix such as ``REF_`` or ``dft_``."""
+    words = {*PROPERTIES, "energies", "free_energy", "force", "virial", "virials"}
+    return any(key.lower() == word or key.lower().endswith(f"_{word}") for word in words)

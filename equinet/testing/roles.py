@@ -12,6 +12,7 @@ from torch import Tensor
 
 from equinet.ops import ManyBodySpec, SpeciesGroups, TensorProductSpec
 from equinet.ops.coupling.polynomials import covariants, monomials
+from equinet.ops.edges import Edges
 from equinet.ops.layout import is_true, one_of_each
 
 
@@ -67,7 +68,7 @@ class ConvolutionRole:
         degrees = [ir.l for ir in self.filters]
         return [leaves[0], o3.spherical_harmonics(degrees, leaves[1], True, normalization="component"), leaves[2]]
 
-    def run(self, module: Any, plain: list[Tensor], index: Tensor) -> Tensor:
+    def run(self, module: Any, plain: list[Tensor], index: Edges | Tensor) -> Tensor:
         """The result, slot after slot: within an executor's irrep the component is slow and the copy fast."""
         result = module(*plain, index)
         blocks = result.split([out.dim * n for out, n in module.copies.items()], dim=1)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from equinet.ops import ManyBodySpec, Method, TensorProductSpec
+from equinet.ops.edges import Edges
 from equinet.ops.methods.reference import executor_of, reference_executor
 
 from .roles import ConvolutionRole, ManyBodyRole, normal, turn
@@ -24,7 +25,7 @@ class TensorProductContract:
 
     Values are those that ``path_weights`` says with e3nn's couplings (many-body: those of the reference form, and an equivariant
     polynomial of degree ``correlation``), and so are two derivatives in features, weights and edge vectors; the result turns
-    with its inputs; nothing goes wrong without edges or nodes; float32 errs little more than the reference form does; unit inputs
+    with its inputs; edges may come in pairs; nothing goes wrong without edges or nodes; float32 errs little more than the reference form does; unit inputs
     give unit results (many-body: of order one); moves, copies and saved states lose no digit.
 
     Numbers are errors relative to the size of the result, each output irrep and each derivative by itself. Where the irreps
@@ -108,6 +109,16 @@ class TensorProductContract:
             self._require(
                 all(bool(s.isfinite().all()) for s in gradients), f"a gradient is not finite for sizes {sizes}"
             )
+
+    def check_pairs(self) -> None:
+        """Compare the result for edges in pairs, each row an edge and its reverse, with that for the single directions."""
+        if isinstance(self.role, ManyBodyRole):
+            return
+        (features, second, weight), index = self._inputs(4)
+        signs = torch.cat([torch.full((ir.dim,), (-1.0) ** ir.l) for ir in self.role.filters]).double()
+        both = [features, torch.cat([second, signs * second]), torch.cat([weight, weight])]
+        found = self.role.run(self.executor, [features, second, weight], Edges(index, len(features), mirrored=True))
+        self._compare("pairs", found, self.role.expected(both, torch.cat([index, index.flip(0)], dim=1)))
 
     def check_dtype(self) -> None:
         """Compare errors of float32 with those that the reference form makes in float32."""

@@ -95,7 +95,7 @@ def fit(
     Raises:
         FloatingPointError: If the loss is no longer finite; says where.
         KeyboardInterrupt: Passed on. Raised by the reporter, it comes between two steps and ``state`` is whole; see
-            :mod:`equinet.train.interrupt`.
+            :mod:`equinet.runs.interrupt`.
     """
     state = state or TrainingState(potential, optimizer, config.ema_decay)
     reporter = reporter or Silent()

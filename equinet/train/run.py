@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import nullcontext
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,13 +17,15 @@ from equinet.graph import AtomicGraph
 from equinet.graph.elements import SYMBOLS
 from equinet.models import count_weights
 from equinet.potential import Potential
+from equinet.runs.files import remove_leftovers, replace_file
+from equinet.runs.interrupt import GentleInterrupt, StopRequested, signal_of
+from equinet.runs.lock import exclusive
 from equinet.tables import Block, Text
 from equinet.verify.backends import require_backend_match
 
 from .assemble import EVALUATION_BATCH, Parts, assemble
 from .config import RunConfig
 from .finetune import FAR, mean_gap
-from .interrupt import GentleInterrupt, StopRequested
 from .loop import Reporter, Silent, fit
 from .metrics import Errors, Predictions, errors, predict
 from .report.plots import plot_history, plot_parity
@@ -32,17 +35,23 @@ from .state import TrainingState
 
 FEW = 32  # structures that tell whether energies are far off
 
+STATE = "state.safetensors"
+
+# A run with long epochs loses no more than this when it is killed.
+SECONDS_BETWEEN_STATES = 300.0
+
 
 class Interrupted(Exception):
-    """Training was stopped by the user; the message says where the state is.
+    """Training was stopped by Ctrl-C or another signal; the message says where the state is.
 
     Attributes:
         out: Folder of the run, which ``run(config, out, resume=True)`` continues.
+        signal: Number of the signal.
     """
 
-    def __init__(self, message: str, out: Path) -> None:
+    def __init__(self, message: str, out: Path, signal: int) -> None:
         super().__init__(message)
-        self.out = out
+        self.out, self.signal = out, signal
 
 
 class RunReporter(Reporter, Protocol):
@@ -91,27 +100,58 @@ def run(config: RunConfig, out: Path, *, resume: bool = False, reporter: RunRepo
 
     Raises:
         FileExistsError: If ``out`` already holds a run and ``resume`` is False, so that nothing is overwritten.
-        Interrupted: After Ctrl-C, when the state has been saved.
+        InUseError: If another process works in ``out``; names it.
+        Interrupted: After Ctrl-C, SIGTERM, SIGHUP or SIGUSR1, when the state has been saved.
         BackendMismatchError: If the potential differs from its reference form on a few atoms of the training frames.
         ValueError, MemoryError, FloatingPointError: With file, frame and remedy.
     """
     reporter = reporter or SilentRun()
-    out, state_file = Path(out), Path(out) / "state.safetensors"
-    _refuse_to_overwrite(out, state_file, resume)
-    reporter.say(Text("reading frames and finding neighbours …", "faint"))
-    parts = assemble(config)
-    state = parts.state
-    if resume:
-        state.restore(state_file, parts.identity)
-    require_backend_match(parts.potential, _one_with_edges(parts.graphs["train"]))
-    for block in describe(parts):
-        reporter.say(block)
-    (out / "plots").mkdir(parents=True, exist_ok=True)
-    (out / "config.toml").write_text(parts.configuration)
+    out = Path(out)
+    with ExitStack() as held:
+        if there := out.is_dir():  # so that a mistake is told before the data are read
+            held.enter_context(_claim(out, resume))
+        else:
+            _refuse_to_overwrite(out, resume)
+        reporter.say(Text("reading frames and finding neighbours …", "faint"))
+        parts = assemble(config)
+        if not there:
+            out.mkdir(parents=True, exist_ok=True)
+            held.enter_context(_claim(out, resume))
+        if resume:
+            parts.state.restore(out / STATE, parts.identity)
+        require_backend_match(parts.potential, _one_with_edges(parts.graphs["train"]))
+        for block in describe(parts):
+            reporter.say(block)
+        _begin(out, parts)
+        _train(out, parts, reporter)
+        found = _conclude(reporter, out, parts)
+        said = {part: e.as_json() for part, e in found.items()}
+        training = {**parts.provenance, "epoch": parts.state.best_epoch, "errors": said}
+        save_potential(parts.potential, out / "model.eqn", training=training)
+    return Result(out, parts.potential, found, parts.state)
+
+
+@contextmanager
+def _claim(out: Path, resume: bool) -> Iterator[None]:
+    """Hold a folder for one run, clear of what killed processes left half written."""
+    with exclusive(out / ".lock", str(out)):
+        _refuse_to_overwrite(out, resume)
+        remove_leftovers(out)
+        yield
+
+
+def _begin(out: Path, parts: Parts) -> None:
+    """Write what the run begins with."""
+    (out / "plots").mkdir(exist_ok=True)
+    replace_file(out / "config.toml", parts.configuration)
     # Begin with the epochs that the state knows, and not with those a crash left half written.
-    write_json_lines(out / "metrics.jsonl", state.history)
-    if not resume:
-        state.save(state_file, parts.identity)  # so that there is something to resume, whatever happens
+    write_json_lines(out / "metrics.jsonl", parts.state.history)
+    if not parts.state.step:
+        parts.state.save(out / STATE, parts.identity)  # so that there is something to resume, whatever happens
+
+
+def _train(out: Path, parts: Parts, reporter: RunReporter) -> None:
+    state = parts.state
     try:
         with _Recorder(out, parts, reporter) as recorder:
             fit(
@@ -127,23 +167,18 @@ def run(config: RunConfig, out: Path, *, resume: bool = False, reporter: RunRepo
     except KeyboardInterrupt as interrupt:
         whole = isinstance(interrupt, StopRequested)  # not in the middle of a step, when the state in memory is not
         if whole:
-            state.save(state_file, parts.identity)
-        raise Interrupted(_where_it_stopped(out, state, whole), out) from None
-    found = _conclude(reporter, out, parts)
-    said = {part: e.as_json() for part, e in found.items()}
-    save_potential(
-        parts.potential, out / "model.eqn", training={**parts.provenance, "epoch": state.best_epoch, "errors": said}
-    )
-    return Result(out, parts.potential, found, state)
+            state.save(out / STATE, parts.identity)
+        raise Interrupted(_where_it_stopped(out, state, whole), out, signal_of(interrupt)) from None
 
 
 class _Recorder:
-    """Reporter that keeps the run on disk after every epoch, stops between two steps, and hands on to the one that shows it."""
+    """Reporter that keeps the run on disk, stops between two steps, and hands on to the one that shows it."""
 
     def __init__(self, out: Path, parts: Parts, shown: RunReporter) -> None:
         self.out, self.parts, self.shown = out, parts, shown
         self.interrupt = GentleInterrupt(shown.stopping)
         self.display: Any = shown if hasattr(shown, "__enter__") else nullcontext()
+        self.saved = time.monotonic()
 
     def __enter__(self) -> _Recorder:
         self.display.__enter__()
@@ -160,16 +195,22 @@ class _Recorder:
     def batch_done(self) -> None:
         self.shown.batch_done()
         self.interrupt.check()
+        if time.monotonic() - self.saved > SECONDS_BETWEEN_STATES:
+            self._save_state()
 
     def epoch_done(self, record: dict[str, Any], state: TrainingState, improved: bool) -> None:
         append_json(self.out / "metrics.jsonl", record)
-        self.shown.epoch_done(record, state, improved)
-        state.save(self.out / "state.safetensors", self.parts.identity)
+        self._save_state()
         if improved:
             with state.best_weights() as best:
                 training = {**self.parts.provenance, "epoch": state.best_epoch}
                 save_potential(best, self.out / "model.eqn", training=training)
+        self.shown.epoch_done(record, state, improved)
         self.interrupt.check()
+
+    def _save_state(self) -> None:
+        self.parts.state.save(self.out / STATE, self.parts.identity)
+        self.saved = time.monotonic()
 
 
 def _one_with_edges(graphs: Sequence[AtomicGraph]) -> AtomicGraph:
@@ -177,16 +218,16 @@ def _one_with_edges(graphs: Sequence[AtomicGraph]) -> AtomicGraph:
 
 
 def _where_it_stopped(out: Path, state: TrainingState, whole: bool) -> str:
-    """Message after Ctrl-C; ``whole``: True if the state at that moment has been saved."""
+    """Message after a signal; ``whole``: True if the state at that moment has been saved."""
     if whole:
         return f"stopped in epoch {state.epoch + 1} after batch {state.batch}; nothing is lost"
-    return f"stopped at once; the state after the last finished epoch is in {out}"
+    return f"stopped at once; the last saved state is in {out}"
 
 
-def _refuse_to_overwrite(out: Path, state_file: Path, resume: bool) -> None:
-    if resume and not state_file.exists():
+def _refuse_to_overwrite(out: Path, resume: bool) -> None:
+    if resume and not (out / STATE).exists():
         raise FileNotFoundError(f"{out} holds no run to go on with; start one without `resume=True`")
-    if not resume and state_file.exists():
+    if not resume and (out / STATE).exists():
         raise FileExistsError(f"{out} already holds a run; add `resume=True` to go on with it, or choose another `out`")
 
 

@@ -361,6 +361,7 @@ FAULTS: dict[str, tuple[str, Callable[..., Tensor]]] = {
         lambda f, x, *y: f(x, *y) + 0.1 * f(x - x.detach(), *y),
     ),
     "check_second_derivatives": ("second derivative, edges: off by", lambda f, x, *y: f(GradientOnly.apply(x), *y)),
+    "check_pairs": ("pairs: off by", lambda f, *x: f(*x[:-1], getattr(x[-1], "index", x[-1]))),
     "check_dtype": ("with inputs in torch.float64 the result is torch.float32", lambda f, *x: f(*x).float()),
     "check_unit_variance": ("unit variance: off by", lambda f, *x: 1.1 * f(*x)),
     "check_shapes": ("shapes: off by", lambda f, *x: f(*x) + 1e-3),

@@ -128,7 +128,7 @@ def test_what_is_the_same_in_both_directions_is_summed_on_both_ends(name: str) -
 
 
 # Outputs that every one of the methods reaches; pseudotensors with the bracket alone.
-REACHED = {method: "0e+1o+1e+2e" for method in ("joined", "reference", "cg", "so2", "matrix")}
+REACHED = dict.fromkeys(("joined", "reference", "cg", "so2", "matrix"), "0e+1o+1e+2e")
 SPECS = [
     *((method, name, "0e+1o+2e", REACHED.get(method, "0e+1o+2e")) for method in METHODS_TO_TRY for name in STRUCTURES),
     # Filters labelled with the other parity: the sign of a reversed edge is that of their degree all the same.

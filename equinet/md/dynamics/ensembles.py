@@ -111,7 +111,7 @@ def degrees_of_freedom(atoms: Atoms, ensemble: Ensemble) -> int:
     A thermostat moves the structure as a whole too. In nve a total momentum or angular momentum that is zero stays
     zero, and counting it would show a molecule of nine atoms 20 per cent too cold.
     """
-    count = atoms.get_number_of_degrees_of_freedom()
+    count = int(atoms.get_number_of_degrees_of_freedom())  # some constraints count in numbers of numpy
     if ensemble != "nve" or atoms.constraints:
         return count
     momenta = atoms.get_momenta()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from numpy.typing import NDArray
+
+from equinet.datasets.properties import is_label
 
 from .ensembles import Settings
 
@@ -89,14 +92,24 @@ class Summary:
         return float((time_ps @ energy_mev) / (time_ps @ time_ps) / self.atoms)
 
 
-def make_frame(atoms: Atoms, observation: Observation) -> Atoms:
-    """A frame for the trajectory, with the calculator's own energy and forces, whatever constraints add or remove."""
-    frame = Atoms(numbers=atoms.numbers, positions=atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
-    frame.set_momenta(atoms.get_momenta())
-    if atoms.has("masses"):
-        frame.set_masses(atoms.get_masses())
-    frame.set_constraint(atoms.constraints)
-    frame.info = {"step": observation.step, "time_fs": observation.time_fs}
+def labels_in(atoms: Atoms) -> list[str]:
+    """Names under which ``info`` and ``arrays`` hold energies, forces and the like, which are wrong once atoms have moved."""
+    return [key for key in (*atoms.info, *atoms.arrays) if is_label(key)]
+
+
+def make_frame(atoms: Atoms, observation: Observation, without: Sequence[str] = ()) -> Atoms:
+    """A frame for the trajectory: everything that ``atoms`` carry, and the calculator's own energy and forces.
+
+    Args:
+        atoms: Structure with a calculator. Tags, charges, magnetic moments, ``info``, own arrays and constraints are kept.
+        observation: This moment.
+        without: Names of ``info`` and ``arrays`` to leave out.
+    """
+    frame = atoms.copy()
+    for key in without:
+        frame.info.pop(key, None)
+        frame.arrays.pop(key, None)
+    frame.info |= {"step": observation.step, "time_fs": observation.time_fs}
     results = {"energy": atoms.calc.get_potential_energy(atoms), "forces": atoms.get_forces(apply_constraint=False)}
     if observation.pressure is not None:
         results["stress"] = atoms.calc.get_stress(atoms)

@@ -16,12 +16,14 @@ from ase.io.trajectory import Trajectory
 from numpy.typing import NDArray
 
 from equinet.checkpoint import read_tensors, save_tensors
+from equinet.runs.files import explained, sync
 
 from .ensembles import Settings
 from .record import Observation, Summary
+from .trajectory import cut_trajectory
 
 KIND = "state of a simulation"
-FORMAT = 1
+FORMAT = 2  # since then with a checksum
 SUFFIXES = (".traj", ".xyz", ".extxyz")
 COLUMNS = {
     "step": "step",
@@ -88,6 +90,7 @@ class RunFiles:
         self.trajectory = Path(out)
         self.log = self.trajectory.with_name(self.trajectory.name + ".log.csv")
         self.restart = self.trajectory.with_name(self.trajectory.name + ".restart")
+        self.lock = self.trajectory.with_name(f".{self.trajectory.name}.lock")
         if self.trajectory.suffix not in SUFFIXES:
             raise ValueError(f"`out` must end in {', '.join(SUFFIXES)}, got {self.trajectory}")
         if not self.trajectory.parent.is_dir():
@@ -105,25 +108,28 @@ class RunFiles:
 
     def append(self, frame: Atoms, observation: Observation) -> None:
         """Add a frame to the trajectory and a line to the log."""
-        if self.trajectory.suffix == ".traj":
-            with Trajectory(self.trajectory, "a") as trajectory:
-                trajectory.write(frame)
-        else:
-            ase.io.write(self.trajectory, frame, format="extxyz", append=True)
+        try:
+            if self.trajectory.suffix == ".traj":
+                with Trajectory(self.trajectory, "a") as trajectory:
+                    trajectory.write(frame)
+            else:
+                ase.io.write(self.trajectory, frame, format="extxyz", append=True)
+            values = {COLUMNS[name]: value for name, value in asdict(observation).items() if value is not None}
+            with self.log.open("a", newline="") as file:
+                writer = csv.DictWriter(file, values)
+                if file.tell() == 0:
+                    writer.writeheader()
+                writer.writerow(values)
+        except OSError as error:
+            raise explained(error, self.trajectory) from error
         self.frames += 1
-        values = {COLUMNS[name]: value for name, value in asdict(observation).items() if value is not None}
-        with self.log.open("a", newline="") as file:
-            writer = csv.DictWriter(file, values)
-            if file.tell() == 0:
-                writer.writeheader()
-            writer.writerow(values)
 
     def lengths(self) -> dict[str, int]:
         """Length of trajectory and log now, as the fields of :class:`State`."""
         return {
             "frames": self.frames,
-            "trajectory_bytes": self.trajectory.stat().st_size,
-            "log_bytes": self.log.stat().st_size,
+            "trajectory_bytes": _size(self.trajectory),
+            "log_bytes": _size(self.log),
         }
 
     def cut_back(self, state: State) -> None:
@@ -133,14 +139,17 @@ class RunFiles:
             ValueError: If they end before it.
         """
         if self.trajectory.suffix == ".traj":
-            _cut_frames(self.trajectory, state.frames)
+            cut_trajectory(self.trajectory, state.frames, state.trajectory_bytes)
         else:
             _cut_bytes(self.trajectory, state.trajectory_bytes)
         _cut_bytes(self.log, state.log_bytes)
         self.frames = state.frames
 
     def save_state(self, state: State) -> None:
-        """Replace the restart file, all or nothing."""
+        """Replace the restart file, all or nothing, once the frames that it counts are on the disk."""
+        for path in (self.trajectory, self.log):
+            if path.exists():
+                sync(path)
         values = {name: getattr(state, name) for name in State.__dataclass_fields__}
         arrays = {name: values.pop(name) for name in ("positions", "momenta", "cell", "forces")}
         header = {"kind": KIND, "format": FORMAT, **values, "settings": asdict(state.settings)}
@@ -158,7 +167,7 @@ class RunFiles:
         tensors, header = read_tensors(self.restart)
         if header.pop("kind", None) != KIND:
             raise ValueError(f"{self.restart} is an equinet file, but no restart file of a simulation")
-        if header.pop("format") != FORMAT:
+        if header.pop("format", None) not in (1, FORMAT):
             raise ValueError(f"{self.restart} is from another version of equinet; finish the run with that version")
         header["settings"] = Settings(**header["settings"])
         header["notes"] = tuple(header["notes"])
@@ -191,24 +200,13 @@ def read_run(out: str | os.PathLike[str]) -> Summary:
     )
 
 
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
 def _cut_bytes(path: Path, length: int) -> None:
-    found = path.stat().st_size if path.exists() else 0
+    found = _size(path)
     if found < length:
         raise ValueError(f"{path} has {found} bytes, but the restart file expects {length}; put back the right file")
-    os.truncate(path, length)
-
-
-def _cut_frames(path: Path, frames: int) -> None:
-    found = 0
-    if path.exists():
-        with Trajectory(path) as trajectory:
-            found = len(trajectory)
-    if found < frames:
-        raise ValueError(f"{path} has {found} frames, but the restart file expects {frames}; put back the right file")
-    if found == frames:
-        return
-    partial = path.with_name(path.name + ".partial")
-    with Trajectory(path) as old, Trajectory(partial, "w") as new:
-        for n in range(frames):
-            new.write(old[n])
-    partial.replace(path)
+    if found > length:
+        os.truncate(path, length)

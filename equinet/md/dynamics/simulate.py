@@ -14,6 +14,9 @@ from ase import Atoms, units
 from ase.calculators.calculator import BaseCalculator
 from ase.io.jsonio import encode
 
+from equinet.runs.interrupt import GentleInterrupt, signal_of
+from equinet.runs.lock import exclusive
+
 from .ensembles import (
     Ensemble,
     Settings,
@@ -24,7 +27,7 @@ from .ensembles import (
     require_suitable,
     restore_barostat,
 )
-from .record import Observation, Summary, make_frame
+from .record import Observation, Summary, labels_in, make_frame
 from .restart import RunFiles, State, read_run
 
 Progress = Callable[[int, Observation], None]
@@ -45,7 +48,15 @@ SAME_FORCE = 2e-3  # eV/Å
 
 
 class Interrupted(KeyboardInterrupt):
-    """The user stopped the run; the message says how to go on."""
+    """Ctrl-C or another signal stopped the run; the message says how to go on.
+
+    Attributes:
+        signal: Number of the signal.
+    """
+
+    def __init__(self, message: str, signal: int) -> None:
+        super().__init__(message)
+        self.signal = signal
 
 
 class Exploded(FloatingPointError):
@@ -99,8 +110,10 @@ def simulate(
         FileExistsError: If ``out`` is there and ``resume`` is not set; nothing is overwritten.
         FileNotFoundError: If the folder of ``out`` is not there, or there is nothing to resume.
         ValueError: If a setting cannot work, or on resume is not what the run began with.
+        InUseError: If another process writes to ``out``; names it.
+        OSError: If the disk is full or cannot be written; the run can be resumed.
         Exploded: If temperature or energy go out of bounds; the trajectory stays, as far as it went.
-        Interrupted: On Ctrl-C; says how to continue.
+        Interrupted: On Ctrl-C, SIGTERM, SIGHUP or SIGUSR1, after the step under way; says how to continue.
     """
     settings = Settings(
         ensemble=ensemble,
@@ -112,18 +125,20 @@ def simulate(
         seed=int(seed),
     )
     require_suitable(atoms, settings)
-    run = _Run(atoms, calculator, settings, RunFiles(out))
-    try:
-        if resume:
-            run.resume(steps)
-        else:
-            run.begin(progress)
-        run.advance(steps, progress)
-    except KeyboardInterrupt as interrupt:
-        run.write_state()
-        raise Interrupted(run.farewell()) from interrupt
-    finally:
-        run.write_state()
+    files = RunFiles(out)
+    run = _Run(atoms, calculator, settings, files)
+    with exclusive(files.lock, str(files.trajectory)), GentleInterrupt(lambda: None) as stop:
+        try:
+            if resume:
+                run.resume(steps)
+            else:
+                run.begin(progress)
+            run.advance(steps, progress, stop)
+        except KeyboardInterrupt as interrupt:
+            run.write_state()
+            raise Interrupted(run.farewell(), signal_of(interrupt)) from interrupt
+        finally:
+            run.write_state()
     return read_run(out)
 
 
@@ -140,6 +155,7 @@ class _Run:
         self.step = 0
         self.wall_seconds = 0.0
         self.notes: tuple[str, ...] = ()
+        self.stale = labels_in(atoms)
         self._unwritten: State | None = None
         self._last_write = -math.inf
 
@@ -150,8 +166,15 @@ class _Run:
             self.notes = (f"kept the momenta that the structure came with ({self.atoms.get_temperature():.0f} K)",)
         else:
             draw_momenta(self.atoms, self.settings.temperature, self.rng)
+        if self.stale:
+            self.notes += (f"left out of the frames, as labels of the first structure: {', '.join(self.stale)}",)
         self.degrees_of_freedom = degrees_of_freedom(self.atoms, self.settings.ensemble)
         self.dynamics = integrator(self.atoms, self.settings, self.rng)
+        self._unwritten = self._state()
+        self.write_state()  # before all else, so that there is something to resume, whatever happens
+        self._begin_trajectory(progress)
+
+    def _begin_trajectory(self, progress: Progress | None) -> None:
         observation = self._record()
         self._keep_state()
         if progress is not None:
@@ -176,12 +199,15 @@ class _Run:
         self.rng.bit_generator.state = state.rng
         self.degrees_of_freedom = state.degrees_of_freedom
         self.step, self.wall_seconds, self.notes = state.step, state.wall_seconds, state.notes
+        if not state.frames:  # the run ended before its first frame
+            self._begin_trajectory(None)
 
-    def advance(self, steps: int, progress: Progress | None) -> None:
+    def advance(self, steps: int, progress: Progress | None, stop: GentleInterrupt) -> None:
         """Go on to step ``steps``, saving on the way.
 
         Raises:
             Exploded: If a step fails or ends beyond all bounds.
+            StopRequested: If a signal asked to stop; the last step is kept.
         """
         last_save = last_step = time.perf_counter()
         while self.step < steps:
@@ -191,11 +217,13 @@ class _Run:
             now = time.perf_counter()
             self.wall_seconds += now - last_step
             last_step = now
-            if due or self.step == steps or now - last_save > SECONDS_BETWEEN_RESTARTS:
+            stopping = stop.requested is not None
+            if due or stopping or self.step == steps or now - last_save > SECONDS_BETWEEN_RESTARTS:
                 self._keep_state()
                 last_save = now
             if observation is not None and progress is not None:
                 progress(self.step, observation)
+            stop.check()
 
     def farewell(self) -> str:
         """Message for a user who stopped the run."""
@@ -243,7 +271,7 @@ class _Run:
             volume=float(self.atoms.get_volume()) if npt else None,
             pressure=None if stress is None else float(-np.trace(stress) / 3 / units.GPa),
         )
-        self.files.append(make_frame(self.atoms, observation), observation)
+        self.files.append(make_frame(self.atoms, observation, self.stale), observation)
         return observation
 
     def write_state(self) -> None:

@@ -5,21 +5,25 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
+
+from equinet.runs.files import explained, replace_file
 
 
 def append_json(path: str | os.PathLike[str], record: Mapping[str, Any]) -> None:
     """Add one line to a JSON-lines file."""
-    with open(path, "a") as file:
-        file.write(json.dumps(dict(record)) + "\n")
+    try:
+        with open(path, "a") as file:
+            file.write(json.dumps(dict(record)) + "\n")
+    except OSError as error:
+        raise explained(error, path) from error
 
 
 def write_json_lines(path: str | os.PathLike[str], records: Iterable[Mapping[str, Any]]) -> None:
     """Write a JSON-lines file anew."""
-    Path(path).write_text("".join(json.dumps(dict(record)) + "\n" for record in records))
+    replace_file(path, "".join(json.dumps(dict(record)) + "\n" for record in records))
 
 
 def write_json(path: str | os.PathLike[str], record: Mapping[str, Any]) -> None:
     """Write a JSON file, indented."""
-    Path(path).write_text(json.dumps(dict(record), indent=1) + "\n")
+    replace_file(path, json.dumps(dict(record), indent=1) + "\n")

@@ -1,0 +1,81 @@
+"""Files replaced as a whole: a crash, a full disk or a power cut leaves the old one or the new one, nothing in between."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from pathlib import Path
+
+ENDING = ".partial"
+REMEDIES = {
+    errno.ENOSPC: "the disk is full: make room and go on",
+    errno.EDQUOT: "the quota is used up: make room and go on",
+    errno.EACCES: "you may not write there: change the permissions or choose another place",
+    errno.EROFS: "the disk can only be read: choose another place",
+}
+
+
+def replace_file(path: str | os.PathLike[str], content: bytes | str) -> None:
+    """Replace a file by new content that is on the disk before the old content is gone.
+
+    Args:
+        path: File to make or to replace; a link is followed.
+        content: Bytes, or text, written as UTF-8.
+
+    Raises:
+        OSError: If the content cannot be written; names the file and the remedy. The old file is whole, and nothing else is left.
+    """
+    target = Path(os.path.realpath(path))
+    # A name of its own for every writer, so that two of them never write into one file.
+    partial = target.with_name(f"{target.name}.{os.getpid()}-{threading.get_ident()}{ENDING}")
+    try:
+        with partial.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(target)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise explained(error, path) from error
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    _sync_folder(target.parent)
+
+
+def explained(error: OSError, path: str | os.PathLike[str]) -> OSError:
+    """The same error with a message that names the file and what can be done."""
+    reason = REMEDIES.get(error.errno or 0, error.strerror or str(error))
+    told = type(error)(f"{os.fspath(path)} cannot be written: {reason}. What was saved before is whole")
+    told.errno = error.errno
+    return told
+
+
+def sync(path: str | os.PathLike[str]) -> None:
+    """Wait until what was written to a file is on the disk."""
+    descriptor = os.open(path, os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove_leftovers(folder: Path, name: str = "*") -> None:
+    """Remove what killed processes left half written of the files of a folder whose names match a pattern."""
+    for left in folder.glob(f"{name}.*{ENDING}"):
+        left.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Wait until a new name is on the disk, where the system can do that."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:  # Windows opens no folders
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError:  # some file systems of networks refuse, and do it themselves
+        pass
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,59 @@
+"""A lock for the files of a run, so that no second process writes into them; it ends with the process that holds it."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+
+class InUseError(OSError):
+    """Another process writes to the same files; the message says which and where."""
+
+
+@contextmanager
+def exclusive(path: Path, what: str) -> Iterator[None]:
+    """Hold the lock of a run within the block.
+
+    Args:
+        path: Lock file. It stays behind, as an empty file that nobody holds, because to remove it would let two processes in.
+        what: Name of the run, for the message.
+
+    Raises:
+        InUseError: If another process holds it; names process, machine and since when.
+    """
+    lock = FileLock(path, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        with suppress(OSError):
+            raise InUseError(
+                f"{what} is being written by {path.read_text().strip() or 'another process'}; wait until it ends, stop it, or choose "
+                "another `out`"
+            ) from None
+        raise InUseError(
+            f"{what} is being written by another process; wait until it ends or choose another `out`"
+        ) from None
+    except NotImplementedError:
+        warnings.warn(
+            f"the file system of {path.parent} has no locks: see yourself that no second process writes to {what}",
+            stacklevel=3,
+        )
+        yield
+        return
+    try:
+        with suppress(OSError):  # Windows lets nobody write to a locked file
+            path.write_text(
+                f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}\n"
+            )
+        yield
+        with suppress(OSError):
+            path.write_text("")
+    finally:
+        lock.release()
