@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny
 from torch import Tensor, nn
 
-from equinet.graph.elements import SYMBOLS
+from equinet.graph.elements import HEAVIEST
 from equinet.ops.edges import Edges
 from equinet.ops.species import SpeciesGroups
 
@@ -84,8 +84,10 @@ class Model(nn.Module, ABC):
         if avg_num_neighbors <= 0:
             raise ValueError(f"`avg_num_neighbors` must be positive, got {avg_num_neighbors}; are there edges at all?")
         elements = tuple(int(z) for z in elements)
-        if not elements or not all(a < b for a, b in pairwise((0, *elements, len(SYMBOLS)))):
-            raise ValueError(f"`elements` must be distinct atomic numbers in ascending order, got {elements}")
+        if not elements or not all(a < b for a, b in pairwise((0, *elements, HEAVIEST + 1))):
+            raise ValueError(
+                f"`elements` must be distinct atomic numbers from 1 to {HEAVIEST} in ascending order, got {elements}"
+            )
         self.config: Any = config
         self.elements = elements
         self.avg_num_neighbors = float(avg_num_neighbors)
