@@ -237,7 +237,7 @@ def test_a_configuration_names_products_with_arguments(tmp_path: Path) -> None:
         ("fft", "there is no tensor product called 'fft'; choose one of: cg, gaunt_grid"),
         ({"method": "cp"}, "the tensor product 'cp' needs `rank`"),
         ({"method": "gaunt_grid", "copys": 2}, "has no argument `copys`; did you mean `copies`?"),
-        ({"method": "gaunt_grid", "copies": 0}, "`copies` must be a whole number, 1 or more, got 0"),
+        ({"method": "gaunt_grid", "copies": 0}, "`copies` must be a whole number from 1 to 64, got 0"),
         (3, "a tensor product is a name or a table"),
     ],
 )
