@@ -1,67 +1,74 @@
-"""Model files: weights as safetensors, everything else as JSON in its header. Never a pickle: reading runs no code."""
+"""Model files: weights, and in the header everything else that makes a potential of them."""
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 from collections.abc import Mapping
 from importlib.metadata import version
-from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import e3nn
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 from equinet.graph.elements import SYMBOLS
 from equinet.models import ModelConfig, build_model, model_config
+from equinet.models.allocation import AllocationLimit
+from equinet.models.base import problems
 from equinet.nn import EnergyScale
 from equinet.ops.methods.cp import factors_to_be_loaded
 from equinet.potential import Potential
+from equinet.tensorfile import read_tensors, save_tensors
 
-FORMAT = 4
+FORMAT = 5  # since then with a checksum
 UNITS = {"length": "Å", "energy": "eV", "forces": "eV/Å", "stress": "eV/Å^3, tension positive"}
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+# What a model may allocate while it is built: a multiple of its weights, which the file holds, and tables of couplings.
+ALLOCATIONS_PER_BYTE, ALLOCATIONS_OF_TABLES = 16, 2**26
 
 
-def save_tensors(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
-    """Write tensors and a JSON header to one file, all or nothing: a crash leaves the old file whole."""
-    path = Path(path)
-    flat = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(save(flat, metadata={"equinet": json.dumps(dict(header))}))
-    partial.replace(path)
+def _ascending(symbols: list[str]) -> list[str]:
+    if unknown := [symbol for symbol in symbols if symbol not in SYMBOLS[1:]]:
+        raise ValueError(f"{', '.join(unknown)} is no element")
+    numbers = [SYMBOLS.index(symbol) for symbol in symbols]
+    if numbers != sorted(set(numbers)):
+        raise ValueError("elements must be distinct and in the order of their atomic numbers")
+    return symbols
 
 
-def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and header of a file that :func:`save_tensors` wrote.
+class PotentialHeader(BaseModel):
+    """Everything that a model file says besides its weights; see :func:`save_potential`."""
 
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is not such a file, or is truncated.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}")
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            if "equinet" not in metadata:
-                raise ValueError(f"{path} is a safetensors file, but equinet did not write it")
-            return {name: file.get_tensor(name) for name in file.keys()}, json.loads(metadata["equinet"])  # noqa: SIM118
-    except SafetensorError as error:
-        with path.open("rb") as file:
-            if file.read(4) == b"PK\x03\x04":
-                raise ValueError(
-                    f"{path} is an archive as torch.save writes it, not an equinet file; a MACE model becomes one by "
-                    f"`equinet convert-mace {path} OUT.eqn`"
-                ) from error
-        raise ValueError(
-            f"{path} cannot be read: {error}. It is not an equinet file, or it was cut short while being copied; "
-            f"it has {path.stat().st_size} bytes. Fetch it again or go back to another copy"
-        ) from error
+    model_config = ConfigDict(frozen=True, strict=True, allow_inf_nan=False)
+
+    kind: Literal["potential"]
+    format: Annotated[int, Field(ge=1)]
+    elements: Annotated[list[str], Field(min_length=1), AfterValidator(_ascending)]
+    model: dict[str, Any]
+    avg_num_neighbors: Annotated[float, Field(gt=0, le=1e6)]
+    exact_isolated_atoms: bool
+    dtype: Literal["float32", "float64"]
+    units: dict[str, str] = {}
+    versions: dict[str, str] = {}
+    origin: dict[str, Any] = {}
+    training: dict[str, Any] = {}
+
+    @property
+    def config(self) -> ModelConfig:
+        """The architecture; before format 4 every model was a MACE.
+
+        Raises:
+            ValueError: If it is not registered here, or a key or value is not allowed.
+        """
+        model = dict(self.model)
+        if self.format < 3:  # two switches stood for what are now names
+            density, residual_first = model.pop("density_normalization", False), model.pop("residual_first", False)
+            kinds = ("density", "density_residual") if density else ("plain", "residual")
+            model |= {"first_interaction": kinds[bool(residual_first)], "interaction": kinds[1]}
+        return model_config(model)
 
 
 def save_potential(
@@ -73,7 +80,19 @@ def save_potential(
         potential: Potential to save.
         path: Usually ``*.eqn``.
         training: Anything JSON can hold that says where the model comes from: resolved config, hash of the data, errors.
+
+    Raises:
+        ValueError: If a weight is not finite, or the precision is neither float32 nor float64.
+        TypeError: If JSON cannot hold ``training``.
+        OSError: If the file cannot be written; names it and the remedy.
     """
+    state = potential.state_dict()
+    _refuse_not_finite(state, "the potential")
+    dtype = str(potential.dtype).removeprefix("torch.")
+    if dtype not in DTYPES:
+        raise ValueError(
+            f"a model file holds weights in {' or '.join(DTYPES)}, and the potential is in {dtype}; convert it by `.float()`"
+        )
     header = {
         "kind": "potential",
         "format": FORMAT,
@@ -81,77 +100,54 @@ def save_potential(
         "model": potential.model.config.model_dump(mode="json"),
         "avg_num_neighbors": potential.model.avg_num_neighbors,
         "exact_isolated_atoms": potential.scale.exact_isolated_atoms,
-        "dtype": str(potential.dtype).removeprefix("torch."),
+        "dtype": dtype,
         "units": UNITS,
         "versions": versions(),
         "origin": potential.origin,
         "training": dict(training or {}),
     }
-    save_tensors(path, potential.state_dict(), header)
+    save_tensors(path, state, header)
 
 
+@torch.inference_mode(False)
 def load_potential(
-    path: str | os.PathLike[str], *, device: str | torch.device = "cpu", dtype: torch.dtype | None = None
+    path: str | os.PathLike[str], *, device: str | torch.device = "cpu", dtype: torch.dtype | str | None = None
 ) -> Potential:
     """Load a potential, ready for inference (``eval`` mode).
 
     Args:
         path: A file that :func:`save_potential` wrote.
         device: Device to put it on.
-        dtype: ``torch.float32`` or ``torch.float64``; by default as it was saved.
+        dtype: ``"float32"`` or ``"float64"``, also as torch's own; by default as it was saved.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file is damaged, of another kind, from a newer equinet, or does not fit its own description.
+        ValueError: If the file is damaged, of another kind, from a newer equinet, or does not fit its own description; names it.
+            Also if ``dtype`` is none of the two.
     """
-    tensors, header = read_tensors(path)
-    if header.get("kind") != "potential":
-        raise ValueError(f"{path} holds a {header.get('kind', 'thing of unknown kind')}, not a potential")
-    if header["format"] > FORMAT:
-        raise ValueError(f"{path} has format {header['format']}, this equinet reads up to {FORMAT}; upgrade equinet")
-    elements = [SYMBOLS.index(symbol) for symbol in header["elements"]]
-    config = config_of(header)
-    # The weights are drawn and then replaced; the caller's stream stays as it was.
-    with torch.random.fork_rng(devices=[]), factors_to_be_loaded():
-        model = build_model(config, elements, header["avg_num_neighbors"])
-    zeros = [0.0] * len(elements)
-    scale = EnergyScale(zeros, zeros, zeros, exact_isolated_atoms=header["exact_isolated_atoms"])
-    potential = Potential(model, scale).to(getattr(torch, header["dtype"]))
-    if header["format"] == 1:
+    wanted = DTYPES.get(str(dtype).removeprefix("torch."))
+    if dtype is not None and wanted is None:
+        raise ValueError(f"`dtype` must be one of {', '.join(DTYPES)}, got {dtype!r}")
+    tensors, header = _read(path)
+    _refuse_not_finite(tensors, str(path))
+    if header.format == 1:
         tensors = {_name_since_format_2(name): tensor for name, tensor in tensors.items()}
+    potential = _built(path, header, sum(tensor.nbytes for tensor in tensors.values()))
     try:
         potential.load_state_dict(tensors)
     except RuntimeError as error:
         raise ValueError(f"the weights in {path} do not fit the architecture it states: {error}") from error
-    potential.origin = header.get("origin", {})
-    return potential.to(device=device, dtype=dtype).eval()
+    potential.origin = dict(header.origin)
+    return potential.to(device=device, dtype=wanted).eval()
 
 
-def config_of(header: Mapping[str, Any]) -> ModelConfig:
-    """The architecture that the header of a model file states; before format 4 every model was a MACE.
+def read_header(path: str | os.PathLike[str]) -> PotentialHeader:
+    """Read the header of a model file: architecture, elements, units, versions, training.
 
     Raises:
-        ValueError: If the architecture is not registered here.
+        FileNotFoundError, ValueError: As :func:`load_potential`.
     """
-    model = dict(header["model"])
-    if header["format"] < 3:  # two switches stood for what are now names
-        density, residual_first = model.pop("density_normalization", False), model.pop("residual_first", False)
-        kinds = ("density", "density_residual") if density else ("plain", "residual")
-        model |= {"first_interaction": kinds[residual_first], "interaction": kinds[1]}
-    return model_config(model)
-
-
-def _name_since_format_2(name: str) -> str:
-    """Format 1 named the weights of linear maps by degree, "1", where it is now the irrep, "1o"; all were true tensors."""
-    stem, _, last = name.rpartition(".")
-    if "linear" in stem and last.isdigit():
-        return f"{stem}.{last}{'o' if int(last) % 2 else 'e'}"
-    return name
-
-
-def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read the header of a model file: architecture, elements, units, versions, training."""
-    return read_tensors(path)[1]
+    return _read(path)[1]
 
 
 def versions() -> dict[str, str]:
@@ -162,3 +158,49 @@ def versions() -> dict[str, str]:
         "e3nn": e3nn.__version__,
         "python": platform.python_version(),
     }
+
+
+def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], PotentialHeader]:
+    tensors, found = read_tensors(path)
+    if found.get("kind") != "potential":
+        raise ValueError(f"{path} holds a {found.get('kind', 'thing of unknown kind')}, not a potential")
+    newer = found.get("format")
+    if isinstance(newer, int) and newer > FORMAT:
+        raise ValueError(f"{path} has format {newer}, this equinet reads up to {FORMAT}; upgrade equinet")
+    try:
+        return tensors, PotentialHeader.model_validate(found)
+    except ValidationError as error:
+        raise ValueError(f"{path} is damaged: in its header {problems(error, 2)}") from error
+
+
+def _built(path: str | os.PathLike[str], header: PotentialHeader, weight_bytes: int) -> Potential:
+    """A potential as the header states it, with random weights; refuses one that needs far more memory than the file has weights."""
+    elements = [SYMBOLS.index(symbol) for symbol in header.elements]
+    limit = ALLOCATIONS_OF_TABLES + ALLOCATIONS_PER_BYTE * weight_bytes
+    try:
+        # The weights are drawn and then replaced; the caller's stream stays as it was.
+        with torch.random.fork_rng(devices=[]), torch.device("cpu"), factors_to_be_loaded(), AllocationLimit(limit):
+            model = build_model(header.config, elements, header.avg_num_neighbors)
+            zeros = [0.0] * len(elements)
+            scale = EnergyScale(zeros, zeros, zeros, exact_isolated_atoms=header.exact_isolated_atoms)
+            return Potential(model, scale).to(DTYPES[header.dtype])
+    except MemoryError as error:
+        raise ValueError(f"the weights in {path} do not fit the architecture it states: {error}") from error
+    except ValueError as error:
+        raise ValueError(f"{path} states a model that cannot be built here: {error}") from error
+
+
+def _refuse_not_finite(tensors: Mapping[str, Tensor], where: str) -> None:
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise ValueError(
+                f"{where} holds numbers that are not finite, in `{name}`; training diverged, or the file is damaged"
+            )
+
+
+def _name_since_format_2(name: str) -> str:
+    """Format 1 named the weights of linear maps by degree, "1", where it is now the irrep, "1o"; all were true tensors."""
+    stem, _, last = name.rpartition(".")
+    if "linear" in stem and last.isdigit():
+        return f"{stem}.{last}{'o' if int(last) % 2 else 'e'}"
+    return name

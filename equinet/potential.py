@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from equinet.datasets.properties import property_named
-from equinet.graph.elements import SYMBOLS
+from equinet.graph.elements import SYMBOLS, no_element
 from equinet.models import Model
 from equinet.nn import EnergyScale
 from equinet.nn.derivatives import Frame, forces_from_pairs, stress_from_pairs
@@ -141,11 +141,16 @@ class Potential(nn.Module):
         """Index of each atom's element.
 
         Raises:
-            ValueError: If the model does not know an element.
+            ValueError: If the model does not know an element, or no element has an atomic number.
         """
-        indices = self.species_of[atomic_numbers]
-        if bool((indices < 0).any()):
-            unknown = ", ".join(SYMBOLS[z] for z in atomic_numbers[indices < 0].unique().tolist())
+        # A negative number would count from the end, and a large one be reported by a GPU only later, and stop it.
+        existing = atomic_numbers.clamp(0, len(self.species_of) - 1)
+        indices = self.species_of[existing]
+        strange = (indices < 0) | (existing != atomic_numbers)
+        if bool(strange.any()):
+            if reason := no_element(atomic_numbers.tolist()):
+                raise ValueError(f"{reason}; correct the atomic numbers")
+            unknown = ", ".join(SYMBOLS[z] for z in atomic_numbers[strange].unique().tolist())
             raise ValueError(
                 f"this model does not know {unknown}; it was made for {', '.join(self.symbols)}. "
                 "Train a model on data that contain the missing elements"

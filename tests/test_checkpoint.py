@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from ase import Atoms
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import equinet
-from equinet import checkpoint
-from equinet.checkpoint import FORMAT, load_potential, read_header, read_tensors, save_potential, save_tensors
+from equinet import tensorfile
+from equinet.checkpoint import FORMAT, load_potential, read_header, save_potential
 from equinet.graph import from_atoms
+from equinet.models.allocation import AllocationLimit
 from equinet.potential import Potential
+from equinet.tensorfile import UncheckedFile, checksum, read_tensors, save_tensors
 
 # What the files of format 3 can say and older ones could not.
 EVERYTHING_ELSE = {
@@ -102,13 +107,14 @@ def test_saving_leaves_the_potential_as_it_was(potential: Potential, path: Path)
 def test_the_header_says_what_the_model_is(potential: Potential, path: Path) -> None:
     save_potential(potential, path, training={"data": "ethanol", "epochs": 3})
     header = read_header(path)
-    assert header["kind"] == "potential"
-    assert header["format"] == FORMAT
-    assert header["elements"] == ["H", "C", "O"]
-    assert header["model"] == potential.model.config.model_dump(mode="json")
-    assert header["units"]["energy"] == "eV"
-    assert header["versions"]["equinet"] == equinet.__version__
-    assert header["training"] == {"data": "ethanol", "epochs": 3}
+    assert header.kind == "potential"
+    assert header.format == FORMAT
+    assert header.elements == ["H", "C", "O"]
+    assert header.model == potential.model.config.model_dump(mode="json")
+    assert header.config == potential.model.config
+    assert header.units["energy"] == "eV"
+    assert header.versions["equinet"] == equinet.__version__
+    assert header.training == {"data": "ethanol", "epochs": 3}
 
 
 def test_the_file_is_safetensors_with_a_header_in_json(potential: Potential, path: Path) -> None:
@@ -206,7 +212,7 @@ def write_as_before(path: Path, potential: Potential, version: int, *, residual_
     if version == 1:
         del model["pseudotensors"]
         tensors = {re.sub(r"(linear.*\.\d)[oe]$", r"\1", name): tensor for name, tensor in tensors.items()}
-    save_tensors(path, tensors, {**header, "format": version, "model": model})
+    save_file(tensors, path, metadata={"equinet": json.dumps({**header, "format": version, "model": model})})
 
 
 @pytest.mark.parametrize("version", [1, 2])
@@ -230,7 +236,8 @@ def test_files_of_older_formats_give_the_same_function(
 ) -> None:
     potential = make_potential(first_interaction=kinds[0], interaction=kinds[1], max_l=2)
     write_as_before(path, potential, version, residual_first=residual_first, density=density)
-    loaded = load_potential(path)
+    with pytest.warns(UncheckedFile, match=r"model\.eqn was written before files had checksums"):
+        loaded = load_potential(path)
     assert loaded.model.config == potential.model.config
     graph = from_atoms(triclinic, potential.cutoff)
     before, after = potential(graph, stress=True), loaded(graph, stress=True)
@@ -272,7 +279,7 @@ def test_an_architecture_this_version_does_not_know_is_refused(potential: Potent
         load_potential(path)
 
 
-@pytest.mark.parametrize("moment", ["write_bytes", "replace", "serialise"])
+@pytest.mark.parametrize("moment", ["write", "replace", "serialise"])
 def test_a_failed_save_leaves_the_old_file_whole(
     potential: Potential, path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
@@ -284,17 +291,12 @@ def test_a_failed_save_leaves_the_old_file_whole(
     def fail(*args: Any, **kwargs: Any) -> None:
         raise OSError("no space left on device")
 
-    def write_half(self: Path, data: bytes) -> None:
-        with self.open("wb") as file:
-            file.write(data[: len(data) // 2])
-        fail()
-
-    if moment == "write_bytes":
-        monkeypatch.setattr(Path, "write_bytes", write_half)
+    if moment == "write":
+        monkeypatch.setattr(os, "fsync", fail)
     elif moment == "replace":
         monkeypatch.setattr(Path, "replace", fail)
     else:
-        monkeypatch.setattr(checkpoint, "save", fail)
+        monkeypatch.setattr(tensorfile, "save", fail)
     with pytest.raises(OSError, match="no space left"):
         save_potential(potential, path)
     monkeypatch.undo()
@@ -316,3 +318,163 @@ def test_a_file_of_torch_is_sent_to_the_converter(tmp_path: Path) -> None:
     torch.save({"a": torch.zeros(1)}, tmp_path / "some.model")
     with pytest.raises(ValueError, match=r"`equinet convert-mace .*some\.model OUT\.eqn`"):
         load_potential(tmp_path / "some.model")
+
+
+def test_no_flipped_bit_goes_unnoticed(potential: Potential, path: Path) -> None:
+    save_potential(potential, path)
+    whole = path.read_bytes()
+    draw = np.random.default_rng(0)
+    for place in [*draw.integers(8 * len(whole), size=150), *range(0, 64, 5)]:
+        content = bytearray(whole)
+        content[place // 8] ^= 1 << (place % 8)
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"model\.eqn"):
+            load_potential(path)
+    path.write_bytes(whole)
+    assert torch.equal(load_potential(path).model.embedding, potential.model.embedding)
+
+
+def test_a_checksum_that_was_taken_out_is_missed(potential: Potential, path: Path) -> None:
+    save_potential(potential, path)
+    tensors, _ = read_tensors(path)
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    del metadata["sha256"]
+    save_file(tensors, path, metadata=metadata)
+    with pytest.raises(ValueError, match="is damaged: its content is not that of its checksum"):
+        load_potential(path)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.bool])
+def test_the_checksum_sees_names_shapes_dtypes_and_bytes(dtype: torch.dtype) -> None:
+    tensor = torch.arange(6).to(dtype)
+    found = {
+        checksum(tensors, header)
+        for tensors in (
+            {"a": tensor},
+            {"b": tensor},
+            {"a": tensor.view(2, 3)},
+            {"a": tensor.flip(0)},
+            {},
+            {"a": tensor[0]},
+        )
+        for header in ("{}", '{"c": 1}')
+    }
+    assert len(found) == 12
+    assert checksum({"a": tensor, "b": tensor[:0]}, "{}") == checksum({"b": tensor[:0], "a": tensor.clone()}, "{}")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_neither_saved_nor_loaded(
+    potential: Potential, path: Path, value: float
+) -> None:
+    save_potential(potential, path)
+    tensors, header = read_tensors(path)
+    tensors["model.embedding"][0, 0] = value
+    save_tensors(path, tensors, header)
+    with pytest.raises(ValueError, match=r"model\.eqn holds numbers that are not finite, in `model\.embedding`"):
+        load_potential(path)
+    with torch.no_grad():
+        potential.model.embedding[0, 0] = value
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match=r"the potential holds numbers that are not finite, in `model\.embedding`"):
+        save_potential(potential, path)
+    assert path.read_bytes() == before
+
+
+DAMAGES: dict[str, tuple[dict[str, Any], str]] = {
+    "no format": ({"format": ...}, "`format`: Field required"),
+    "format is text": ({"format": "5"}, "`format`"),
+    "format is true": ({"format": True}, "`format`"),
+    "format is 0": ({"format": 0}, "`format`"),
+    "no elements": ({"elements": ...}, "`elements`: Field required"),
+    "elements empty": ({"elements": []}, "`elements`"),
+    "elements are numbers": ({"elements": [1, 6, 8]}, r"`elements\.0`"),
+    "elements unknown": ({"elements": ["H", "C", "Qq"]}, "`elements`: Qq is no element"),
+    "elements twice": ({"elements": ["H", "C", "C"]}, "`elements`: elements must be distinct"),
+    "placeholder": ({"elements": ["X", "C", "O"]}, "`elements`: X is no element"),
+    "model is a list": ({"model": [1]}, "`model`"),
+    "no neighbours": ({"avg_num_neighbors": 0.0}, "`avg_num_neighbors`"),
+    "NaN neighbours": ({"avg_num_neighbors": float("nan")}, "`avg_num_neighbors`"),
+    "gate is a number": ({"exact_isolated_atoms": 1}, "`exact_isolated_atoms`"),
+    "dtype is a function": ({"dtype": "load"}, "`dtype`"),
+    "dtype is half": ({"dtype": "float16"}, "`dtype`"),
+    "origin is text": ({"origin": "MP"}, "`origin`"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_header_is_one_error_that_names_the_file(potential: Potential, path: Path, damage: str) -> None:
+    save_potential(potential, path)
+    tensors, header = read_tensors(path)
+    changes, words = DAMAGES[damage]
+    changed = {key: value for key, value in {**header, **changes}.items() if value is not ...}
+    save_tensors(path, tensors, changed)
+    for read in (load_potential, read_header):
+        with pytest.raises(ValueError, match=rf"model\.eqn is damaged: in its header {words}"):
+            read(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[" * 100_000, "its header is no JSON (nested too deeply)"),
+        ("{", "its header is no JSON"),
+        ("[]", "its header is no table of keys"),
+        ("12", "its header is no table of keys"),
+        ('{"kind": "potential", "format": 1' + "0" * 5000 + "}", "its header is no JSON"),
+    ],
+)
+def test_a_header_that_is_no_table_is_one_error_that_names_the_file(path: Path, text: str, words: str) -> None:
+    save_file({"a": torch.ones(1)}, path, metadata={"equinet": text})
+    with pytest.raises(ValueError, match=re.escape(f"model.eqn is damaged: {words}")):
+        load_potential(path)
+
+
+@pytest.mark.parametrize(
+    "change", [{"channels": 1024, "max_l": 3, "layers": 4}, {"radial_hidden": [1024] * 8, "layers": 8}]
+)
+def test_a_model_far_larger_than_its_file_is_refused_before_it_is_built(
+    potential: Potential, path: Path, change: dict[str, Any]
+) -> None:
+    save_potential(potential, path)
+    rewrite(path, model={**potential.model.config.model_dump(mode="json"), **change})
+    with pytest.raises(
+        ValueError, match=r"model\.eqn do not fit the architecture it states: its arrays take more than 0\.\d+ GB"
+    ):
+        load_potential(path)
+
+
+def test_the_limit_of_allocations_counts_what_is_made_from_nothing() -> None:
+    with AllocationLimit(10_000):
+        kept = [torch.zeros(100), torch.randn(100, dtype=torch.float64), torch.ones(0)]
+        for _ in range(100):
+            kept[0] + 1  # what is computed from arrays does not count
+        with pytest.raises(MemoryError, match="far more than the weights"):
+            torch.empty(10**15)
+    torch.empty(10_000)
+
+
+def test_a_precision_is_named_by_text_or_by_torch(potential: Potential, path: Path) -> None:
+    save_potential(potential, path)
+    for dtype in ("float32", torch.float32):
+        assert load_potential(path, dtype=dtype).dtype == torch.float32
+    for dtype in ("half", torch.float16, "float", 32):
+        with pytest.raises(ValueError, match="`dtype` must be one of float32, float64, got"):
+            load_potential(path, dtype=dtype)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"weights in float32 or float64, and the potential is in bfloat16"):
+        save_potential(potential.bfloat16(), path)
+
+
+def test_a_model_may_be_loaded_whatever_the_mode_and_the_default_device(
+    potential: Potential, path: Path, triclinic: Atoms
+) -> None:
+    save_potential(potential, path)
+    expected = potential(triclinic).forces
+    with torch.inference_mode():
+        loaded = load_potential(path)
+        assert torch.equal(loaded(triclinic).forces, expected)
+    loaded.train()(triclinic).forces.square().sum().backward()  # no weight is a tensor of that mode
+    with torch.device("meta"):
+        there = load_potential(path)
+    assert torch.equal(there(triclinic).forces, expected)

@@ -30,11 +30,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "md": {"verify", "accelerate", "checkpoint", "datasets", "potential", "models", "nn", "ops", "graph"},
     "": {"checkpoint", "convert", "potential"},  # equinet/__init__.py, lazily
 }
-# The ground floor, which every room stands on: tables as plain data, and names of packages that are looked up late.
-GROUND = {"tables", "lazy"}
+# The ground floor, which every room stands on: tables as plain data, names of packages that are looked up late, what keeps long
+# runs whole, and files of tensors.
+GROUND = {"tables", "lazy", "runs", "tensorfile"}
 for rooms in MAY_IMPORT.values():
     rooms |= GROUND
-MAY_IMPORT |= {name: set() for name in GROUND}
+MAY_IMPORT |= {name: set() for name in GROUND} | {"tensorfile": {"runs"}}
 MAY_IMPORT["bench"] = set(MAY_IMPORT) - {"", "testing"}
 MAY_IMPORT["cli"] = MAY_IMPORT["bench"] | {"bench", "testing"}
 MAY_IMPORT["__main__"] = {"cli"}
@@ -43,7 +44,8 @@ MAY_IMPORT["__main__"] = {"cli"}
 MAY_USE: dict[str, set[str]] = {
     "ase": {"datasets", "graph.neighbors", "md", "verify", "bench"},
     "vesin": {"graph.neighbors"},
-    "safetensors": {"checkpoint", "train.state"},
+    "safetensors": {"tensorfile"},
+    "filelock": {"runs.lock"},
     "torch_geometric": {"graph", "datasets"},
     "cuequivariance": {"ops.external.cuequivariance", "bench.peers.cuequivariance"},
     "cuequivariance_torch": {"ops.external.cuequivariance", "bench.peers.cuequivariance"},
@@ -59,6 +61,7 @@ MAY_USE: dict[str, set[str]] = {
 # Imported by a function or for a type checker only, so that importing the room stays light.
 LAZY = {
     ("potential", "graph"),
+    ("potential", "ase"),
     ("graph", "ase"),
     ("accelerate", "ase"),
     ("train", "ase"),
@@ -195,7 +198,7 @@ def test_the_reader_finds_what_is_forbidden(name: str, text: str) -> None:
         ("nn.linear", "from equinet.ops import SpeciesGroups\nimport math, torch"),
         ("potential", "def f():\n    from equinet.graph import displacements"),
         ("graph", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from ase import Atoms"),
-        ("train.state", "from safetensors import safe_open"),
+        ("tensorfile", "from safetensors import safe_open"),
         ("md.calculator", "from ase.calculators.calculator import Calculator\nfrom equinet import __version__"),
         ("ops.codegen.tiles", "import triton"),
     ],

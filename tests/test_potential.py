@@ -444,6 +444,14 @@ def test_an_unknown_element_is_refused_by_name(potential: Potential) -> None:
         run(potential, Atoms("HFeN", [[0, 0, 0], [2, 0, 0], [0, 2, 0]]))
 
 
+@pytest.mark.parametrize("number", [0, -1, -118, 119, 200])
+def test_an_atomic_number_of_no_element_is_refused(potential: Potential, number: int) -> None:
+    with pytest.raises(
+        ValueError, match=rf"there is no element with atomic number {number} \(atom 1, counted from 0\)"
+    ):
+        potential.species(torch.tensor([1, number, 6]))
+
+
 def test_parts_for_different_numbers_of_species_are_refused(potential: Potential) -> None:
     with pytest.raises(ValueError, match="the model has 3 species and the energy scale 1; they must agree"):
         Potential(potential.model, EnergyScale([0], [1], [0]))

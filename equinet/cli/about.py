@@ -59,7 +59,7 @@ def show(model: Annotated[Path, typer.Argument(help="Model file (*.eqn).")]) -> 
 
     console.print(repr(load_potential(model)), markup=False, highlight=False, soft_wrap=True)
     header = read_header(model)
-    shown = {key: header.get(key, {}) for key in ("units", "versions", "origin", "training")}
+    shown = {key: getattr(header, key) for key in ("units", "versions", "origin", "training")}
     console.print_json(json.dumps({key: value for key, value in shown.items() if value}))
-    if warning := warning_of(header.get("origin", {})):
+    if warning := warning_of(header.origin):
         console.print(warning, style="yellow", highlight=False, soft_wrap=True, markup=False)

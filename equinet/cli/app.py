@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -22,7 +23,7 @@ class Command(TyperCommand):
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""
-        with plain_errors(self.params):
+        with plain_errors(self.params), plain_warnings():
             return super().invoke(ctx)
 
 
@@ -67,6 +68,22 @@ def plain_errors(options: Sequence[Any] = ()) -> Iterator[None]:
     except (ValueError, OSError, MemoryError, FloatingPointError, BackendMismatchError) as error:
         _show("[bold red]error:[/] ", in_flags(str(error), options), "")
         raise typer.Exit(1) from None
+
+
+@contextmanager
+def plain_warnings() -> Iterator[None]:
+    """Show warnings to the user as one sentence, without the line of code that gave them."""
+    with warnings.catch_warnings():
+        as_before = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+            if issubclass(category, UserWarning):
+                _show("[yellow]warning:[/] ", str(message), "")
+            else:
+                as_before(message, category, *where, **more)
+
+        warnings.showwarning = show
+        yield
 
 
 def in_flags(message: str, options: Sequence[Any]) -> str:

@@ -128,7 +128,7 @@ def convert(
         seed=seed,
     )
     change = conversion.measure_change(old, new, frames)
-    origin = {"file": model.name, "training": read_header(model)["training"]}
+    origin = {"file": model.name, "training": read_header(model).training}
     record = {**report.as_json(), "change": change.as_json()}
     save_potential(new, out, training={"converted_from": origin, "conversion": record})
     show(console, [report.table()])

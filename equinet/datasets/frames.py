@@ -18,6 +18,8 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.geometry import complete_cell, minkowski_reduce
 from numpy.typing import NDArray
 
+from equinet.graph.elements import no_element
+
 from .properties import BUILT_IN, PROPERTIES, property_named
 
 SOURCE = "equinet_source"  # where a frame came from, kept in atoms.info for error messages
@@ -95,12 +97,13 @@ def read_frames(
     Raises:
         FileNotFoundError: If a file is not there.
         ValueError: If a file cannot be read or is empty, or a label has the wrong shape or is not finite; names the file,
-            the frame (counted from 0) and the remedy.
+            the frame (counted from 0) and the remedy. Also if an atom is of no element.
     """
     frames = []
     for path in [paths] if isinstance(paths, (str, os.PathLike)) else paths:
         for n, atoms in enumerate(_read(Path(path))):
             atoms.info[SOURCE] = f"{path}, frame {n}"
+            require_elements(atoms)
             frames.append(with_labels(atoms, find_labels(atoms, keys)))
     return frames
 
@@ -125,11 +128,13 @@ def read_structure(path: str | os.PathLike[str]) -> Atoms:
     """The last structure of a file, any format ASE reads, without its labels.
 
     Raises:
-        FileNotFoundError, ValueError: If there is no such file, or it cannot be read.
+        FileNotFoundError, ValueError: If there is no such file, it cannot be read, or an atom of the structure is of no element.
     """
-    atoms = _read(Path(path))[-1]
-    atoms.calc = None
-    return atoms
+    frames = _read(Path(path))
+    if reason := no_element(frames[-1].numbers.tolist()):
+        raise ValueError(f"{path}, frame {len(frames) - 1}: {reason}; correct the frame")
+    frames[-1].calc = None
+    return frames[-1]
 
 
 def _format(path: Path) -> str | None:
@@ -139,6 +144,16 @@ def _format(path: Path) -> str | None:
 def source(atoms: Atoms) -> str:
     """File and number of a frame, for messages."""
     return str(atoms.info.get(SOURCE, "a frame"))
+
+
+def require_elements(atoms: Atoms) -> None:
+    """Refuse a frame with atoms of no element: placeholders (atomic number 0) and numbers beyond the table.
+
+    Raises:
+        ValueError: Names the frame, the atom and its atomic number.
+    """
+    if reason := no_element(atoms.numbers.tolist()):
+        raise ValueError(f"{source(atoms)}: {reason}; correct or remove the frame")
 
 
 def find_labels(atoms: Atoms, keys: LabelKeys = OWN_NAMES) -> Labels:

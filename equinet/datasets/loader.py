@@ -11,7 +11,7 @@ from ase.data import chemical_symbols
 
 from equinet.graph.atomic_graph import AtomicGraph, collate, from_atoms
 
-from .frames import has_volume, labels_of, source
+from .frames import has_volume, labels_of, require_elements, source
 from .properties import PROPERTIES
 
 
@@ -45,11 +45,12 @@ def to_graphs(frames: Sequence[Atoms], cutoff: float, elements: Sequence[int] | 
         elements: Atomic numbers the model knows; None accepts all.
 
     Raises:
-        ValueError: If a frame holds an element that is not among ``elements``, or has no atoms.
+        ValueError: If a frame holds an element that is not among ``elements``, an atom of no element, or no atoms.
     """
     for atoms in frames:
         if len(atoms) == 0:
             raise ValueError(f"{source(atoms)}: the frame has no atoms; remove it")
+        require_elements(atoms)
         unknown = sorted(set(atoms.numbers.tolist()) - set(elements)) if elements is not None else []
         if unknown:
             raise ValueError(

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from equinet.graph.atomic_graph import AtomicGraph
 
-from .frames import is_isolated_atom, labels_of, source, with_labels
+from .frames import is_isolated_atom, labels_of, require_elements, source, with_labels
 
 
 @dataclass(frozen=True)
@@ -124,8 +124,10 @@ def measure(
         per_element: Shift and scale of each element by itself instead of one for all.
 
     Raises:
-        ValueError: If there are no edges, or an element has no reference energy.
+        ValueError: If there are no edges, an element has no reference energy, or an atom is of no element.
     """
+    for atoms in (*frames, *isolated):
+        require_elements(atoms)
     frames, isolated = ([with_labels(atoms, labels_of(atoms)) for atoms in part] for part in (frames, isolated))
     elements = tuple(sorted({int(z) for atoms in frames for z in atoms.numbers}))
     edges = sum(graph.edge_index.shape[1] for graph in graphs)

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch_geometric.data import Batch, Data
 
+from .elements import no_element
 from .neighbors import neighbor_list
 
 if TYPE_CHECKING:
@@ -91,9 +92,11 @@ def from_atoms(atoms: Atoms, cutoff: float) -> AtomicGraph:
         cutoff: Longest edge, in Å.
 
     Raises:
-        ValueError: If two atoms are on one spot, a number is not finite, or a periodic cell has no volume.
+        ValueError: If two atoms are on one spot, a number is not finite, a periodic cell has no volume, or no element has an atomic number.
         MemoryError: If so long a cutoff would not fit into memory.
     """
+    if reason := no_element(atoms.numbers.tolist()):
+        raise ValueError(f"{reason}; correct `atoms.numbers`")
     positions = np.ascontiguousarray(atoms.positions, dtype=np.float64)
     cell = np.ascontiguousarray(atoms.cell[:], dtype=np.float64)
     pbc = np.asarray(atoms.pbc, dtype=bool)

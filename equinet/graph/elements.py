@@ -1,5 +1,9 @@
 """Chemical symbols and covalent radii by atomic number, for what must not import ASE."""
 
+from __future__ import annotations
+
+from collections.abc import Iterable
+
 _ROWS = """
 X
 H He
@@ -13,6 +17,7 @@ Fr Ra Ac Th Pa U Np Pu Am Cm Bk Cf Es Fm Md No Lr Rf Db Sg Bh Hs Mt Ds Rg Cn Nh 
 
 # SYMBOLS[Z] is the symbol of atomic number Z; Z = 0 is the placeholder X.
 SYMBOLS: tuple[str, ...] = tuple(_ROWS.split())
+HEAVIEST = len(SYMBOLS) - 1
 
 _RADII = """
 0.2
@@ -27,3 +32,11 @@ _RADII = """
 
 # COVALENT_RADII[Z] in Å: Cordero et al. 2008, Dalton Trans. 2832; 0.2 for X and 2 beyond curium, as in ASE.
 COVALENT_RADII: tuple[float, ...] = tuple(map(float, _RADII.split()))
+
+
+def no_element(numbers: Iterable[int]) -> str | None:
+    """Name the first atom whose atomic number no element has, placeholders (0) included; None if there is none."""
+    for atom, z in enumerate(numbers):
+        if not 1 <= z <= HEAVIEST:
+            return f"there is no element with atomic number {z} (atom {atom}, counted from 0); elements have 1 to {HEAVIEST}"
+    return None

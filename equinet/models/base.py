@@ -12,18 +12,30 @@ from importlib.metadata import entry_points
 from itertools import pairwise
 from typing import Annotated, Any, ClassVar, NamedTuple
 
+import numpy as np
 import torch
 from e3nn import o3
 from jaxtyping import Float, Int
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, Strict, ValidationError
 from torch import Tensor, nn
 
-from equinet.graph.elements import SYMBOLS
+from equinet.graph.elements import HEAVIEST
 from equinet.ops.edges import Edges
 from equinet.ops.species import SpeciesGroups
 
 DEFAULT = "mace"
 ENTRY_POINTS = "equinet.models"
+
+
+def _of_python(value: Any) -> Any:
+    """NumPy's scalars as those of Python, in which numbers and truth values can be told apart."""
+    return value.item() if isinstance(value, np.generic) else value
+
+
+# Numbers of a configuration: no text, and true is not 1. Each field adds an upper bound, above all that the field uses and so low that no
+# file makes loading it take minutes or gigabytes by one number.
+Whole = Annotated[int, BeforeValidator(_of_python), Strict()]
+Real = Annotated[float, BeforeValidator(_of_python), Strict()]
 
 
 class ModelConfig(BaseModel):
@@ -33,7 +45,7 @@ class ModelConfig(BaseModel):
 
     architecture: str = DEFAULT
     """Name of the architecture; it decides which other keys [model] may have."""
-    cutoff: float = Field(5.0, gt=0)
+    cutoff: Real = Field(5.0, gt=0, le=100)
     """Radius in Å beyond which atoms do not see each other directly."""
     exact_isolated_atoms: bool = True
     """An atom alone has exactly its reference energy. False: MACE's form, in which the shift stays with it."""
@@ -84,8 +96,10 @@ class Model(nn.Module, ABC):
         if avg_num_neighbors <= 0:
             raise ValueError(f"`avg_num_neighbors` must be positive, got {avg_num_neighbors}; are there edges at all?")
         elements = tuple(int(z) for z in elements)
-        if not elements or not all(a < b for a, b in pairwise((0, *elements, len(SYMBOLS)))):
-            raise ValueError(f"`elements` must be distinct atomic numbers in ascending order, got {elements}")
+        if not elements or not all(a < b for a, b in pairwise((0, *elements, HEAVIEST + 1))):
+            raise ValueError(
+                f"`elements` must be distinct atomic numbers from 1 to {HEAVIEST} in ascending order, got {elements}"
+            )
         self.config: Any = config
         self.elements = elements
         self.avg_num_neighbors = float(avg_num_neighbors)
@@ -274,8 +288,25 @@ def model_config(value: Any) -> ModelConfig:
         value: A mapping, in which a missing ``architecture`` means MACE, or a configuration, returned as it is.
 
     Raises:
-        ValueError: If there is no such architecture, or a key or value is not allowed.
+        ValueError: If there is no such architecture, or a key or value is not allowed; names the key and what it must be.
     """
+    try:
+        return _validated(value)
+    except ValidationError as error:
+        raise ValueError(f"the architecture {problems(error, 1)}") from error
+
+
+def problems(error: ValidationError, depth: int) -> str:
+    """What pydantic found wrong with a configuration, as one line: keys of so many parts, what they must be and what came."""
+    return "; ".join(
+        f"`{'.'.join(str(part) for part in item['loc'][:depth])}`: {item['msg'].removeprefix('Value error, ')}"
+        + (f", got {item['input']!r}" if item["type"] not in ("missing", "value_error") else "")
+        for item in error.errors()
+    )
+
+
+def _validated(value: Any) -> ModelConfig:
+    """As :func:`model_config`, with pydantic's error, which knows the place within a larger configuration."""
     if isinstance(value, ModelConfig):
         return value
     if not isinstance(value, Mapping):
@@ -287,7 +318,7 @@ def model_config(value: Any) -> ModelConfig:
 
 
 # A field of other configurations: any architecture, told apart by `architecture`.
-AnyModelConfig = Annotated[SerializeAsAny[ModelConfig], BeforeValidator(model_config)]
+AnyModelConfig = Annotated[SerializeAsAny[ModelConfig], BeforeValidator(_validated)]
 
 
 def build_model(config: ModelConfig, elements: Sequence[int], avg_num_neighbors: float) -> Model:

@@ -32,13 +32,8 @@ def exclusive(path: Path, what: str) -> Iterator[None]:
     try:
         lock.acquire()
     except Timeout:
-        with suppress(OSError):
-            raise InUseError(
-                f"{what} is being written by {path.read_text().strip() or 'another process'}; wait until it ends, stop it, or choose "
-                "another `out`"
-            ) from None
         raise InUseError(
-            f"{what} is being written by another process; wait until it ends or choose another `out`"
+            f"{what} is being written by {_holder(path)}; wait until it ends, stop it, or choose another `out`"
         ) from None
     except NotImplementedError:
         warnings.warn(
@@ -53,7 +48,14 @@ def exclusive(path: Path, what: str) -> Iterator[None]:
                 f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}\n"
             )
         yield
+    finally:
         with suppress(OSError):
             path.write_text("")
-    finally:
         lock.release()
+
+
+def _holder(path: Path) -> str:
+    try:
+        return path.read_text().strip() or "another process"
+    except OSError:  # Windows lets nobody read a locked file
+        return "another process"

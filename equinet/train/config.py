@@ -15,9 +15,14 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from equinet.datasets import LabelKeys
 from equinet.datasets.properties import BUILT_IN, property_named
 from equinet.models import AnyModelConfig, MACEConfig, model_class
+from equinet.models.base import Real, Whole, problems
 
 # Keys that configurations were written with before, and those that say the same now.
 RENAMED = {"model.residual_first": "model.first_interaction", "model.density_normalization": "model.interaction"}
+
+
+# Of one term of the loss; the squares of gradients, which Adam adds up, stay within float32.
+Weight = Annotated[Real, Field(ge=0, le=1e12)]
 
 
 def _registered(name: str) -> str:
@@ -33,11 +38,11 @@ class DataConfig(BaseModel):
 
     train: str | Annotated[list[str], Field(min_length=1)]
     """File or files with training frames (extended XYZ, also gzipped). Isolated atoms in them give the E0s."""
-    valid: str | Annotated[float, Field(gt=0, lt=1)] = 0.1
+    valid: str | Annotated[Real, Field(gt=0, lt=1)] = 0.1
     """File with validation frames, or the fraction of the training frames to hold out for validation."""
     test: str | None = None
     """File with test frames; used once, at the end."""
-    e0s: Literal["auto", "isolated", "least_squares"] | dict[str, float] = "auto"
+    e0s: Literal["auto", "isolated", "least_squares"] | dict[str, Annotated[Real, Field(ge=-1e7, le=1e7)]] = "auto"
     """Reference energies: from isolated-atom frames, by least squares, or a table { H = -13.6, ... } in eV."""
     scale_shift: Literal["global", "per_element"] = "global"
     """One energy scale and shift for all atoms, or one for each element."""
@@ -65,11 +70,11 @@ class TrainConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
-    epochs: int = Field(100, ge=0)
+    epochs: Whole = Field(100, ge=0, le=1_000_000)
     """Passes over the training frames."""
-    batch_size: int = Field(10, ge=1)
+    batch_size: Whole = Field(10, ge=1, le=1_000_000)
     """Frames in one optimiser step."""
-    learning_rate: float = Field(0.01, gt=0)
+    learning_rate: Real = Field(0.01, gt=0, le=10)
     """Highest step size of Adam."""
     schedule: Literal["cosine", "constant"] = "cosine"
     """Let the learning rate fall along a cosine to a hundredth, or keep it."""
@@ -77,21 +82,21 @@ class TrainConfig(BaseModel):
     """Model file (*.eqn) to begin with instead of fresh weights: its architecture, elements and energy scale hold, [model] may stay empty."""
     start_e0s: Literal["keep", "refit"] = "keep"
     """Reference energies of that model: as they are, or shifted for each element by least squares, so that its energies meet the labels; for labels of another code or functional."""
-    seed: int = Field(1, ge=0)
+    seed: Whole = Field(1, ge=0, lt=2**63)
     """Decides initial weights, order of frames and held-out frames."""
-    max_minutes: float | None = Field(None, gt=0)
+    max_minutes: Annotated[Real, Field(gt=0, le=1e7)] | None = None
     """Stop after so many minutes of training and validation, if the epochs are not over before; the schedule then follows the time."""
-    energy_weight: float = Field(1.0, ge=0)
+    energy_weight: Weight = 1.0
     """Weight of the squared error of the energy per atom, in (eV/atom)⁻²."""
-    forces_weight: float = Field(100.0, ge=0)
+    forces_weight: Weight = 100.0
     """Weight of the squared error of a force component, in (eV/Å)⁻²."""
-    stress_weight: float = Field(0.0, ge=0)
+    stress_weight: Weight = 0.0
     """Weight of the squared error of a stress component, in (eV/Å³)⁻²; 100 is a good start for solids."""
-    weights: dict[Annotated[str, AfterValidator(_registered)], Annotated[float, Field(ge=0)]] = {}
+    weights: dict[Annotated[str, AfterValidator(_registered)], Weight] = {}
     """Weights of the squared errors of further registered properties, { dipole = 1.0 }, in their units to the power -2."""
-    ema_decay: float = Field(0.99, ge=0, lt=1)
+    ema_decay: Real = Field(0.99, ge=0, lt=1)
     """The tested and saved weights are a running mean over about 1 / (1 - decay) steps; 0 turns it off."""
-    clip_gradient: float = Field(10.0, gt=0)
+    clip_gradient: Real = Field(10.0, gt=0, le=1e12)
     """Longest gradient of all weights together; longer ones are shortened."""
     dtype: Literal["float32", "float64"] = "float32"
     """Precision of weights and arithmetic; energies are summed in float64 in any case."""
@@ -157,12 +162,7 @@ def parse_config(tree: Mapping[str, Any], origin: str = "the configuration") -> 
     try:
         return RunConfig.model_validate(tree)
     except ValidationError as error:
-        problems = "; ".join(
-            f"`{'.'.join(str(part) for part in item['loc'][:2])}`: {item['msg'].removeprefix('Value error, ')}"
-            + (f", got {item['input']!r}" if item["type"] not in ("missing", "value_error") else "")
-            for item in error.errors()
-        )
-        raise ValueError(f"{origin}: {problems}") from error
+        raise ValueError(f"{origin}: {problems(error, 2)}") from error
 
 
 def to_toml(config: RunConfig) -> str:

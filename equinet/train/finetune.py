@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from equinet.checkpoint import config_of, read_header
+from equinet.checkpoint import read_header
 from equinet.datasets import GraphLoader
 from equinet.graph.atomic_graph import AtomicGraph
 from equinet.potential import Potential
@@ -31,7 +31,7 @@ def with_model_of_start(config: RunConfig) -> RunConfig:
         if config.train.start_e0s != "keep":
             raise ValueError("`train.start_e0s` is about the model to start from, but `train.start_from` is not set")
         return config
-    found = config_of(read_header(config.train.start_from))
+    found = read_header(config.train.start_from).config
     for key in sorted(config.model.model_fields_set):
         asked, there = (model.model_dump()[key] for model in (config.model, found))
         if asked != there:

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from equinet.checkpoint import read_tensors, save_tensors
 from equinet.potential import Potential
+from equinet.tensorfile import read_tensors, save_tensors
 
 
 class TrainingState:

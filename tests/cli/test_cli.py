@@ -213,7 +213,7 @@ def test_settings_override_the_configuration(project, tmp_path):
     settings = ["model.channels=2", "train.epochs=1", "data.valid=0.25", "train.dtype=float64"]
     arguments = [part for setting in settings for part in ("--set", setting)]
     works("train", project / "tiny.toml", "--out", tmp_path / "out", *arguments)
-    config = read_header(tmp_path / "out" / "model.eqn")["training"]["config"]
+    config = read_header(tmp_path / "out" / "model.eqn").training["config"]
     assert (config["model"]["channels"], config["train"]["epochs"]) == (2, 1)
     assert (config["data"]["valid"], config["train"]["dtype"]) == (0.25, "float64")
     assert config["train"]["batch_size"] == 4

@@ -101,9 +101,9 @@ def test_a_product_with_itself():
             "there is no tensor product called 'gaunt'; did you mean 'gaunt_grid'? Choose one of: cg",
         ),
         (["4x0e", "0e", "--method", "cp"], "the tensor product 'cp' needs `rank`"),
-        (["4x0e", "0e", "--method", "cp:rank"], "`rank` must be a whole number, 1 or more, got True"),
+        (["4x0e", "0e", "--method", "cp:rank"], "`rank` must be a whole number from 1 to 256, got True"),
         (["4x0e", "0e", "--method", "cp:rnk=3"], "did you mean `rank`?"),
-        (["4x0e", "0e", "--method", "cp:rank=x"], "`rank` must be a whole number, 1 or more, got 'x'"),
+        (["4x0e", "0e", "--method", "cp:rank=x"], "`rank` must be a whole number from 1 to 256, got 'x'"),
         (["4x0e", "0e", "--method", "{ method = cp }"], "a method is a name or a table such as"),
     ],
 )

@@ -244,7 +244,7 @@ def test_a_head_is_taken_by_name(files, tmp_path, ethanol, number):
     assert not torch.allclose(theirs["forces"], others["forces"], rtol=1e-3)
     for name in ("energy", "forces"):
         torch.testing.assert_close(ours[name], theirs[name], rtol=1e-9, atol=1e-9)
-    assert read_header(tmp_path / "out.eqn")["origin"]["head"] == HEADS[number]
+    assert read_header(tmp_path / "out.eqn").origin["head"] == HEADS[number]
 
 
 # Licences
@@ -252,7 +252,7 @@ def test_a_head_is_taken_by_name(files, tmp_path, ethanol, number):
 
 def test_the_file_says_where_it_comes_from(files, tmp_path):
     works(files["one"], tmp_path / "one.eqn")
-    origin = read_header(tmp_path / "one.eqn")["origin"]
+    origin = read_header(tmp_path / "one.eqn").origin
     assert origin == {
         "file": "one.model",
         "sha256": published.sha256_of(files["one"]),
@@ -271,7 +271,7 @@ def test_a_non_commercial_licence_is_told_and_travels_with_the_model(files, know
     assert warning
     assert warning in printed
     assert "MACE-OFF23 small: mace_off" in printed
-    origin = read_header(tmp_path / "one.eqn")["origin"]
+    origin = read_header(tmp_path / "one.eqn").origin
     assert (origin["published"], origin["licence"], origin["licence_note"]) == ("MACE-OFF23 small", "ASL", warning)
     shown = CliRunner(env=PLAIN).invoke(app, ["show", str(tmp_path / "one.eqn")])
     assert '"licence": "ASL"' in unstyled(shown.stdout)
@@ -283,7 +283,7 @@ def test_a_licence_travels_through_another_conversion(files, known, tmp_path):
     works(files["one"], tmp_path / "one.eqn")
     arguments = ["convert", tmp_path / "one.eqn", "--many-body", "cg", "--out", tmp_path / "two.eqn"]
     assert CliRunner(env=PLAIN).invoke(app, [str(argument) for argument in arguments]).exit_code == 0
-    assert warning_of(read_header(tmp_path / "two.eqn")["origin"]) == warning
+    assert warning_of(read_header(tmp_path / "two.eqn").origin) == warning
 
 
 def test_a_licence_is_told_from_python_and_travels_through_a_training(files, known, tmp_path):
@@ -297,7 +297,7 @@ def test_a_licence_is_told_from_python_and_travels_through_a_training(files, kno
     )
     done = CliRunner(env=PLAIN).invoke(app, ["train", str(tmp_path / "train.toml"), "--out", str(tmp_path / "run")])
     assert done.exit_code == 0, done.output
-    assert warning_of(read_header(tmp_path / "run" / "model.eqn")["origin"]) == warning
+    assert warning_of(read_header(tmp_path / "run" / "model.eqn").origin) == warning
 
 
 def test_a_free_licence_brings_no_warning(files, known, tmp_path):
@@ -306,7 +306,7 @@ def test_a_free_licence_brings_no_warning(files, known, tmp_path):
     assert "MACE-MP-0 small" in printed
     assert "MIT" in printed
     assert "non-commercial" not in printed
-    assert warning_of(read_header(tmp_path / "one.eqn")["origin"]) is None
+    assert warning_of(read_header(tmp_path / "one.eqn").origin) is None
 
 
 @pytest.mark.parametrize(
@@ -319,7 +319,7 @@ def test_a_file_named_like_a_published_one_is_told_so(files, tmp_path, name, lik
     printed = works(model, tmp_path / "one.eqn")
     assert f"named like {like}" in printed
     assert ("may still be under that licence" in printed) == warned
-    origin = read_header(tmp_path / "one.eqn")["origin"]
+    origin = read_header(tmp_path / "one.eqn").origin
     assert origin["named_like"] == like
     assert origin["licence"] is None
     assert (warning_of(origin) is not None) == warned

@@ -406,7 +406,7 @@ def test_the_command_converts_and_tells(make_potential, ethanol, call, tmp_path)
     written = json.loads(record.read_text())
     assert written["change"]["frames"] == 1
     assert written["many_body"][1] == {"method": "gaunt_grid", "copies": 2}
-    training = read_header(out)["training"]
+    training = read_header(out).training
     assert training["converted_from"] == {"file": "old.eqn", "training": {"errors": 1}}
     again = call(tmp_path / "old.eqn", "--many-body", "cg", "--out", out)
     assert again.exit_code == 1

@@ -18,10 +18,12 @@ from equinet.datasets import (
     find_labels,
     is_isolated_atom,
     read_frames,
+    read_structure,
     require_labels,
     source,
     split_isolated,
     to_graph,
+    to_graphs,
 )
 
 FORCES = [[0.1, 0.2, 0.3], [-0.1, -0.2, -0.3]]
@@ -307,3 +309,21 @@ def test_a_published_set_reads(shared_data: Path, name: str, count: int, formula
         assert rms == pytest.approx(0.9607, abs=1e-4)  # the data set's own README
     else:
         assert all(is_isolated_atom(atoms) for atoms in frames)
+
+
+@pytest.mark.parametrize("number", [0, -1, 119, 200])
+def test_atoms_of_no_element_are_refused_with_file_frame_and_atom(tmp_path: Path, number: int) -> None:
+    path = tmp_path / "a.xyz"
+    head = "2\nProperties=Z:I:1:pos:R:3\n1 0 0 0\n"
+    path.write_text(f"{head}1 0 0 1\n{head}{number} 0 0 1\n")
+    sentence = rf"a\.xyz, frame 1: there is no element with atomic number {number} \(atom 1, counted from 0\)"
+    with pytest.raises(ValueError, match=sentence):
+        read_frames(path)
+    with pytest.raises(ValueError, match=sentence):
+        read_structure(path)
+
+
+def test_an_element_that_does_not_exist_is_refused_before_one_that_the_model_does_not_know() -> None:
+    atoms = Atoms([1, 200], [[0, 0, 0], [0, 0, 1]])
+    with pytest.raises(ValueError, match=r"a frame: there is no element with atomic number 200 \(atom 1"):
+        to_graphs([atoms], 3.0, [1])

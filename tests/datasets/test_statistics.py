@@ -180,6 +180,13 @@ def test_frames_without_any_pair_are_refused(isolated: list[Atoms]) -> None:
         measure(frames, isolated, to_graphs(frames, CUTOFF))
 
 
+def test_an_atom_of_no_element_is_refused(frames: list[Atoms], isolated: list[Atoms]) -> None:
+    graphs = to_graphs(frames, CUTOFF)
+    for parts in (([*frames, Atoms([200])], isolated), (frames, [*isolated, Atoms([0])])):
+        with pytest.raises(ValueError, match=r"a frame: there is no element with atomic number (200|0) \(atom 0"):
+            measure(*parts, graphs)
+
+
 def fresh_potential(statistics: Statistics, exact_isolated_atoms: bool = True) -> Potential:
     config = MACEConfig(channels=8, max_l=1, sh_degree=2, correlation=2, cutoff=CUTOFF)
     with torch.random.fork_rng(devices=[]):

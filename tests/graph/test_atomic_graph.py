@@ -261,3 +261,11 @@ def test_a_molecule_never_has_more_pairs_than_atoms_allow(monkeypatch: pytest.Mo
 
 def test_free_memory_is_a_positive_number() -> None:
     assert neighbors.available_memory() > 1e6
+
+
+@pytest.mark.parametrize("number", [0, -1, 119, 200])
+def test_atoms_of_no_element_have_no_graph(number: int) -> None:
+    with pytest.raises(
+        ValueError, match=rf"no element with atomic number {number} \(atom 1, .*; correct `atoms.numbers`"
+    ):
+        from_atoms(Atoms([1, number], [[0, 0, 0], [0, 0, 1]]), CUTOFF)

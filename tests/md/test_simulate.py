@@ -1,6 +1,7 @@
 """Molecular dynamics: the right ensemble, exact restarts, nothing lost."""
 
 import math
+import signal
 from importlib import import_module
 
 import ase.io
@@ -9,13 +10,16 @@ import pytest
 from ase import Atoms, units
 from ase.build import bulk, molecule
 from ase.calculators.calculator import Calculator
-from ase.constraints import FixAtoms, FixBondLength
+from ase.constraints import FixAtoms, FixBondLength, FixCartesian, FixCom, FixScaled
 from ase.io.trajectory import Trajectory
 
-from equinet.checkpoint import save_tensors
 from equinet.md import EquinetCalculator, Exploded, Interrupted, plot_run, read_run, simulate
 from equinet.md.dynamics.ensembles import degrees_of_freedom, draw_momenta
 from equinet.md.dynamics.restart import RunFiles
+from equinet.md.dynamics.trajectory import cut_trajectory
+from equinet.runs.interrupt import SIGNALS
+from equinet.runs.lock import InUseError, exclusive
+from equinet.tensorfile import save_tensors
 
 NVT = {"ensemble": "nvt", "temperature": 300, "timestep": 1.0}
 
@@ -108,7 +112,9 @@ def test_a_crash_while_saving_loses_and_doubles_nothing(lost, suffix, crystal, s
         calls.append(args)
         if lost == "append":
             original(self, *args)
-        if len(calls) >= 5:  # and goes on being full
+        if len(calls) >= (
+            5 if lost == "append" else 6
+        ):  # and goes on being full; the first state comes before the first frame
             raise OSError("disk full")
         if lost == "save_state":
             original(self, *args)
@@ -446,3 +452,124 @@ def test_a_run_can_be_drawn_from_summary_or_path(ensemble, steps, crystal, sprin
     plot_run(tmp_path / "run.traj", tmp_path / "path.png")
     assert (tmp_path / "summary.png").stat().st_size > 10_000
     assert (tmp_path / "path.png").read_bytes()[:4] == b"\x89PNG"
+
+
+# Signals, locks, and what a run is made of
+
+
+def raise_at(step, number):
+    def progress(now, observation):
+        if now == step:
+            signal.raise_signal(number)
+
+    return progress
+
+
+@pytest.mark.parametrize("number", SIGNALS, ids=[each.name for each in SIGNALS])
+def test_a_signal_stops_after_the_step_under_way_and_nothing_is_lost(number, crystal, springs, tmp_path):
+    whole, parts = tmp_path / "whole.traj", tmp_path / "parts.traj"
+    simulate(crystal, springs, steps=50, out=whole, **NVT)
+    with pytest.raises(Interrupted, match="step 30 is in") as raised:
+        simulate(crystal, springs, steps=50, out=parts, progress=raise_at(30, number), **NVT)
+    assert raised.value.signal == number
+    simulate(crystal, springs, steps=50, out=parts, resume=True, **NVT)
+    assert_same_run(whole, parts)
+
+
+def test_a_run_that_another_process_writes_is_left_alone(crystal, springs, tmp_path):
+    out = tmp_path / "run.traj"
+    with exclusive(RunFiles(out).lock, "x"), pytest.raises(InUseError, match=r"run\.traj is being written by process"):
+        simulate(crystal, springs, steps=10, out=out, **NVT)
+    assert not out.exists()
+    simulate(crystal, springs, steps=10, out=out, **NVT)
+
+
+@pytest.mark.parametrize("suffix", ["traj", "xyz"])
+@pytest.mark.parametrize("after", ["the first state", "half a frame", "the first frame"])
+def test_a_run_killed_before_its_first_frame_is_complete_can_be_resumed(
+    after, suffix, crystal, springs, tmp_path, monkeypatch
+):
+    whole, parts = tmp_path / f"whole.{suffix}", tmp_path / f"parts.{suffix}"
+    simulate(crystal, springs, steps=30, out=whole, **NVT)
+    append = RunFiles.append
+
+    def killed(self, *args):
+        if after == "half a frame":
+            self.trajectory.write_bytes(whole.read_bytes()[:100])
+        if after == "the first frame":
+            append(self, *args)
+        raise SystemExit
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFiles, "append", killed)
+        patch.setattr(import_module("equinet.md.dynamics.simulate")._Run, "_keep_state", lambda self: None)
+        with pytest.raises(SystemExit):
+            simulate(crystal, springs, steps=30, out=parts, **NVT)
+    with pytest.raises(FileExistsError, match="resume=True"):
+        simulate(crystal, springs, steps=30, out=parts, **NVT)
+    simulate(crystal, springs, steps=30, out=parts, resume=True, **NVT)
+    assert_same_run(whole, parts)
+
+
+@pytest.mark.parametrize("frames", [1, 2, 40, 43, 44, 60])
+def test_a_trajectory_is_cut_where_it_is(frames, crystal, tmp_path):
+    # The table of frames moves at 1, 42 and 1764 frames; what lies before its new place cannot be given back to the disk.
+    path, lengths = tmp_path / "run.traj", {}
+    for n in range(60):
+        crystal.positions[0, 0] = n
+        with Trajectory(path, "a") as trajectory:
+            trajectory.write(crystal)
+        lengths[n + 1] = path.stat().st_size
+    inode = path.stat().st_ino
+    cut_trajectory(path, frames, lengths[frames])
+    assert path.stat().st_ino == inode
+    assert path.stat().st_size == (lengths[frames] if frames > 42 else lengths[60])
+    with Trajectory(path, "a") as trajectory:
+        crystal.positions[0, 0] = 99
+        trajectory.write(crystal)
+    assert [atoms.positions[0, 0] for atoms in Trajectory(path)] == [*range(frames), 99]
+    cut_trajectory(path, frames + 1, path.stat().st_size)
+    assert len(Trajectory(path)) == frames + 1
+    with pytest.raises(ValueError, match=f"has {frames + 1} frames, but the restart file expects 99"):
+        cut_trajectory(path, 99, 0)
+
+
+@pytest.mark.parametrize(
+    "constraint",
+    [FixScaled(0, [True, False, True]), FixCartesian([0, 3], [True, True, False]), FixAtoms([1]), FixCom()],
+    ids=lambda constraint: type(constraint).__name__,
+)
+def test_selective_dynamics_run_and_resume(constraint, crystal, springs, tmp_path):
+    crystal.set_constraint(constraint)
+    whole, parts = tmp_path / "whole.traj", tmp_path / "parts.traj"
+    simulate(crystal, springs, steps=40, out=whole, **NVT)
+    with pytest.raises(Interrupted):
+        simulate(crystal, springs, steps=40, out=parts, progress=stop_at(20), **NVT)
+    simulate(crystal, springs, steps=40, out=parts, resume=True, **NVT)
+    assert_same_run(whole, parts)
+    first, last = ase.io.read(whole, 0), ase.io.read(whole, -1)
+    moved = np.abs(last.positions - first.positions).max(axis=0)
+    assert (moved > 1e-3).all()
+    if isinstance(constraint, FixScaled | FixCartesian):
+        fixed = last.positions[0] - first.positions[0]
+        np.testing.assert_allclose(fixed[constraint.mask], 0, atol=1e-12)
+
+
+@pytest.mark.parametrize("suffix", ["traj", "xyz"])
+def test_frames_carry_all_that_the_structure_carries_but_stale_labels(suffix, crystal, springs, tmp_path):
+    crystal.set_tags(range(len(crystal)))
+    crystal.set_initial_charges(np.linspace(-1, 1, len(crystal)))
+    crystal.set_initial_magnetic_moments(np.arange(len(crystal)) % 2)
+    crystal.set_array("residue", np.arange(len(crystal)) // 4)
+    crystal.set_array("REF_forces", np.ones((len(crystal), 3)))
+    crystal.info |= {"name": "fcc", "setup": 3, "REF_energy": -1.0}
+    out = tmp_path / f"run.{suffix}"
+    summary = simulate(crystal, springs, steps=20, out=out, **NVT)
+    stale = "left out of the frames, as labels of the first structure: REF_energy, REF_forces"
+    lost = [".traj cannot hold the arrays residue; an .xyz can"] if suffix == "traj" else []
+    assert summary.notes == (stale, *lost)
+    for frame in ase.io.read(out, ":"):
+        assert (frame.info["name"], frame.info["setup"]) == ("fcc", 3)
+        for name in ("tags", "initial_charges", "initial_magmoms", *([] if lost else ["residue"])):
+            np.testing.assert_allclose(frame.arrays[name], crystal.arrays[name], rtol=0, atol=1e-8)
+        assert not {"REF_energy", "REF_forces"} & {*frame.info, *frame.arrays}

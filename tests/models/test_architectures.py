@@ -74,7 +74,7 @@ def test_an_architecture_whose_features_nothing_reaches_is_refused(
 def test_elements_that_are_not_ascending_atomic_numbers_are_refused(
     elements: tuple[int, ...],
 ) -> None:
-    with pytest.raises(ValueError, match="`elements` must be distinct atomic numbers in ascending order"):
+    with pytest.raises(ValueError, match="`elements` must be distinct atomic numbers from 1 to 118 in ascending order"):
         MACE(MACEConfig(channels=2), elements, 8.0)
 
 

@@ -13,12 +13,13 @@ from ase import Atoms
 from safetensors import safe_open
 
 import equinet.ops.methods.cp
-from equinet.checkpoint import load_potential, read_tensors, save_potential, save_tensors
+from equinet.checkpoint import load_potential, save_potential
 from equinet.graph import collate, from_atoms
 from equinet.models import MACE, MACEConfig
 from equinet.models.mace.model import irreps_of_layers
 from equinet.ops import SO2, Bracket, ClebschGordan, CPDecomposed, GauntFourier, GauntGrid, MatrixProduct
 from equinet.potential import Potential
+from equinet.tensorfile import read_tensors, save_tensors
 from equinet.train import parse_config, read_config, to_toml
 from equinet.train.loop import make_optimizer, train_step
 from equinet.train.loss import Loss
@@ -237,7 +238,7 @@ def test_a_configuration_names_products_with_arguments(tmp_path: Path) -> None:
         ("fft", "there is no tensor product called 'fft'; choose one of: cg, gaunt_grid"),
         ({"method": "cp"}, "the tensor product 'cp' needs `rank`"),
         ({"method": "gaunt_grid", "copys": 2}, "has no argument `copys`; did you mean `copies`?"),
-        ({"method": "gaunt_grid", "copies": 0}, "`copies` must be a whole number, 1 or more, got 0"),
+        ({"method": "gaunt_grid", "copies": 0}, "`copies` must be a whole number from 1 to 64, got 0"),
         (3, "a tensor product is a name or a table"),
     ],
 )

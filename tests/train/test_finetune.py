@@ -40,7 +40,7 @@ def test_the_written_configuration_has_the_architecture_of_the_model(begin, fini
     config = read_config(tmp_path / "on" / "config.toml", [])
     assert config.model == finished.potential.model.config
     again = run(config, tmp_path / "again")
-    assert read_header(again.out / "model.eqn")["model"] == read_header(tmp_path / "on" / "model.eqn")["model"]
+    assert read_header(again.out / "model.eqn").model == read_header(tmp_path / "on" / "model.eqn").model
 
 
 def test_another_architecture_is_refused(make_config, finished, tmp_path: Path) -> None:

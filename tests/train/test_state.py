@@ -1,5 +1,7 @@
 """The state of a training: the running mean, the best weights, and a file from which it goes on."""
 
+import errno
+
 import pytest
 import torch
 
@@ -270,13 +272,14 @@ def test_a_crash_while_saving_leaves_the_old_state(trained, tmp_path, monkeypatc
     trained.state.save(path, IDENTITY)
     before = path.read_bytes()
 
-    def crash(self, data):
-        raise OSError("no space left on device")
+    def crash(self):
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("pathlib.Path.write_bytes", crash)
-    with pytest.raises(OSError, match="no space"):
+    monkeypatch.setattr("os.fsync", crash)
+    with pytest.raises(OSError, match=r"state cannot be written: the disk is full: make room and go on"):
         trained.state.save(path, {**IDENTITY, "data": "other"})
     assert path.read_bytes() == before
+    assert [each.name for each in tmp_path.iterdir()] == ["state"]
 
 
 def test_an_optimizer_is_made_for_all_weights(parts):

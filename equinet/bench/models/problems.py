@@ -11,7 +11,7 @@ from ase import Atoms
 from ase.build import bulk
 from ase.io import read
 
-from equinet.checkpoint import config_of, read_header
+from equinet.checkpoint import read_header
 from equinet.datasets import split_isolated
 from equinet.graph.elements import SYMBOLS
 from equinet.models import MACEConfig, ModelConfig
@@ -157,7 +157,7 @@ def find_architecture(name: str) -> Architecture:
     if path.suffix == ".toml":
         return Architecture(path.stem, read_config(path).model)
     if path.suffix == ".eqn":
-        return Architecture(path.stem, config_of(read_header(path)), path)
+        return Architecture(path.stem, read_header(path).config, path)
     raise ValueError(
         f"`{name}` is no model: give one of {', '.join(MODELS)} or of any such size, a training configuration (*.toml) or a trained model (*.eqn)"
     )
@@ -169,7 +169,7 @@ def require_elements(path: Path, problems: Sequence[Structures]) -> None:
     Raises:
         ValueError: Naming the elements.
     """
-    known = set(read_header(path)["elements"])
+    known = set(read_header(path).elements)
     for problem in problems:
         unknown = [SYMBOLS[z] for z in problem.elements if SYMBOLS[z] not in known]
         if unknown:

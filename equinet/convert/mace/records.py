@@ -7,7 +7,10 @@ from contextlib import contextmanager
 from typing import Any
 
 from e3nn import o3
+from pydantic import ValidationError
 from torch import Tensor
+
+from equinet.models.base import problems
 
 MISSING = object()
 # A file may name one module under many parents, and with few bytes more often than memory holds. No real model comes near.
@@ -145,6 +148,10 @@ def refusing_what_is_damaged() -> Iterator[None]:
     """
     try:
         yield
+    except ValidationError as error:
+        raise ValueError(
+            f"this model cannot be converted; in the configuration of equinet {problems(error, 1)}"
+        ) from error
     except (RuntimeError, TypeError, AttributeError, LookupError) as error:
         raise ValueError(
             f"this model is not what one of mace-torch is; it is damaged, or from a version that equinet does not know: "

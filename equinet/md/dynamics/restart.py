@@ -15,8 +15,8 @@ from ase import Atoms
 from ase.io.trajectory import Trajectory
 from numpy.typing import NDArray
 
-from equinet.checkpoint import read_tensors, save_tensors
 from equinet.runs.files import explained, sync
+from equinet.tensorfile import read_tensors, save_tensors
 
 from .ensembles import Settings
 from .record import Observation, Summary
@@ -25,6 +25,8 @@ from .trajectory import cut_trajectory
 KIND = "state of a simulation"
 FORMAT = 2  # since then with a checksum
 SUFFIXES = (".traj", ".xyz", ".extxyz")
+# Arrays that ASE's .traj files have a place for.
+IN_TRAJ = ("numbers", "positions", "momenta", "masses", "tags", "initial_charges", "initial_magmoms")
 COLUMNS = {
     "step": "step",
     "time_fs": "time_fs",
@@ -105,6 +107,10 @@ class RunFiles:
                 f"{', '.join(there)} in {self.trajectory.parent} would be overwritten; continue that run with "
                 "resume=True, or give `out` another name"
             )
+
+    def cannot_hold(self, atoms: Atoms) -> list[str]:
+        """Names of arrays of a structure that the format of the trajectory leaves out."""
+        return [] if self.trajectory.suffix != ".traj" else [name for name in atoms.arrays if name not in IN_TRAJ]
 
     def append(self, frame: Atoms, observation: Observation) -> None:
         """Add a frame to the trajectory and a line to the log."""

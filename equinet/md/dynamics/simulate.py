@@ -168,6 +168,8 @@ class _Run:
             draw_momenta(self.atoms, self.settings.temperature, self.rng)
         if self.stale:
             self.notes += (f"left out of the frames, as labels of the first structure: {', '.join(self.stale)}",)
+        if lost := [name for name in self.files.cannot_hold(self.atoms) if name not in self.stale]:
+            self.notes += (f"{self.files.trajectory.suffix} cannot hold the arrays {', '.join(lost)}; an .xyz can",)
         self.degrees_of_freedom = degrees_of_freedom(self.atoms, self.settings.ensemble)
         self.dynamics = integrator(self.atoms, self.settings, self.rng)
         self._unwritten = self._state()
@@ -217,13 +219,14 @@ class _Run:
             now = time.perf_counter()
             self.wall_seconds += now - last_step
             last_step = now
-            stopping = stop.requested is not None
-            if due or stopping or self.step == steps or now - last_save > SECONDS_BETWEEN_RESTARTS:
+            if due or self.step == steps or now - last_save > SECONDS_BETWEEN_RESTARTS:
                 self._keep_state()
                 last_save = now
             if observation is not None and progress is not None:
                 progress(self.step, observation)
-            stop.check()
+            if stop.requested is not None:
+                self._keep_state()
+                stop.check()
 
     def farewell(self) -> str:
         """Message for a user who stopped the run."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 
-def require_whole(name: str, value: object) -> None:
-    """Refuse a value that is not a whole number of 1 or more.
+def require_whole(name: str, value: object, most: int) -> None:
+    """Refuse a value that is not a whole number from 1 to ``most``.
 
     Raises:
         ValueError: If it is none; names the argument.
     """
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"`{name}` must be a whole number, 1 or more, got {value!r}")
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+        raise ValueError(f"`{name}` must be a whole number from 1 to {most}, got {value!r}")
 
 
 def require_one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:

@@ -28,6 +28,9 @@ from equinet.ops.spec import ManyBodySpec
 from .arguments import require_one_of, require_whole
 from .factorised import FactorisedMethod, Product
 
+# Every coupling up to degree 3 is exact from 92 terms on; 256 take 7 s to find for these (one thread), 512 more than a minute.
+MOST_TERMS = 256
+
 _fit: ContextVar[bool] = ContextVar("fit", default=True)
 
 
@@ -52,7 +55,7 @@ class CPDecomposed(FactorisedMethod):
     rank 6, 20 and 64 for degrees 1, 2 and 3; with all couplings, odd ones too, from 8, 32 and 92.
 
     Args:
-        rank: Number of terms.
+        rank: Number of terms, up to 256.
         factors: ``"als"``: alternating least squares, then fixed and saved with the model. ``"trainable"``: the same as a start,
             then trained with the model, which gives up equivariance for whatever the data prefer.
         copies, weights, backend: See :class:`equinet.ops.methods.factorised.FactorisedMethod`. ``weights="shared"`` is the
@@ -68,7 +71,7 @@ class CPDecomposed(FactorisedMethod):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_whole("rank", self.rank)
+        require_whole("rank", self.rank, MOST_TERMS)
         require_one_of("factors", self.factors, ("als", "trainable"))
 
     def products(self) -> tuple[Product, ...]:
@@ -189,7 +192,7 @@ class TermChain(ConstantModule, Chain):
 
     Args:
         spec: Irreps and number of factors.
-        rank: Number of terms.
+        rank: Number of terms, up to 256.
         trainable: True if the factors are parameters.
         in_kernel: True if on GPUs each product is to be one kernel, which leaves no terms in memory; for fixed factors.
     """

@@ -26,6 +26,9 @@ from .clebsch_gordan import ClebschGordan
 
 Backend = Literal["auto", "generated", "torch", "reference"]
 
+# With as many copies as the highest degree a convolution has every path; more than 64 would only fill the memory.
+MOST_COPIES = 64
+
 
 class Product(ABC):
     """One product of a method: which couplings it has, and the constants by which it is computed."""
@@ -69,7 +72,7 @@ class FactorisedMethod(ABC):
     """Base of the methods that multiply in an algebra.
 
     Args:
-        copies: R, the number of products with weights of their own (the rank of the family of path weights).
+        copies: R, the number of products with weights of their own (the rank of the family of path weights), up to 64.
         weights: Radial weights of a copy in the convolution: ``"filter"`` one per degree of the harmonics, ``"degrees"`` one per
             irrep of both inputs and the output, ``"shared"`` one for all paths.
         backend: ``"generated"``: convolutions by the entries of their tensor, in machine code for this processor and in kernels on
@@ -90,7 +93,7 @@ class FactorisedMethod(ABC):
     backend: Backend = field(default="auto", metadata={"saved": False})
 
     def __post_init__(self) -> None:
-        require_whole("copies", self.copies)
+        require_whole("copies", self.copies, MOST_COPIES)
         require_one_of("weights", self.weights, get_args(RadialWeights))
         require_one_of("backend", self.backend, get_args(Backend))
         if self.backend == "generated" and (reason := unavailable()):

@@ -18,9 +18,9 @@ from old_versions import available_versions, write
 from pickles import saved
 from torch import Tensor, nn
 
-from equinet.checkpoint import save_tensors
 from equinet.convert.mace.reader import read_record
 from equinet.convert.mace.records import Record, irreps_of
+from equinet.tensorfile import save_tensors
 
 
 def same(one: Tensor, other: Tensor) -> bool:

@@ -11,6 +11,8 @@ import pytest
 from pickles import archive, module_holding, record_or_complaint, text
 
 from equinet.convert.mace.reader import read_record
+from equinet.convert.mace.records import refusing_what_is_damaged
+from equinet.models import MACEConfig
 
 MANY = 3000
 LARGE = (1 << 40).to_bytes(8, "little")
@@ -103,3 +105,9 @@ def test_a_tensor_of_a_class_is_made_by_a_maker_of_tensors() -> None:
     attack = b"ctorch._tensor\n_rebuild_from_type_v2\n(c_codecs\nencode\nctorch\nTensor\n" + arguments + b"}tR"
     with pytest.raises(ValueError, match=r"made by _codecs\.encode, which makes none"):
         read_record(file_with(attack))
+
+
+def test_a_model_beyond_the_bounds_of_the_configuration_is_refused_by_the_key() -> None:
+    sentence = r"^this model cannot be converted; .* `channels`: .* equal to 1024, got 5000$"
+    with pytest.raises(ValueError, match=sentence), refusing_what_is_damaged():
+        MACEConfig(channels=5000)

@@ -121,8 +121,8 @@ def test_arguments_distinguish_methods() -> None:
         ({"method": "gaunt_fourier", "bracket": True}, "'gaunt_fourier' has no argument `bracket`; did you mean `"),
         ("cp", r"'cp' needs `rank`, as in \{ method = \"cp\", rank = 24 \}"),
         ({"method": "cp", "factors": "als"}, r"'cp' needs `rank`, as in"),
-        ({"method": "cp", "rank": 0}, "`rank` must be a whole number, 1 or more, got 0"),
-        ({"method": "cp", "rank": 8.0}, r"`rank` must be a whole number, 1 or more, got 8\.0"),
+        ({"method": "cp", "rank": 0}, "`rank` must be a whole number from 1 to 256, got 0"),
+        ({"method": "cp", "rank": 8.0}, r"`rank` must be a whole number from 1 to 256, got 8\.0"),
         ({"method": "cp", "rank": 8, "factors": "trained"}, "`factors` must be one of als, trainable, got 'trained'"),
         (
             {"method": "gaunt_grid", "transform": "fast"},
@@ -141,9 +141,9 @@ def test_arguments_distinguish_methods() -> None:
                 "cp": {"rank": 8},
             }.items()
             for bad, message in (
-                ({"copies": 0}, "`copies` must be a whole number, 1 or more, got 0"),
-                ({"copies": 1.5}, r"`copies` must be a whole number, 1 or more, got 1\.5"),
-                ({"copies": True}, "`copies` must be a whole number, 1 or more, got True"),
+                ({"copies": 0}, "`copies` must be a whole number from 1 to 64, got 0"),
+                ({"copies": 1.5}, r"`copies` must be a whole number from 1 to 64, got 1\.5"),
+                ({"copies": True}, "`copies` must be a whole number from 1 to 64, got True"),
                 ({"weights": "all"}, "`weights` must be one of shared, filter, degrees, got 'all'"),
                 ({"backend": "cuda"}, "`backend` must be one of auto, generated, torch, reference, got 'cuda'"),
             )
