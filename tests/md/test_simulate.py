@@ -527,9 +527,9 @@ def test_a_trajectory_is_cut_where_it_is(frames, crystal, tmp_path):
     with Trajectory(path, "a") as trajectory:
         crystal.positions[0, 0] = 99
         trajectory.write(crystal)
-    assert [atoms.positions[0, 0] for atoms in Trajectory(path)] == [*range(frames), 99]
+    assert [atoms.positions[0, 0] for atoms in ase.io.read(path, ":")] == [*range(frames), 99]
     cut_trajectory(path, frames + 1, path.stat().st_size)
-    assert len(Trajectory(path)) == frames + 1
+    assert len(ase.io.read(path, ":")) == frames + 1
     with pytest.raises(ValueError, match=f"has {frames + 1} frames, but the restart file expects 99"):
         cut_trajectory(path, 99, 0)
 
