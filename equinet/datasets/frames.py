@@ -20,10 +20,12 @@ from numpy.typing import NDArray
 
 from equinet.graph.elements import no_element
 
+from .plausible import beyond_bounds, outlier
 from .properties import BUILT_IN, PROPERTIES, property_named
 
 SOURCE = "equinet_source"  # where a frame came from, kept in atoms.info for error messages
 ISOLATED = "IsolatedAtom"
+LARGEST_WEIGHT = 1e6  # of a frame among others of weight 1
 EMPTY_SPACE = 10.0  # Å to the nearest image; no bond is a third as long
 
 
@@ -162,12 +164,14 @@ def find_labels(atoms: Atoms, keys: LabelKeys = OWN_NAMES) -> Labels:
     Forces are taken raw: ``atoms.get_forces()`` would set those of constrained atoms to zero.
 
     Raises:
-        ValueError: If a label has the wrong shape or is not finite.
+        ValueError: If a label has the wrong shape, is not finite, or is larger than any can be (``largest`` of its property).
     """
     found = {**atoms.arrays, **atoms.info, **getattr(atoms.calc, "results", {})}
     weight = _checked(atoms, keys.weight, found.get(keys.weight, 1.0), [()])
     if weight < 0:
         raise ValueError(f"{source(atoms)}: `{keys.weight}` must not be negative, got {float(weight)}")
+    if weight > LARGEST_WEIGHT:
+        raise ValueError(f"{source(atoms)}: `{keys.weight}` must not be above {LARGEST_WEIGHT:g}, got {float(weight)}")
     labels = Labels(weight=float(weight))
     for row in PROPERTIES.values():
         key = keys.of(row.name)
@@ -179,6 +183,8 @@ def find_labels(atoms: Atoms, keys: LabelKeys = OWN_NAMES) -> Labels:
             labels[row.name] = _full(value) if row.symmetric else value
         except ValueError as error:
             raise ValueError(f"{source(atoms)}: `{key}` {error}; correct the frame") from None
+        if reason := beyond_bounds(row, labels[row.name], len(atoms)):
+            raise ValueError(f"{source(atoms)}: `{key}` {reason}")
     return labels
 
 
@@ -264,8 +270,21 @@ def _has_images_within(atoms: Atoms, distance: float) -> bool:
     return bool(np.linalg.norm(np.array(steps) @ periodic, axis=1).min() <= distance)
 
 
+def require_no_outliers(frames: Sequence[Atoms]) -> None:
+    """Refuse frames with a force out of all proportion to the others.
+
+    Args:
+        frames: Frames of :func:`read_frames` or :func:`with_labels`.
+
+    Raises:
+        ValueError: Names the frame, the atom, the force and the remedy.
+    """
+    if (found := outlier(frames)) is not None:
+        raise ValueError(f"{source(found[0])}: `forces` {found[1]}")
+
+
 def require_labels(frames: Sequence[Atoms], wanted: Iterable[str], *, allow_missing: bool) -> None:
-    """Refuse frames that lack a label which the loss weighs.
+    """Refuse frames that lack a label which the loss weighs, or have forces out of all proportion (:mod:`.plausible`).
 
     Args:
         frames: Frames without the isolated atoms.
@@ -273,11 +292,12 @@ def require_labels(frames: Sequence[Atoms], wanted: Iterable[str], *, allow_miss
         allow_missing: Accept frames without a label as long as some frame has it; they then count only in the other terms.
 
     Raises:
-        ValueError: Names the label, the number of frames without it, the first of them, and what to do.
+        ValueError: Names the label, the number of frames without it, the first of them, and what to do; or the outlier.
     """
     frames = [
         atoms if isinstance(atoms.calc, CheckedLabels) else with_labels(atoms, find_labels(atoms)) for atoms in frames
     ]
+    require_no_outliers(frames)
     for name in wanted:
         if property_named(name).needs_volume:
             open_frames = [atoms for atoms in frames if name in atoms.calc.results and not has_volume(atoms)]
