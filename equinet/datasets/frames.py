@@ -99,13 +99,14 @@ def read_frames(
     Raises:
         FileNotFoundError: If a file is not there.
         ValueError: If a file cannot be read or is empty, or a label has the wrong shape or is not finite; names the file,
-            the frame (counted from 0) and the remedy. Also if an atom is of no element.
+            the frame (counted from 0) and the remedy. Also if an atom is of no element, or a position or cell is not finite.
     """
     frames = []
     for path in [paths] if isinstance(paths, (str, os.PathLike)) else paths:
         for n, atoms in enumerate(_read(Path(path))):
             atoms.info[SOURCE] = f"{path}, frame {n}"
             require_elements(atoms)
+            require_finite(atoms)
             frames.append(with_labels(atoms, find_labels(atoms, keys)))
     return frames
 
@@ -130,13 +131,15 @@ def read_structure(path: str | os.PathLike[str]) -> Atoms:
     """The last structure of a file, any format ASE reads, without its labels.
 
     Raises:
-        FileNotFoundError, ValueError: If there is no such file, it cannot be read, or an atom of the structure is of no element.
+        FileNotFoundError, ValueError: If there is no such file, it cannot be read, or the structure has an atom of no element, or a
+            position or cell that is not finite.
     """
     frames = _read(Path(path))
-    if reason := no_element(frames[-1].numbers.tolist()):
+    atoms = frames[-1]
+    if reason := no_element(atoms.numbers.tolist()) or _not_finite(atoms):
         raise ValueError(f"{path}, frame {len(frames) - 1}: {reason}; correct the frame")
-    frames[-1].calc = None
-    return frames[-1]
+    atoms.calc = None
+    return atoms
 
 
 def _format(path: Path) -> str | None:
@@ -156,6 +159,22 @@ def require_elements(atoms: Atoms) -> None:
     """
     if reason := no_element(atoms.numbers.tolist()):
         raise ValueError(f"{source(atoms)}: {reason}; correct or remove the frame")
+
+
+def require_finite(atoms: Atoms) -> None:
+    """Refuse a frame whose positions or cell are not finite.
+
+    Raises:
+        ValueError: Names the frame and the atom.
+    """
+    if reason := _not_finite(atoms):
+        raise ValueError(f"{source(atoms)}: {reason}; correct or remove the frame")
+
+
+def _not_finite(atoms: Atoms) -> str | None:
+    for atom in np.flatnonzero(~np.isfinite(atoms.positions).all(axis=1)):
+        return f"the position of atom {atom} is not finite: {atoms.positions[atom]}"
+    return None if np.isfinite(atoms.cell[:]).all() else f"the cell is not finite: {atoms.cell[:].tolist()}"
 
 
 def find_labels(atoms: Atoms, keys: LabelKeys = OWN_NAMES) -> Labels:
@@ -253,8 +272,9 @@ def is_isolated_atom(atoms: Atoms) -> bool:
     10 Å, as plane-wave codes need.
 
     Raises:
-        ValueError: If it is marked so but has several atoms.
+        ValueError: If it is marked so but has several atoms, or has a cell that is not finite.
     """
+    require_finite(atoms)
     marked = atoms.info.get("config_type") == ISOLATED
     if marked and len(atoms) != 1:
         raise ValueError(f"{source(atoms)}: marked as {ISOLATED}, but it has {len(atoms)} atoms; correct the frame")

@@ -336,6 +336,25 @@ def test_atoms_of_no_element_are_refused_with_file_frame_and_atom(tmp_path: Path
         read_structure(path)
 
 
+@pytest.mark.parametrize("number", ["nan", "inf", "-inf"])
+def test_positions_and_cells_that_are_not_finite_are_refused_with_file_and_frame(tmp_path: Path, number: str) -> None:
+    path = tmp_path / "a.xyz"
+    head = '2\nLattice="5 0 0 0 5 0 0 0 {}" pbc="T T T" Properties=species:S:1:pos:R:3\nH 0 0 0\nH 0 0 {}\n'
+    for cell, position, what in (
+        (5, number, r"position of atom 1 is not finite: \["),
+        (number, 1, r"cell is not finite: \["),
+    ):
+        path.write_text(head.format(5, 1) + head.format(cell, position))
+        for read in (read_frames, read_structure):
+            with pytest.raises(ValueError, match=rf"a\.xyz, frame 1: the {what}.*; correct"):
+                read(path)
+
+
+def test_whether_an_atom_is_isolated_is_not_asked_of_a_cell_that_is_not_finite() -> None:
+    with pytest.raises(ValueError, match=r"a frame: the cell is not finite"):
+        split_isolated([Atoms("H", cell=[5, 5, np.nan], pbc=True)])
+
+
 def test_an_element_that_does_not_exist_is_refused_before_one_that_the_model_does_not_know() -> None:
     atoms = Atoms([1, 200], [[0, 0, 0], [0, 0, 1]])
     with pytest.raises(ValueError, match=r"a frame: there is no element with atomic number 200 \(atom 1"):
