@@ -9,12 +9,15 @@ import typer
 from rich.markup import escape
 
 from .app import app, console
+from .outputs import OUTPUT_FOLDER
 from .render import show as show_blocks
 
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for everything the demonstration makes.")] = Path("equinet-demo"),
+    out: Annotated[Path, typer.Option(help="Folder for everything the demonstration makes."), OUTPUT_FOLDER] = Path(
+        "equinet-demo"
+    ),
 ) -> None:
     """From real frames to molecular dynamics in one command: train, test, Langevin and NVE dynamics, with pictures."""
     from .demo import run_demo

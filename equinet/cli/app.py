@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import re
 import shlex
+import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from typer.core import TyperCommand
+
+from .outputs import require_outputs
 
 console = Console()
 errors_to = Console(stderr=True)
@@ -24,6 +28,8 @@ class Command(TyperCommand):
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""
         with plain_errors(self.params), plain_warnings():
+            if self.callback is not None:
+                require_outputs(self.callback, ctx.params)
             return super().invoke(ctx)
 
 
@@ -66,7 +72,7 @@ def plain_errors(options: Sequence[Any] = ()) -> Iterator[None]:
         _show("\n", in_flags(str(stop), options), "yellow")
         raise typer.Exit(128 + stop.signal) from None
     except (ValueError, OSError, MemoryError, FloatingPointError, BackendMismatchError) as error:
-        _show("[bold red]error:[/] ", in_flags(str(error), options), "")
+        _show("[bold red]error:[/] ", in_flags(str(error) or _without_words(error), options), "")
         raise typer.Exit(1) from None
 
 
@@ -84,6 +90,16 @@ def plain_warnings() -> Iterator[None]:
 
         warnings.showwarning = show
         yield
+
+
+def _without_words(error: BaseException) -> str:
+    """What to say of an error that says nothing itself."""
+    if isinstance(error, MemoryError):
+        return "there is not enough memory for this (MemoryError); take less at a time, or a machine that has more"
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    return (
+        f"{type(error).__name__} without a message, in {where.name} ({Path(where.filename).name}, line {where.lineno})"
+    )
 
 
 def in_flags(message: str, options: Sequence[Any]) -> str:

@@ -11,6 +11,7 @@ import typer
 
 from .app import console
 from .bench import Threads, bench, command_line, finish
+from .outputs import OUTPUT_FOLDER
 from .render import progress, show
 
 if TYPE_CHECKING:
@@ -47,7 +48,9 @@ def mace(
     seconds: Annotated[float, typer.Option(help="For all rounds of one model.", min=0.1)] = 1.0,
     threads: Threads = 1,
     seed: Annotated[int, typer.Option(help="Of random weights.")] = 0,
-    out: Annotated[Path | None, typer.Option(help="Folder for mace.json, mace_table.md and mace.png.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for mace.json, mace_table.md and mace.png."), OUTPUT_FOLDER
+    ] = None,
 ) -> None:
     """MACE models read from their files, beside mace-torch: the same energies, forces and virials, and how much faster.
 

@@ -10,6 +10,7 @@ import typer
 
 from .app import console
 from .bench import Device, Dtype, Threads, bench, command_line, finish, saying
+from .outputs import OUTPUT_FOLDER
 from .render import show
 
 if TYPE_CHECKING:
@@ -53,7 +54,9 @@ def model(
     rounds: Rounds = 11,
     seconds: Annotated[float, typer.Option(help="For all rounds of one task on one structure.", min=0.1)] = 60.0,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for model.json, model.csv, model_table.md and model.png.")
+        Path | None,
+        typer.Option(help="Folder for model.json, model.csv, model_table.md and model.png."),
+        OUTPUT_FOLDER,
     ] = None,
 ) -> None:
     """A whole model: training step, energy + forces, step of molecular dynamics, peak memory.
@@ -101,7 +104,9 @@ def size(
     threads: Threads = 1,
     rounds: Rounds = 9,
     seconds: Annotated[float, typer.Option(help="For all rounds of one size.", min=0.1)] = 30.0,
-    out: Annotated[Path | None, typer.Option(help="Folder for size.json, size_table.md and size.png.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for size.json, size_table.md and size.png."), OUTPUT_FOLDER
+    ] = None,
 ) -> None:
     """Cost against size: time and peak memory of energy + forces for 64 to 8,000 atoms of silicon, and how they grow.
 

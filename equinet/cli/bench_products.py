@@ -10,6 +10,7 @@ import typer
 
 from .app import console
 from .bench import Dtype, Threads, bench, command_line, finish
+from .outputs import OUTPUT_FOLDER
 from .render import show
 
 if TYPE_CHECKING:
@@ -48,7 +49,9 @@ Reference = Annotated[
     bool, typer.Option("--reference", help="Also time the reference forms, the formulas term by term.")
 ]
 Out = Annotated[
-    Path | None, typer.Option(help="Folder for bench.json, bench.csv, bench.md and bench.png, the roofline.")
+    Path | None,
+    typer.Option(help="Folder for bench.json, bench.csv, bench.md and bench.png, the roofline."),
+    OUTPUT_FOLDER,
 ]
 
 

@@ -9,6 +9,7 @@ import typer
 
 from .app import console
 from .bench import Threads, bench, command_line, finish
+from .outputs import OUTPUT_FOLDER
 from .render import progress, show
 
 if TYPE_CHECKING:
@@ -21,7 +22,11 @@ def swap(
     config: Annotated[
         Path, typer.Argument(help="Training configuration (TOML) with data.test; its products are replaced.")
     ],
-    out: Annotated[Path, typer.Option(help="Folder for the results; a run that was stopped goes on there.")],
+    out: Annotated[
+        Path,
+        typer.Option(help="Folder for the results; a run that was stopped goes on there."),
+        OUTPUT_FOLDER,
+    ],
     minutes: Annotated[float, typer.Option(help="Processor minutes of training for each.", min=0.01)] = 2.0,
     seeds: Annotated[
         int, typer.Option(help="Seeds for exact couplings and those within 10 % of the best force error.", min=1)
@@ -81,6 +86,7 @@ def training(
     out: Annotated[
         Path | None,
         typer.Option(help="Folder for training.json, training.csv, training_table.md and training.png."),
+        OUTPUT_FOLDER,
     ] = None,
 ) -> None:
     """equinet and mace-torch trained side by side: same frames, batches, sizes, loss and learning rate, epochs in turns.

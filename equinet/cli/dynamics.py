@@ -23,7 +23,12 @@ def run_with_progress(
     Args:
         atoms, calculator, steps, ensemble, settings: See :func:`simulate`.
         console: Terminal.
+
+    Raises:
+        ValueError: If ``steps`` is negative.
     """
+    if steps < 0:
+        raise ValueError(f"`steps` must be 0 or more, those before a resume included, got {steps}")
     with progress(console, "steps") as move:
 
         def show(step: int, observation: Observation) -> None:
@@ -31,7 +36,9 @@ def run_with_progress(
             move(step, steps, f"{ensemble}  {observation.temperature:5.0f} K  {energy:.4f} eV/atom")
 
         summary = simulate(atoms, calculator, steps=steps, ensemble=ensemble, progress=show, **settings)
-    closing = f"{ensemble}: {summary.step[-1]} steps, {1e3 * summary.seconds_per_step:.1f} ms per step"
+    closing = f"{ensemble}: {summary.step[-1]} steps"
+    if summary.step[-1]:
+        closing += f", {1e3 * summary.seconds_per_step:.1f} ms per step"
     if ensemble == "nve":
         closing += f", energy drift {summary.drift_mev_per_atom_per_ps:+.3f} meV/atom/ps"
     else:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from .app import app, console
+from .outputs import OUTPUT_FILE
 from .render import show
 
 if TYPE_CHECKING:
@@ -22,7 +23,9 @@ SAME = 1e-6
 def convert_mace(
     model: Annotated[Path, typer.Argument(metavar="IN", help="Model file of mace-torch (*.model).")],
     out: Annotated[
-        Path, typer.Argument(metavar="OUT", help="Model file to write (*.eqn); never one that is there already.")
+        Path,
+        typer.Argument(metavar="OUT", help="Model file to write (*.eqn); never one that is there already."),
+        OUTPUT_FILE,
     ],
     head: Annotated[
         str | None, typer.Option(help="Which head to take, of a model that has several; they give different energies.")
@@ -84,8 +87,6 @@ def convert_mace(
 def _refuse_to_write(out: Path) -> None:
     if out.exists():
         raise ValueError(f"{out} is there already and is not overwritten; give OUT another name")
-    if not out.parent.is_dir():
-        raise ValueError(f"there is no folder {out.parent} to write {out.name} into; make it first")
 
 
 def _refuse_if_different(model: Path, change: Change) -> None:

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from .app import app, console
+from .outputs import OUTPUT_FILE, OUTPUT_FOLDER, OUTPUT_PICTURE
 from .render import progress, show
 
 MATMUL = "Matrix products: float32 as it is (ieee), or coarser and on a GPU faster, at an error that is printed."
@@ -22,7 +23,9 @@ def train(
         typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. --set model.channels=32. Repeatable."),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for model and results; by default named after the configuration.")
+        Path | None,
+        typer.Option(help="Folder for model and results; by default named after the configuration."),
+        OUTPUT_FOLDER,
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
 ) -> None:
@@ -42,6 +45,8 @@ def train(
 
     resolved = read_config(config, settings or [])
     folder = out or Path("runs") / config.stem
+    if reason := OUTPUT_FOLDER.why_not(folder):
+        raise ValueError(f"`out`: {reason}")
     run(resolved, folder, resume=resume, reporter=TerminalReporter(console))
     console.print(
         f"\nresults in {folder}/   next:  equinet md {folder}/model.eqn YOUR_STRUCTURE.xyz --out run.traj",
@@ -54,8 +59,12 @@ def train(
 def evaluate(
     model: Annotated[Path, typer.Argument(help="Model file (*.eqn).")],
     data: Annotated[Path, typer.Argument(help="Labelled frames, extended XYZ.")],
-    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the errors to this file.")] = None,
-    parity: Annotated[Path | None, typer.Option(help="Also draw labels against predictions into this PNG.")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Also write the errors to this file."), OUTPUT_FILE
+    ] = None,
+    parity: Annotated[
+        Path | None, typer.Option(help="Also draw labels against predictions into this PNG."), OUTPUT_PICTURE
+    ] = None,
     energy_key: Annotated[str, typer.Option(help="Name of the energy in the file.")] = "energy",
     forces_key: Annotated[str, typer.Option(help="Name of the forces in the file.")] = "forces",
     stress_key: Annotated[str, typer.Option(help="Name of the stress in the file.")] = "stress",
@@ -103,7 +112,9 @@ def check(
     tolerance_float64: Annotated[
         float, typer.Option(help="The same in float64; finite differences get at least 1e-6.")
     ] = 1e-10,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Also write everything to this file.")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Also write everything to this file."), OUTPUT_FILE
+    ] = None,
     device: Annotated[str, typer.Option(help='"auto", "cpu", "cuda", ...')] = "auto",
     seed: Annotated[int, typer.Option(help="Decides rotations, directions and random structures.")] = 0,
 ) -> None:
@@ -155,7 +166,7 @@ def md(
     atoms: Annotated[
         Path, typer.Argument(help="Structure to start from, any format ASE reads; its last frame is taken.")
     ],
-    out: Annotated[Path, typer.Option(help="Trajectory to write, *.traj or *.xyz.")],
+    out: Annotated[Path, typer.Option(help="Trajectory to write, *.traj or *.xyz."), OUTPUT_FILE],
     ensemble: Annotated[
         Literal["nve", "nvt", "npt"], typer.Option(help="nvt and npt use a Langevin thermostat.")
     ] = "nvt",

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from .app import app, console
+from .outputs import OUTPUT_FILE
 from .render import show
 
 
@@ -44,7 +45,9 @@ def explain(
             "several: side by side; none: all side by side."
         ),
     ] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Also write everything to this file.")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Also write everything to this file."), OUTPUT_FILE
+    ] = None,
 ) -> None:
     """Measure the expressivity, cost and equivariance error of tensor products.
 
@@ -82,7 +85,7 @@ def explain(
 @app.command()
 def convert(
     model: Annotated[Path, typer.Argument(help="Model file (*.eqn).")],
-    out: Annotated[Path, typer.Option(help="Model file to write; never one that is there already.")],
+    out: Annotated[Path, typer.Option(help="Model file to write; never one that is there already."), OUTPUT_FILE],
     many_body: Annotated[
         str | None,
         typer.Option(
@@ -98,7 +101,9 @@ def convert(
         Path | None,
         typer.Option(help="Structures on which to measure the change, labels or not; by default random ones."),
     ] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Also write all figures to this file.")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Also write all figures to this file."), OUTPUT_FILE
+    ] = None,
     seed: Annotated[int, typer.Option(help="Decides the starts of fits.")] = 0,
 ) -> None:
     """Express a trained model in another tensor product: exactly where that can be, else nearly, and tell how nearly.

@@ -10,7 +10,7 @@ from e3nn import o3
 from equinet.ops.layout import channels_of, with_channels
 from equinet.ops.methods.registry import method_from_config
 from equinet.ops.protocols import Method
-from equinet.ops.spec import ManyBodySpec, TensorProductSpec
+from equinet.ops.spec import ManyBodySpec, TensorProductSpec, require_channels
 
 
 def spec_from_text(
@@ -70,6 +70,7 @@ def _irreps(name: str, text: str) -> o3.Irreps:
             f"{name} is no list of irreps, got {text!r}; write for example 32x0e+32x1o, which is 32 channels of scalars (degree "
             "0, even) and vectors (degree 1, odd)"
         )
+    require_channels(irreps)
     return irreps
 
 

@@ -20,10 +20,12 @@ from numpy.typing import NDArray
 
 from equinet.graph.elements import no_element
 
+from .plausible import beyond_bounds, outlier
 from .properties import BUILT_IN, PROPERTIES, property_named
 
 SOURCE = "equinet_source"  # where a frame came from, kept in atoms.info for error messages
 ISOLATED = "IsolatedAtom"
+LARGEST_WEIGHT = 1e6  # of a frame among others of weight 1
 EMPTY_SPACE = 10.0  # Å to the nearest image; no bond is a third as long
 
 
@@ -97,13 +99,14 @@ def read_frames(
     Raises:
         FileNotFoundError: If a file is not there.
         ValueError: If a file cannot be read or is empty, or a label has the wrong shape or is not finite; names the file,
-            the frame (counted from 0) and the remedy. Also if an atom is of no element.
+            the frame (counted from 0) and the remedy. Also if an atom is of no element, or a position or cell is not finite.
     """
     frames = []
     for path in [paths] if isinstance(paths, (str, os.PathLike)) else paths:
         for n, atoms in enumerate(_read(Path(path))):
             atoms.info[SOURCE] = f"{path}, frame {n}"
             require_elements(atoms)
+            require_finite(atoms)
             frames.append(with_labels(atoms, find_labels(atoms, keys)))
     return frames
 
@@ -128,13 +131,15 @@ def read_structure(path: str | os.PathLike[str]) -> Atoms:
     """The last structure of a file, any format ASE reads, without its labels.
 
     Raises:
-        FileNotFoundError, ValueError: If there is no such file, it cannot be read, or an atom of the structure is of no element.
+        FileNotFoundError, ValueError: If there is no such file, it cannot be read, or the structure has an atom of no element, or a
+            position or cell that is not finite.
     """
     frames = _read(Path(path))
-    if reason := no_element(frames[-1].numbers.tolist()):
+    atoms = frames[-1]
+    if reason := no_element(atoms.numbers.tolist()) or _not_finite(atoms):
         raise ValueError(f"{path}, frame {len(frames) - 1}: {reason}; correct the frame")
-    frames[-1].calc = None
-    return frames[-1]
+    atoms.calc = None
+    return atoms
 
 
 def _format(path: Path) -> str | None:
@@ -156,18 +161,36 @@ def require_elements(atoms: Atoms) -> None:
         raise ValueError(f"{source(atoms)}: {reason}; correct or remove the frame")
 
 
+def require_finite(atoms: Atoms) -> None:
+    """Refuse a frame whose positions or cell are not finite.
+
+    Raises:
+        ValueError: Names the frame and the atom.
+    """
+    if reason := _not_finite(atoms):
+        raise ValueError(f"{source(atoms)}: {reason}; correct or remove the frame")
+
+
+def _not_finite(atoms: Atoms) -> str | None:
+    for atom in np.flatnonzero(~np.isfinite(atoms.positions).all(axis=1)):
+        return f"the position of atom {atom} is not finite: {atoms.positions[atom]}"
+    return None if np.isfinite(atoms.cell[:]).all() else f"the cell is not finite: {atoms.cell[:].tolist()}"
+
+
 def find_labels(atoms: Atoms, keys: LabelKeys = OWN_NAMES) -> Labels:
     """The labels a frame carries, whether ASE has moved them into a calculator or left them in ``info`` and ``arrays``.
 
     Forces are taken raw: ``atoms.get_forces()`` would set those of constrained atoms to zero.
 
     Raises:
-        ValueError: If a label has the wrong shape or is not finite.
+        ValueError: If a label has the wrong shape, is not finite, or is larger than any can be (``largest`` of its property).
     """
     found = {**atoms.arrays, **atoms.info, **getattr(atoms.calc, "results", {})}
     weight = _checked(atoms, keys.weight, found.get(keys.weight, 1.0), [()])
     if weight < 0:
         raise ValueError(f"{source(atoms)}: `{keys.weight}` must not be negative, got {float(weight)}")
+    if weight > LARGEST_WEIGHT:
+        raise ValueError(f"{source(atoms)}: `{keys.weight}` must not be above {LARGEST_WEIGHT:g}, got {float(weight)}")
     labels = Labels(weight=float(weight))
     for row in PROPERTIES.values():
         key = keys.of(row.name)
@@ -179,6 +202,8 @@ def find_labels(atoms: Atoms, keys: LabelKeys = OWN_NAMES) -> Labels:
             labels[row.name] = _full(value) if row.symmetric else value
         except ValueError as error:
             raise ValueError(f"{source(atoms)}: `{key}` {error}; correct the frame") from None
+        if reason := beyond_bounds(row, labels[row.name], len(atoms)):
+            raise ValueError(f"{source(atoms)}: `{key}` {reason}")
     return labels
 
 
@@ -247,8 +272,9 @@ def is_isolated_atom(atoms: Atoms) -> bool:
     10 Å, as plane-wave codes need.
 
     Raises:
-        ValueError: If it is marked so but has several atoms.
+        ValueError: If it is marked so but has several atoms, or has a cell that is not finite.
     """
+    require_finite(atoms)
     marked = atoms.info.get("config_type") == ISOLATED
     if marked and len(atoms) != 1:
         raise ValueError(f"{source(atoms)}: marked as {ISOLATED}, but it has {len(atoms)} atoms; correct the frame")
@@ -264,8 +290,21 @@ def _has_images_within(atoms: Atoms, distance: float) -> bool:
     return bool(np.linalg.norm(np.array(steps) @ periodic, axis=1).min() <= distance)
 
 
+def require_no_outliers(frames: Sequence[Atoms]) -> None:
+    """Refuse frames with a force out of all proportion to the others.
+
+    Args:
+        frames: Frames of :func:`read_frames` or :func:`with_labels`.
+
+    Raises:
+        ValueError: Names the frame, the atom, the force and the remedy.
+    """
+    if (found := outlier(frames)) is not None:
+        raise ValueError(f"{source(found[0])}: `forces` {found[1]}")
+
+
 def require_labels(frames: Sequence[Atoms], wanted: Iterable[str], *, allow_missing: bool) -> None:
-    """Refuse frames that lack a label which the loss weighs.
+    """Refuse frames that lack a label which the loss weighs, or have forces out of all proportion (:mod:`.plausible`).
 
     Args:
         frames: Frames without the isolated atoms.
@@ -273,11 +312,12 @@ def require_labels(frames: Sequence[Atoms], wanted: Iterable[str], *, allow_miss
         allow_missing: Accept frames without a label as long as some frame has it; they then count only in the other terms.
 
     Raises:
-        ValueError: Names the label, the number of frames without it, the first of them, and what to do.
+        ValueError: Names the label, the number of frames without it, the first of them, and what to do; or the outlier.
     """
     frames = [
         atoms if isinstance(atoms.calc, CheckedLabels) else with_labels(atoms, find_labels(atoms)) for atoms in frames
     ]
+    require_no_outliers(frames)
     for name in wanted:
         if property_named(name).needs_volume:
             open_frames = [atoms for atoms in frames if name in atoms.calc.results and not has_volume(atoms)]

@@ -7,6 +7,7 @@ predicts it is a model that names it in ``predicts`` (:mod:`equinet.models.base`
 from __future__ import annotations
 
 import difflib
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -31,6 +32,7 @@ class Property:
         symmetric: True for a symmetric 3 x 3 tensor, which files may give in Voigt order xx, yy, zz, yz, xz, xy.
         needs_volume: True if it is defined for structures with a volume only.
         centred: True if the spread of labels is that about their mean, False if that about zero.
+        largest: Largest size that a label can have, in ``unit``; of an extensive property per atom. Frames beyond are refused when read.
 
     Raises:
         ValueError: If ``symmetric`` is set and the shape is not 3 x 3.
@@ -51,6 +53,7 @@ class Property:
     symmetric: bool = False
     needs_volume: bool = False
     centred: bool = True
+    largest: float = math.inf
 
     def __post_init__(self) -> None:
         if not self.name.isidentifier():
@@ -85,6 +88,7 @@ PROPERTIES: dict[str, Property] = {
             loss_weight=1.0,
             extensive=True,
             from_references=True,
+            largest=2e6,  # an atom of the heaviest element with all its electrons has -1.5e6 eV
         ),
         Property(
             name="forces",
@@ -98,6 +102,7 @@ PROPERTIES: dict[str, Property] = {
             suffix="mev_per_ang",
             loss_weight=100.0,
             centred=False,
+            largest=1e4,  # two nuclei a third of an Ångström apart; no density functional is meant for it
         ),
         Property(
             name="stress",
@@ -111,6 +116,7 @@ PROPERTIES: dict[str, Property] = {
             suffix="mev_per_ang3",
             symmetric=True,
             needs_volume=True,
+            largest=1e3,  # 160,000 GPa, several hundred times the pressure in the centre of the Earth
         ),
     )
 }

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from equinet.graph.atomic_graph import AtomicGraph
 
-from .frames import is_isolated_atom, labels_of, require_elements, source, with_labels
+from .frames import is_isolated_atom, labels_of, require_elements, require_no_outliers, source, with_labels
+from .plausible import without_tail
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,8 @@ class Statistics:
         reference: E0 of each element in eV.
         reference_origin: Source of the reference energies, in words.
         shift: Mean interaction energy of an atom of each element, in eV.
-        scale: Root mean square of a force component on atoms of each element, in eV/Å, used as the unit of energy.
+        scale: Root mean square of a force component on atoms of each element, in eV/Å, used as the unit of energy. A few components far
+            beyond all others (ten times the 99th percentile) count as that much.
         avg_num_neighbors: Edges per atom.
     """
 
@@ -124,11 +126,13 @@ def measure(
         per_element: Shift and scale of each element by itself instead of one for all.
 
     Raises:
-        ValueError: If there are no edges, an element has no reference energy, or an atom is of no element.
+        ValueError: If there are no edges, an element has no reference energy, an atom is of no element, or a force is out of all
+            proportion to the others.
     """
     for atoms in (*frames, *isolated):
         require_elements(atoms)
     frames, isolated = ([with_labels(atoms, labels_of(atoms)) for atoms in part] for part in (frames, isolated))
+    require_no_outliers(frames)
     elements = tuple(sorted({int(z) for atoms in frames for z in atoms.numbers}))
     edges = sum(graph.edge_index.shape[1] for graph in graphs)
     nodes = sum(graph.num_nodes for graph in graphs)
@@ -146,7 +150,8 @@ def measure(
     if per_element:
         shift = np.linalg.lstsq(counts, interaction, rcond=None)[0]
     else:
-        shift = np.full(len(elements), float(np.mean(interaction / counts.sum(axis=1))))
+        per_atom = interaction / counts.sum(axis=1)
+        shift = np.full(len(elements), float(np.mean(without_tail(per_atom, float(np.median(per_atom))))))
     return Statistics(
         elements,
         tuple(reference),
@@ -166,11 +171,12 @@ def _force_scale(
 ) -> tuple[float, ...]:
     with_forces = [atoms for atoms in frames if "forces" in atoms.calc.results]
     if not with_forces:  # energy-only data: the spread of the energies per atom is the best unit there is
-        spread = float(np.std(interaction / counts.sum(axis=1)))
+        per_atom = interaction / counts.sum(axis=1)
+        spread = float(np.std(without_tail(per_atom, float(np.median(per_atom)))))
         return (max(spread, 1e-3),) * len(elements)
     forces = np.concatenate([atoms.calc.results["forces"] for atoms in with_forces])
     numbers = np.concatenate([atoms.numbers for atoms in with_forces])
-    overall = float(np.sqrt(np.mean(forces**2)))
+    overall = _size(forces)
     if overall == 0:
         raise ValueError("all training forces are zero; a model cannot learn from them, check `data.forces_key`")
     if not per_element:
@@ -178,9 +184,13 @@ def _force_scale(
     scales = []
     for z in elements:
         own = forces[numbers == z]
-        size = float(np.sqrt(np.mean(own**2))) if len(own) else 0.0
-        scales.append(size or overall)
+        scales.append((_size(own) if len(own) else 0.0) or overall)
     return tuple(scales)
+
+
+def _size(forces: NDArray[np.float64]) -> float:
+    """Root mean square of the components, on which a few far beyond all others have little influence."""
+    return float(np.sqrt(np.mean(without_tail(forces.ravel()) ** 2)))
 
 
 def split_isolated(frames: Sequence[Atoms]) -> tuple[list[Atoms], list[Atoms]]:

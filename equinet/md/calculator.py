@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from ase import Atoms
-from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
+from ase.calculators.calculator import PropertyNotImplementedError, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 from torch import Tensor
 
@@ -27,6 +27,8 @@ from equinet.ops.precision import Precision, matmul_precision, require_available
 from equinet.potential import Potential, Prediction
 from equinet.verify.backends import Rounding, require_backend_match, rounding
 
+from .refusing import RefusingCalculator, require_atoms
+
 WHAT_COUNTS = ("positions", "numbers", "cell", "pbc")
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
 
@@ -38,7 +40,7 @@ class CoarseProducts(UserWarning):
     """Says what matrix products in less than float32, which were asked for, cost in accuracy."""
 
 
-class EquinetCalculator(Calculator):
+class EquinetCalculator(RefusingCalculator):
     """Energies, forces and stress of a potential, for everything in ASE that asks a calculator.
 
     Threads may share one: they take turns. A copy or a pickle of it is independent.
@@ -185,6 +187,7 @@ class EquinetCalculator(Calculator):
         return graph if self.device.type == "cpu" else graph.to(self.device), self._groups[1]
 
     def _decide_on_stress(self, asked: bool) -> bool:
+        require_atoms(self.atoms)
         periodic = bool(self.atoms.pbc.any())
         has_volume = periodic and self.atoms.cell.rank == 3
         if asked and not has_volume:

@@ -10,6 +10,22 @@ from e3nn import o3
 
 from .layout import channels_of
 
+# Of features: above all that potentials have (some 500), and little enough for any computer.
+MOST_CHANNELS = 16_384
+
+
+def require_channels(irreps: o3.Irreps) -> None:
+    """Refuse irreps of which there are too many, or none. e3nn counts some of them one by one, for hours or until memory ends.
+
+    Raises:
+        ValueError: Names the bound.
+    """
+    for channels, ir in irreps:
+        if not 1 <= channels <= MOST_CHANNELS:
+            raise ValueError(
+                f"features must have 1 to {MOST_CHANNELS:,} channels, but {channels}x{ir} has {channels:,}"
+            )
+
 
 class Path(NamedTuple):
     """One coupling: irrep ``i1`` of the first input with irrep ``i2`` of the second, into degree and parity ``out``."""
@@ -39,7 +55,7 @@ class TensorProductSpec:
         outputs: Irreps to keep; multiplicities are ignored.
 
     Raises:
-        ValueError: If multiplicities differ, ``irreps_in2`` has more than one copy, or no path reaches an output.
+        ValueError: If multiplicities differ or are more than 16,384, ``irreps_in2`` has more than one copy, or no path reaches an output.
     """
 
     irreps_in1: o3.Irreps
@@ -51,6 +67,7 @@ class TensorProductSpec:
         for name in ("irreps_in1", "irreps_in2", "outputs"):
             object.__setattr__(self, name, o3.Irreps(getattr(self, name)))
         channels_of(self.irreps_in1)
+        require_channels(self.irreps_in1)
         if channels_of(self.irreps_in2) != 1:
             raise ValueError(f"`irreps_in2` must hold one copy of each irrep, got {self.irreps_in2}")
         wanted = sorted({ir for _, ir in self.outputs})
@@ -110,7 +127,7 @@ class ManyBodySpec:
         species: Number of chemical elements that have weights of their own.
 
     Raises:
-        ValueError: If multiplicities differ, an irrep appears twice, or ``correlation`` or ``species`` is out of range.
+        ValueError: If multiplicities differ or are more than 16,384, an irrep appears twice, or ``correlation`` or ``species`` is out of range.
 
     Source:
         MACE, arXiv 2206.07697, eq. 10 (there with U matrices, an overcomplete set of the same polynomials).
@@ -129,6 +146,7 @@ class ManyBodySpec:
                 raise ValueError(f"`{name}` must name each irrep once, got {irreps}")
         if channels_of(self.irreps_in) != channels_of(self.irreps_out):
             raise ValueError(f"channels must agree, got {self.irreps_in} -> {self.irreps_out}")
+        require_channels(self.irreps_in)
         if not 1 <= self.correlation <= 4:
             raise ValueError(f"`correlation` must be 1 to 4, got {self.correlation}")
         if self.species < 1:

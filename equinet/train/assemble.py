@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -102,9 +103,21 @@ def assemble(config: RunConfig) -> Parts:
         origin_of_references=prepared.statistics.reference_origin if start is None else f"of {start}{refit}",
         start=start,
         identity=_identity(config, prepared),
-        provenance={"config": config.model_dump(mode="json"), "data_sha256": prepared.digest},
+        provenance={"config": _without_folders(config), "data_sha256": prepared.digest},
         configuration=to_toml(config),
     )
+
+
+def _without_folders(config: RunConfig) -> dict[str, Any]:
+    """The configuration with bare file names: a model file is handed on, and folders name people and machines."""
+    tree = config.model_dump(mode="json")
+    for section, key in (("data", "train"), ("data", "valid"), ("data", "test"), ("train", "start_from")):
+        value = tree[section][key]
+        if isinstance(value, str):
+            tree[section][key] = Path(value).name
+        elif isinstance(value, list):
+            tree[section][key] = [Path(each).name for each in value]
+    return tree
 
 
 def _identity(config: RunConfig, prepared: Prepared) -> dict[str, Any]:

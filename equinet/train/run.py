@@ -16,6 +16,7 @@ from equinet.datasets import GraphLoader
 from equinet.graph import AtomicGraph
 from equinet.graph.elements import SYMBOLS
 from equinet.models import count_weights
+from equinet.ops.kernels.choice import slow_on
 from equinet.potential import Potential
 from equinet.runs.files import remove_leftovers, replace_file
 from equinet.runs.interrupt import GentleInterrupt, StopRequested, signal_of
@@ -246,6 +247,8 @@ def describe(parts: Parts) -> list[Block]:
         f"model       {potential.model.headline}{source}, {count_weights(potential):,} weights, "
         f"{parts.settings.dtype} on {potential.device}, {torch.get_num_threads()} threads",
     ]
+    if slow := slow_on(potential.device, potential.dtype):
+        lines.append(Text(slow, "warning"))
     gap = 0.0 if parts.start is None or state.step else mean_gap(potential, parts.graphs["train"][:FEW])
     if gap > FAR:
         text = (

@@ -161,6 +161,19 @@ def test_a_frame_without_labels_has_none(tmp_path: Path) -> None:
         ('stress="1 2 3 2 4 5 3 5 nan"', FORCES, "`stress` has 1 value.s. that are not finite"),
         ("weight=nan", FORCES, "`weight` has 1 value.s. that are not finite"),
         ("weight=-2", FORCES, "`weight` must not be negative, got -2.0"),
+        ("weight=1e308", FORCES, r"`weight` must not be above 1e\+06, got 1e\+308"),
+        (
+            "energy=1e308",
+            FORCES,
+            r"`energy` has 5e\+307 eV/atom; labels of more than 2e\+06 eV/atom come of another unit",
+        ),
+        ("energy=-5e6", FORCES, r"`energy` has 2.5e\+06 eV/atom; .* Remove the frame or compute it again"),
+        (
+            "energy=1",
+            [[0, 0, 0], [0, -1e6, 0]],
+            r"`forces` has 1e\+06 eV/Å of atom 1; labels of more than 10000 eV/Å come",
+        ),
+        ('stress="1e4 0 0 0 0 0 0 0 0"', FORCES, r"`stress` has 10000 eV/Å³; labels of more than 1000 eV/Å³ come"),
         ('energy="1 2 3"', FORCES, r"`energy` has shape \(3,\), must be \(\)"),
         ("energy=low", FORCES, "`energy` is not a number: 'low'"),
     ],
@@ -321,6 +334,25 @@ def test_atoms_of_no_element_are_refused_with_file_frame_and_atom(tmp_path: Path
         read_frames(path)
     with pytest.raises(ValueError, match=sentence):
         read_structure(path)
+
+
+@pytest.mark.parametrize("number", ["nan", "inf", "-inf"])
+def test_positions_and_cells_that_are_not_finite_are_refused_with_file_and_frame(tmp_path: Path, number: str) -> None:
+    path = tmp_path / "a.xyz"
+    head = '2\nLattice="5 0 0 0 5 0 0 0 {}" pbc="T T T" Properties=species:S:1:pos:R:3\nH 0 0 0\nH 0 0 {}\n'
+    for cell, position, what in (
+        (5, number, r"position of atom 1 is not finite: \["),
+        (number, 1, r"cell is not finite: \["),
+    ):
+        path.write_text(head.format(5, 1) + head.format(cell, position))
+        for read in (read_frames, read_structure):
+            with pytest.raises(ValueError, match=rf"a\.xyz, frame 1: the {what}.*; correct"):
+                read(path)
+
+
+def test_whether_an_atom_is_isolated_is_not_asked_of_a_cell_that_is_not_finite() -> None:
+    with pytest.raises(ValueError, match=r"a frame: the cell is not finite"):
+        split_isolated([Atoms("H", cell=[5, 5, np.nan], pbc=True)])
 
 
 def test_an_element_that_does_not_exist_is_refused_before_one_that_the_model_does_not_know() -> None:

@@ -19,10 +19,12 @@ from equinet.datasets import (
     measure,
     read_frames,
     reference_energies,
+    require_labels,
     split_isolated,
     to_graphs,
     with_labels,
 )
+from equinet.datasets.plausible import without_tail
 from equinet.datasets.statistics import composition
 from equinet.models import MACE, MACEConfig
 from equinet.nn import EnergyScale
@@ -178,6 +180,56 @@ def test_frames_without_any_pair_are_refused(isolated: list[Atoms]) -> None:
         ValueError, match=r"no two atoms of the 1 training frames are within the cutoff.*`model.cutoff`"
     ):
         measure(frames, isolated, to_graphs(frames, CUTOFF))
+
+
+def many(count: int = 60) -> list[Atoms]:
+    rng = np.random.default_rng(2)
+    return [labelled(a, -3.0 * len(a) + rng.normal(), rng.normal(size=(len(a), 3))) for a in [molecule("H2O")] * count]
+
+
+def test_a_force_out_of_all_proportion_is_refused_by_frame_and_atom(isolated: list[Atoms]) -> None:
+    frames = many()
+    frames[7].calc.results["forces"][2, 1] = -5000.0
+    frames[7].info["equinet_source"] = "a.xyz, frame 7"
+    with pytest.raises(
+        ValueError, match=r"a\.xyz, frame 7: `forces` has 5000 eV/Å of atom 2; in half of the 60 frames they are below"
+    ):
+        measure(frames, isolated, to_graphs(frames, CUTOFF))
+    with pytest.raises(ValueError, match=r"a\.xyz, frame 7: `forces` has 5000 eV/Å of atom 2; .* Remove the frame"):
+        require_labels(frames, ["forces"], allow_missing=False)
+
+
+def test_ordinary_forces_among_relaxed_frames_are_no_outliers(isolated: list[Atoms]) -> None:
+    frames = many()
+    for atoms in frames[:40]:
+        atoms.calc.results["forces"] *= 1e-5
+    frames[50].calc.results["forces"][0, 0] = 60.0
+    measure(frames, isolated, to_graphs(frames, CUTOFF))
+
+
+@pytest.mark.parametrize("per_element", [False, True])
+def test_one_bad_label_hardly_moves_scale_and_shift(isolated: list[Atoms], per_element: bool) -> None:
+    frames = many()
+    before = measure(frames, isolated, to_graphs(frames, CUTOFF), per_element=per_element)
+    frames[7].calc.results["forces"][2, 1] = 99.0
+    after = measure(frames, isolated, to_graphs(frames, CUTOFF), per_element=per_element)
+    assert max(after.scale) < 2 * max(before.scale)  # 4 to 7 times as it was
+
+
+def test_one_bad_energy_hardly_moves_scale_and_shift(isolated: list[Atoms]) -> None:
+    frames = many(120)
+    for atoms in frames:
+        del atoms.calc.results["forces"]
+    before = measure(frames, isolated, to_graphs(frames, CUTOFF))
+    frames[7].calc.results["energy"] += 3e5
+    after = measure(frames, isolated, to_graphs(frames, CUTOFF))
+    np.testing.assert_allclose(after.shift, before.shift, rtol=0, atol=0.1)
+    assert max(after.scale) < 4 * max(before.scale)  # 30,000 times as it was
+
+
+def test_numbers_without_a_tail_are_taken_as_they_are() -> None:
+    for values in (np.random.default_rng(0).normal(size=5000), np.zeros(200), np.array([0.0, 0.0, 5.0]), np.ones(0)):
+        np.testing.assert_array_equal(without_tail(values), values)
 
 
 def test_an_atom_of_no_element_is_refused(frames: list[Atoms], isolated: list[Atoms]) -> None:

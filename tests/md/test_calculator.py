@@ -256,3 +256,28 @@ def test_a_static_step_gives_what_the_potential_gives(potential, ethanol, box):
             assert static.results.keys() == plain.results.keys()
             for name, expected in plain.results.items():
                 np.testing.assert_allclose(static.results[name], expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("ask", ["get_potential_energy", "get_forces", "get_stress", "calculate"])
+def test_a_calculator_without_atoms_says_so(potential, ask):
+    with pytest.raises(
+        ValueError, match=r"this calculator has no atoms yet; set `atoms.calc = calculator` .*or pass them"
+    ):
+        getattr(EquinetCalculator(potential), ask)()
+
+
+def test_a_calculator_remembers_its_last_atoms(potential, box):
+    calculator = EquinetCalculator(potential)
+    energy = calculator.get_potential_energy(box)
+    assert calculator.get_potential_energy() == energy
+
+
+@pytest.mark.parametrize("change", [{"dtype": "float32"}, {"device": "cuda", "skin": 1.0}, {"anything": 1}])
+def test_parameters_of_a_calculator_cannot_be_set_afterwards(potential, box, change):
+    box.calc = EquinetCalculator(potential)
+    given = ", ".join(f"{name}={value!r}" for name, value in change.items())
+    with pytest.raises(
+        ValueError, match=rf"`set` cannot change it; make a new one: EquinetCalculator\(model, {given}\)"
+    ):
+        box.calc.set(**change)
+    assert box.calc.set() == box.calc.parameters == {}

@@ -414,6 +414,48 @@ def test_a_setting_that_cannot_work_is_refused(changes, message, crystal, spring
     assert not list(tmp_path.iterdir())
 
 
+def with_mass(crystal, value):
+    masses = crystal.get_masses()
+    masses[5] = value
+    crystal.set_masses(masses)
+
+
+def with_position(crystal, value):
+    crystal.positions[5, 1] = value
+
+
+def with_momentum(crystal, value):
+    crystal.set_momenta(np.ones((len(crystal), 3)))
+    crystal.arrays["momenta"][5, 2] = value
+
+
+@pytest.mark.parametrize("ensemble", ["nve", "nvt", "npt"])
+@pytest.mark.parametrize(
+    ("spoil", "values", "sentence"),
+    [
+        (with_mass, [0.0, -1.0, np.nan, np.inf], r"the mass of atom 5 \(Al\) is \S+; set it with `atoms.set_masses`"),
+        (with_position, [np.nan, np.inf], r"the position of atom 5 \(Al\) is not finite: \["),
+        (with_momentum, [np.nan, np.inf], r"the momentum of atom 5 \(Al\) is not finite: \["),
+    ],
+)
+def test_atoms_that_cannot_move_are_refused_before_anything_is_written(
+    crystal, springs, tmp_path, spoil, values, sentence, ensemble
+):
+    for value in values:
+        spoiled = crystal.copy()
+        spoil(spoiled, value)
+        with pytest.raises(ValueError, match=sentence):
+            simulate(spoiled, springs, **{**NVT, "ensemble": ensemble}, steps=1, out=tmp_path / "run.traj")
+    assert not list(tmp_path.iterdir())
+    assert springs.evaluations == 0
+
+
+def test_a_cell_that_is_not_finite_is_refused_by_the_dynamics(crystal, springs, tmp_path):
+    crystal.cell[1, 1] = np.nan
+    with pytest.raises(ValueError, match=r"the cell is not finite: .*; correct the structure"):
+        simulate(crystal, springs, **NVT, steps=1, out=tmp_path / "run.traj")
+
+
 def test_a_structure_that_does_not_fit_the_ensemble_is_refused(crystal, springs, tmp_path):
     run = {"calculator": springs, "steps": 10, "out": tmp_path / "run.traj"}
     with pytest.raises(ValueError, match="`atoms` is empty"):

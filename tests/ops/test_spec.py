@@ -107,3 +107,12 @@ def test_an_irrep_named_twice_is_refused() -> None:
 def test_many_body_channels_that_differ_are_refused() -> None:
     with pytest.raises(ValueError, match="channels must agree, got 2x0e -> 3x0e"):
         ManyBodySpec("2x0e", "3x0e", 1, 1)
+
+
+@pytest.mark.parametrize("channels", [0, 16_385, 10**30])
+def test_more_channels_than_any_computer_holds_are_refused_by_the_bound(channels: int) -> None:
+    sentence = f"features must have 1 to 16,384 channels, but {channels}x0e has {channels:,}"
+    with pytest.raises(ValueError, match=sentence):
+        TensorProductSpec(f"{channels}x0e", "1o", "1o")
+    with pytest.raises(ValueError, match=sentence):
+        ManyBodySpec(f"{channels}x0e", f"{channels}x0e", 2, 1)

@@ -14,9 +14,12 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from equinet.checkpoint import load_potential, read_header
-from equinet.datasets import LabelKeys
+from equinet.datasets import LabelKeys, read_frames, to_graphs
+from equinet.runs.interrupt import SIGNALS
+from equinet.runs.lock import InUseError, exclusive
 from equinet.tensorfile import read_tensors
 from equinet.train import Interrupted, evaluate_file, prepare, read_config, run
+from equinet.train.run import SilentRun
 
 loop, run_module = sys.modules["equinet.train.loop"], sys.modules["equinet.train.run"]
 
@@ -57,12 +60,16 @@ def relabel(atoms, **labels):
 
 def press_ctrl_c(monkeypatch, *steps):
     """Ctrl-C in the middle of these training steps, counted from 1 over all runs of a test."""
+    send(monkeypatch, signal.SIGINT, *steps)
+
+
+def send(monkeypatch, signal_number, *steps):
     real, count = loop.train_step, iter(range(1, 10**6))
 
     def step(*args):
         number = next(count)
         for _ in range(steps.count(number)):
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal_number)
         return real(*args)
 
     monkeypatch.setattr(loop, "train_step", step)
@@ -125,7 +132,10 @@ def test_the_saved_model_is_that_of_the_best_epoch(finished):
 
 def test_the_model_file_says_where_it_comes_from(finished, make_config, files):
     training = read_header(finished.out / "model.eqn").training
-    assert training["config"] == make_config(data={"test": files["test"]}).model_dump(mode="json")
+    expected = make_config(data={"test": files["test"]}).model_dump(mode="json")
+    for part in ("train", "valid", "test"):  # no folders, which name people and machines
+        expected["data"][part] = f"{part}.xyz"
+    assert training["config"] == expected
     assert training["epoch"] == finished.state.best_epoch
     assert training["errors"] == json.loads((finished.out / "errors.json").read_text())
     assert training["data_sha256"] == prepare(make_config(data={"test": files["test"]})).digest
@@ -441,6 +451,87 @@ def test_ctrl_c_works_as_before_when_a_run_is_over(make_config, tmp_path, monkey
     assert signal.getsignal(signal.SIGINT) is before
 
 
+@pytest.mark.parametrize("number", SIGNALS, ids=[each.name for each in SIGNALS])
+def test_a_run_stopped_by_a_scheduler_goes_on_to_the_very_same_model(number, make_config, tmp_path, monkeypatch):
+    config = make_config(epochs=2)
+    whole = run(config, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        send(patch, number, 6, 6 if number != signal.SIGINT else 0)
+        with pytest.raises(Interrupted, match="stopped in epoch 2 after batch 2; nothing is lost") as stopped:
+            run(config, tmp_path / "parts")
+    assert stopped.value.signal == number
+    run(config, tmp_path / "parts", resume=True)
+    assert same(tensors_of(tmp_path / "parts" / "model.eqn"), tensors_of(whole.out / "model.eqn"))
+    assert records_of(tmp_path / "parts") == records_of(whole.out)
+
+
+def test_a_run_with_long_epochs_is_saved_within_them(make_config, tmp_path, monkeypatch):
+    config = make_config(epochs=1)
+    whole = run(config, tmp_path / "whole")
+    monkeypatch.setattr(run_module, "SECONDS_BETWEEN_STATES", 0.0)
+    real = loop.train_step
+
+    def die(*args):
+        if read_tensors(tmp_path / "parts" / "state.safetensors")[1]["step"] == 3:
+            raise SystemExit
+        return real(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "train_step", die)
+        with pytest.raises(SystemExit):
+            run(config, tmp_path / "parts")
+    run(config, tmp_path / "parts", resume=True)
+    assert same(tensors_of(tmp_path / "parts" / "model.eqn"), tensors_of(whole.out / "model.eqn"))
+    assert records_of(tmp_path / "parts") == records_of(whole.out)
+
+
+def test_a_folder_has_one_run_at_a_time(make_config, finished, tmp_path):
+    (tmp_path / "new").mkdir()
+    for out, resume in ((finished.out, True), (tmp_path / "new", False)):
+        with exclusive(out / ".lock", "x"), pytest.raises(InUseError, match=f"{out} is being written by process"):
+            run(make_config(), out, resume=resume)
+    assert [each.name for each in (tmp_path / "new").iterdir()] == [".lock"]
+
+
+def test_two_runs_that_find_no_folder_do_not_share_it(make_config, tmp_path, monkeypatch):
+    config, out = make_config(epochs=1), tmp_path / "out"
+    assemble = run_module.assemble
+
+    def late(config):  # another run makes the folder while this one reads its data
+        with monkeypatch.context() as patch:
+            patch.setattr(run_module, "assemble", assemble)
+            run(config, out)
+        return assemble(config)
+
+    monkeypatch.setattr(run_module, "assemble", late)
+    with pytest.raises(FileExistsError, match="already holds a run"):
+        run(config, out)
+    assert len(records_of(out)) == 1
+
+
+def test_what_killed_processes_left_half_written_is_cleared_away(make_config, tmp_path):
+    out = tmp_path / "out"
+    run(make_config(epochs=1), out)
+    (out / "model.eqn.123-4.partial").write_text("half")
+    run(make_config(epochs=2), out, resume=True)
+    assert not list(out.rglob("*.partial"))
+
+
+def test_without_generated_kernels_a_run_says_so(make_config, tmp_path, monkeypatch):
+    said = []
+
+    class Told(SilentRun):
+        def say(self, block):
+            said.append(str(getattr(block, "text", block)))
+
+    run(make_config(epochs=0), tmp_path / "with", reporter=Told())
+    assert not any("in place of generated kernels" in text for text in said)
+    monkeypatch.setattr("equinet.ops.codegen.llvm._reason", "llvmlite cannot be imported")
+    run(make_config(epochs=0), tmp_path / "without", reporter=Told())
+    (text,) = (text for text in said if "in place of generated kernels" in text)
+    assert text == "torch computes in place of generated kernels, several times slower: llvmlite cannot be imported"
+
+
 # Refused, with file, frame and remedy
 
 
@@ -646,12 +737,12 @@ def test_a_file_that_is_no_frames_is_named(make_config, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_an_absurd_cutoff_is_refused_before_it_fills_the_memory(make_config, write, copper, tmp_path, monkeypatch):
-    monkeypatch.setattr(sys.modules["equinet.graph.neighbors"], "available_memory", lambda: 1e7)
-    config = make_config(data={"train": write("cu.xyz", copper)}, model={"cutoff": 100.0})
-    with pytest.raises(MemoryError, match=r"cu\.xyz, frame 0: a cutoff of 100 Å .* lower `cutoff` .*are in Å"):
-        run(config, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+def test_an_absurd_cutoff_is_refused_before_it_fills_the_memory(make_config, write, copper, tmp_path):
+    file = write("cu.xyz", copper)
+    with pytest.raises(ValueError, match=r"`model\.cutoff`: .* less than or equal to 100, got 3000"):
+        make_config(data={"train": file}, model={"cutoff": 3000.0})
+    with pytest.raises(MemoryError, match=r"cu\.xyz, frame 0: a cutoff of 3000 Å .* lower `cutoff` .*are in Å"):
+        to_graphs(read_frames(file), 3000.0)
 
 
 def test_a_batch_too_large_for_the_memory_is_refused(make_config, tmp_path, monkeypatch):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import warnings
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import torch
 from torch import nn
@@ -15,6 +15,7 @@ from equinet.nn import EnergyScale
 from equinet.potential import Potential
 
 from .architecture import Architecture, architecture_of
+from .calculator import head_within, model_within
 from .origin import origin_of, warning_of
 from .reader import read_record
 from .records import Record, refusing_what_is_damaged
@@ -22,7 +23,7 @@ from .weights import weights_of
 
 
 def load_mace(
-    source: str | os.PathLike[str] | BinaryIO | nn.Module,
+    source: str | os.PathLike[str] | BinaryIO | nn.Module | Any,
     *,
     head: str | None = None,
     device: str | torch.device = "cpu",
@@ -34,8 +35,9 @@ def load_mace(
     could do anything to whoever loads it the usual way.
 
     Args:
-        source: A ``*.model`` file as ``mace_run_train`` writes it or as it is published, or a live module of mace-torch.
-        head: Name of the head, for a model that has several.
+        source: A ``*.model`` file as ``mace_run_train`` writes it or as it is published, a live module of mace-torch, or its
+            ``MACECalculator`` with one model.
+        head: Name of the head, for a model that has several; by default that of a calculator.
         device: Device to put it on.
         dtype: ``torch.float32`` or ``torch.float64``; by default as in the file.
 
@@ -48,7 +50,8 @@ def load_mace(
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is no MACE model, is damaged, or has something that equinet has no form for (named); or ``head`` is
+        TypeError: If ``source`` is nothing that holds a model.
+        ValueError: If it is no MACE model, a calculator of several, is damaged, or has something that equinet has no form for (named); or ``head`` is
             not one of its heads, or not given although there are several.
 
     Source:
@@ -58,7 +61,8 @@ def load_mace(
     """
     mace = read_mace(source)
     architecture = architecture_of(mace)
-    potential = potential_of(mace, architecture, choose_head(architecture, head), device=device, dtype=dtype)
+    taken = choose_head(architecture, head_within(source, head))
+    potential = potential_of(mace, architecture, taken, device=device, dtype=dtype)
     if isinstance(source, (str, os.PathLike)):
         potential.origin = origin_of(source, head)
         if warning := warning_of(potential.origin):
@@ -66,12 +70,13 @@ def load_mace(
     return potential
 
 
-def read_mace(source: str | os.PathLike[str] | BinaryIO | nn.Module) -> Record:
-    """Read a model file or a live module of mace-torch as plain data.
+def read_mace(source: str | os.PathLike[str] | BinaryIO | nn.Module | Any) -> Record:
+    """Read a model file, a live module or a calculator of mace-torch as plain data.
 
     Raises:
-        FileNotFoundError, ValueError: As :func:`load_mace`.
+        FileNotFoundError, TypeError, ValueError: As :func:`load_mace`.
     """
+    source = model_within(source)
     if not isinstance(source, nn.Module):
         return read_record(source)
     # Through the same file format: one way to read, and the module stays as it is.

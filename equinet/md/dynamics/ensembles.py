@@ -73,10 +73,12 @@ def require_suitable(atoms: Atoms, settings: Settings) -> None:
     """Refuse a structure that the integrator would not treat as the user means.
 
     Raises:
-        ValueError: If there are no atoms, npt meets an open direction or a constraint, or nvt fixed distances.
+        ValueError: If there are no atoms, a mass is not positive, a position, momentum or cell not finite, npt meets an open direction
+            or a constraint, or nvt fixed distances.
     """
     if len(atoms) == 0:
         raise ValueError("`atoms` is empty")
+    _require_numbers(atoms)
     if settings.ensemble == "npt" and not atoms.pbc.all():
         raise ValueError(f"npt needs three periodic directions, `atoms.pbc` is {atoms.pbc.tolist()}; use nvt")
     if settings.ensemble == "npt" and atoms.constraints:
@@ -87,6 +89,22 @@ def require_suitable(atoms: Atoms, settings: Settings) -> None:
         raise ValueError(
             f"the nvt integrator cannot hold distances fixed ({', '.join(holonomic)}); remove it or use nve"
         )
+
+
+def _require_numbers(atoms: Atoms) -> None:
+    """Refuse a structure that cannot move: masses that are not positive, positions, momenta or a cell that are not finite."""
+    masses = atoms.get_masses()
+    for atom in np.flatnonzero(~((masses > 0) & np.isfinite(masses))):
+        raise ValueError(
+            f"the mass of atom {atom} ({atoms.symbols[atom]}) is {masses[atom]:g}; set it with `atoms.set_masses`"
+        )
+    for what, values in (("position", atoms.positions), ("momentum", atoms.get_momenta())):
+        for atom in np.flatnonzero(~np.isfinite(values).all(axis=1)):
+            raise ValueError(
+                f"the {what} of atom {atom} ({atoms.symbols[atom]}) is not finite: {values[atom]}; correct the structure"
+            )
+    if not np.isfinite(atoms.cell[:]).all():
+        raise ValueError(f"the cell is not finite: {atoms.cell[:].tolist()}; correct the structure")
 
 
 def draw_momenta(atoms: Atoms, temperature: float, rng: np.random.Generator) -> None:

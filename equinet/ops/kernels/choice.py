@@ -112,6 +112,12 @@ class KernelChoice:
         return f'`backend` "generated" has no kernel for {self.product} {where}: {self.missing_on(device, dtype)}; {REMEDY}'
 
 
+def slow_on(device: torch.device, dtype: torch.dtype) -> str | None:
+    """Warning that a device has no generated kernels in a precision, and why; None if it has."""
+    reason = KernelChoice("auto").missing_on(device, dtype)
+    return None if reason is None else f"torch computes in place of generated kernels, several times slower: {reason}"
+
+
 REMEDY = 'take `backend="auto"`, which computes in torch there, or "torch"'
 TORCH, REFERENCE = KernelChoice("torch", "", ""), KernelChoice("reference", "", "")
 

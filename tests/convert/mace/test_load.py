@@ -297,3 +297,43 @@ def test_whatever_is_wrong_with_a_file_is_one_error(overrides: dict[str, Any]) -
                         refused += 1
                 holder[name] = kept
     assert refused > 100
+
+
+def calculator_of(*models: Any, **arguments: Any) -> Any:
+    from mace.calculators import MACECalculator
+
+    return MACECalculator(models=list(models), device="cpu", default_dtype="float64", **arguments)
+
+
+def test_a_calculator_of_mace_torch_is_taken_for_its_model() -> None:
+    mace = random_mace(config_of())
+    potential = load_mace(calculator_of(mace))
+    for atoms in structures():
+        assert_same(potential, output_of(mace, atoms), atoms)
+
+
+def test_the_head_of_a_calculator_is_taken_unless_another_is_named() -> None:
+    mace = random_mace(config_of(), ("pbe", "r2scan"))
+    calculator = calculator_of(mace, head="r2scan")
+    for given, head in ((None, "r2scan"), ("pbe", "pbe")):
+        potential = load_mace(calculator, head=given)
+        assert_same(potential, output_of(mace, structures()[0], head), structures()[0])
+
+
+def test_a_committee_is_refused() -> None:
+    models = [random_mace(config_of()), random_mace(config_of(), seed=1)]
+    with pytest.raises(ValueError, match=r"this MACECalculator holds 2 models, .* `load_mace\(it.models\[0\]\)`"):
+        load_mace(calculator_of(*models))
+    with pytest.raises(ValueError, match=r"this list holds 2 models, and a potential is one; pass them one by one$"):
+        load_mace(models)
+
+
+def test_a_calculator_in_other_units_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"`energy_units_to_eV` = 27\.2, .* make the calculator without"):
+        load_mace(calculator_of(random_mace(config_of()), energy_units_to_eV=27.2))
+
+
+@pytest.mark.parametrize("source", [None, 3, {"weights": torch.ones(1)}, []])
+def test_what_is_no_model_at_all_is_refused(source: Any) -> None:
+    with pytest.raises(TypeError, match=rf"`source` must be a model file of mace-torch .*got {type(source).__name__}$"):
+        load_mace(source)
