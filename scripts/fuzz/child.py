@@ -6,10 +6,13 @@ of memory, hang, or be killed without harm to the others.
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
+import re
 import resource
 import signal
+import tempfile
 import traceback
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -56,11 +59,14 @@ def run_case(case: Callable[[], object], file: Path, *, seconds: int, bytes_more
         bytes_more: Address space that it may take beyond what this process has.
     """
     answer, write = os.pipe()
+    stack = tempfile.TemporaryFile()  # where it was when it was ended
     child = os.fork()
     if child == 0:
         os.close(answer)
         try:
-            signal.alarm(seconds)  # without a handler: ends the process inside of any library too
+            faulthandler.enable(stack)
+            faulthandler.register(signal.SIGALRM, stack, chain=True)
+            signal.alarm(seconds)  # without a handler of Python's: ends the process inside of any library too
             limit = _address_space() + bytes_more
             resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
             os.write(write, json.dumps(asdict(_judged(case, file))).encode()[:60_000])
@@ -72,9 +78,11 @@ def run_case(case: Callable[[], object], file: Path, *, seconds: int, bytes_more
     _, status = os.waitpid(child, 0)
     if os.WIFSIGNALED(status):
         number = os.WTERMSIG(status)
+        stack.seek(0)
+        where = _place_in_dump(stack.read().decode(errors="replace"))
         if number == signal.SIGALRM:
-            return Outcome(HANG, f"no end in {seconds} s")
-        return Outcome(DEATH, signal.Signals(number).name)
+            return Outcome(HANG, f"no end in {seconds} s in {where}")
+        return Outcome(DEATH, f"{signal.Signals(number).name} in {where}")
     return Outcome(**json.loads(said)) if said else Outcome(DEATH, "ended without an answer")
 
 
@@ -120,6 +128,12 @@ def _place(error: BaseException) -> str:
     if not frames:
         return "no code of equinet"
     return f"{os.path.relpath(frames[-1].filename, PACKAGE)}:{frames[-1].name}"
+
+
+def _place_in_dump(dump: str) -> str:
+    """The same from what :mod:`faulthandler` wrote, innermost first."""
+    frames = re.findall(rf'File "{re.escape(PACKAGE)}/(.+)", line \d+ in (\S+)', dump)
+    return ":".join(frames[0]) if frames else "no code of equinet"
 
 
 def _raised_by_us(error: BaseException) -> bool:

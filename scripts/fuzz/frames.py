@@ -197,6 +197,8 @@ def _damage(source: random.Random, frame: Frame) -> bool:
     if what == "item":
         frame.items.append(source.choice(ODD_ITEMS))
         return False
+    if not frame.rows:
+        return False
     row = source.choice(frame.rows)
     if what == "number":
         at = source.randrange(1, len(row))

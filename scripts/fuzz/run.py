@@ -13,6 +13,7 @@ import random
 import sys
 import tempfile
 import time
+import warnings
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -103,6 +104,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=int, default=30, help="wall time of a case")
     parser.add_argument("--gigabytes", type=float, default=4.0, help="memory of a case beyond what the imports take")
     given = parser.parse_args()
+    warnings.simplefilter("ignore")  # of numbers that overflow
     found = {}
     for kind in given.kind or KINDS:
         count = KINDS[kind][2] if given.cases is None else given.cases
