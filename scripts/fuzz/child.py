@@ -58,28 +58,28 @@ def run_case(case: Callable[[], object], file: Path, *, seconds: int, bytes_more
         seconds: Wall time after which it hangs.
         bytes_more: Address space that it may take beyond what this process has.
     """
-    answer, write = os.pipe()
-    stack = tempfile.TemporaryFile()  # where it was when it was ended
-    child = os.fork()
-    if child == 0:
-        os.close(answer)
-        try:
-            faulthandler.enable(stack)
-            faulthandler.register(signal.SIGALRM, stack, chain=True)
-            signal.alarm(seconds)  # without a handler of Python's: ends the process inside of any library too
-            limit = _address_space() + bytes_more
-            resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-            os.write(write, json.dumps(asdict(_judged(case, file))).encode()[:60_000])
-        finally:
-            os._exit(0)
-    os.close(write)
-    with os.fdopen(answer, "rb") as pipe:
-        said = pipe.read(LARGEST_ANSWER)
-    _, status = os.waitpid(child, 0)
-    if os.WIFSIGNALED(status):
-        number = os.WTERMSIG(status)
+    with tempfile.TemporaryFile() as stack:  # where it was when it was ended
+        answer, write = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.close(answer)
+            try:
+                faulthandler.enable(stack)
+                faulthandler.register(signal.SIGALRM, stack, chain=True)
+                signal.alarm(seconds)  # without a handler of Python's: ends the process inside of any library too
+                limit = _address_space() + bytes_more
+                resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+                os.write(write, json.dumps(asdict(_judged(case, file))).encode()[:60_000])
+            finally:
+                os._exit(0)
+        os.close(write)
+        with os.fdopen(answer, "rb") as pipe:
+            said = pipe.read(LARGEST_ANSWER)
+        _, status = os.waitpid(child, 0)
         stack.seek(0)
         where = _place_in_dump(stack.read().decode(errors="replace"))
+    if os.WIFSIGNALED(status):
+        number = os.WTERMSIG(status)
         if number == signal.SIGALRM:
             return Outcome(HANG, f"no end in {seconds} s in {where}")
         return Outcome(DEATH, f"{signal.Signals(number).name} in {where}")

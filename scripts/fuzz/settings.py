@@ -37,7 +37,9 @@ weights = {}
 """
 ODD_LINES = (
     "[data", "[[data]]", "data = 3", "[data.train]", 'a."b".c = 1', "= 3", "x = ", 'x = "', "x = '''", "x = 1979-05-27", "x = 0xdead", "x = 1__0", "\x00",
-    "[model]", "[train]\nepochs = 7", "[other]", "model.architecture = 'x'", "x = [" + "[" * 400, "[a" + ".a" * 400 + "]", "x = 1" + "0" * 5000, "# é \ufffd", "\ufeff", "x = nan",
+    "[model]", "[train]\nepochs = 7", "[other]", "model.architecture = 'x'", "x = [" + "[" * 400, "[a" + ".a" * 400 + "]",
+    "x = " + "[" * 50_000,
+    "x = " + "{a=" * 20_000, "x = " + "[" * 50_000, "x = " + "{a=" * 20_000, "x = 1" + "0" * 5000, "# é \ufffd", "\ufeff", "x = nan",
 )  # fmt: skip
 SETTINGS = (
     "model.channels=32", "model.channels=", "model.channels", "=", "a.b.c.d=1", "model=3", "model.channels.x=3", "train.seed=-1", "train.epochs=1e3", "data.train=[]", "train.weights={dipole=1}",
@@ -76,13 +78,14 @@ def configurations(shared: Path) -> Callable[[random.Random, Path], Callable[[],
 def _text(source: random.Random, keys: list[str]) -> bytes:
     lines = EXAMPLE.splitlines(keepends=True)
     for _ in range(source.choice((1, 1, 2))):
-        at = source.randrange(len(lines))
+        at = source.randrange(max(1, len(lines)))
+        lines = lines or ["\n"]
         lines[at : at + 1] = source.choice(
             (
                 [],
                 [lines[at], lines[at]],
                 [source.choice(ODD_LINES) + "\n", lines[at]],
-                [lines[at][: source.randrange(len(lines[at]))]],
+                [lines[at][: source.randrange(len(lines[at]) + 1)]],
             )
         )
     content = bytearray("".join(lines).encode())
@@ -116,11 +119,13 @@ def _tree(source: random.Random, keys: list[str]) -> bytes:
                 ["a", 1],
             )
         )
+        if not isinstance(tree[section], dict):
+            continue
         if value is None:
             tree[section].pop(name, None)
         elif source.random() < 0.05:
             tree[section] = value
-        elif isinstance(tree[section], dict):
+        else:
             tree[section][name] = value
     return "".join(f"{_quoted(section)} = {_toml(values)}\n" for section, values in tree.items()).encode()
 
@@ -157,6 +162,8 @@ def _require_as_written(written: Any, read: Any, folder: Path, place: str = "") 
             _require_as_written(value, read[key], folder, f"{place}.{key}".lstrip("."))
         return
     numbers = all(isinstance(each, (int, float)) and not isinstance(each, bool) for each in (written, read))
-    same = written == read and (numbers or type(written) is type(read))
+    same = (float(written) == read if numbers and isinstance(read, float) else written == read) and (
+        numbers or type(written) is type(read)
+    )
     if not same or (isinstance(read, float) and not math.isfinite(read)):
         raise Wrong(f"`{place}` became another value: {written!r:.80} was read as {read!r:.80}")

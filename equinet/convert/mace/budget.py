@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -58,6 +57,18 @@ class Budget:
                 f"trap that copies the same values again and again"
             )
 
+    def take_copies(self, values: Any) -> None:
+        """Count the steps of looking at values and copying those that are containers.
+
+        A container in another may become a key. Hashes of tuples are not kept and can be made to collide, so each counts as the
+        longest key that there may be.
+        """
+        self.take_steps(len(values))
+        for value in values:
+            if isinstance(value, CONTAINERS):
+                self.take_steps(len(value))
+                self.take_steps(LONGEST_KEY * sum(isinstance(each, (tuple, list)) for each in value))
+
 
 def size_of(value: Any) -> int:
     """Bytes of a value without those of the values in it."""
@@ -68,16 +79,3 @@ def size_of(value: Any) -> int:
     if isinstance(value, np.ndarray):
         return sys.getsizeof(value) + (0 if value.flags.owndata else value.nbytes)
     return sys.getsizeof(value)
-
-
-def steps_to_copy(values: Iterable[Any]) -> int:
-    """Steps that a copy of these containers stands for.
-
-    A container in another may become a key. Hashes of tuples are not kept and can be made to collide, so each counts as the
-    longest key that there may be.
-    """
-    return sum(
-        len(value) + LONGEST_KEY * sum(isinstance(each, (tuple, list)) for each in value)
-        for value in values
-        if isinstance(value, CONTAINERS)
-    )

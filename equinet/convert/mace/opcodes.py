@@ -15,7 +15,7 @@ import pickletools
 from collections.abc import Callable
 from typing import Any
 
-from .budget import Budget, size_of, steps_to_copy
+from .budget import Budget, size_of
 from .records import Record
 from .values import ENDLESS, Name, checked_key, give_state, value_called, value_named
 
@@ -140,7 +140,7 @@ class Machine:
 
     def members(self, items: list[Any]) -> list[Any]:
         """Check members of a set or keys of a dictionary."""
-        self.budget.take_steps(steps_to_copy([items]))
+        self.budget.take_copies([items])
         return [checked_key(item) for item in items]
 
     def pairs(self, items: list[Any]) -> dict[Any, Any]:
@@ -150,7 +150,7 @@ class Machine:
         return dict(zip(self.members(items[::2]), items[1::2]))
 
     def call(self, target: Any, arguments: Any) -> None:
-        self.budget.take_steps(steps_to_copy(arguments if isinstance(arguments, tuple) else ()))
+        self.budget.take_copies(arguments if isinstance(arguments, tuple) else ())
         self.push(value_called(target, arguments))
 
     def make(self, target: Any, arguments: Any, keywords: Any = None) -> None:
@@ -174,7 +174,7 @@ class Machine:
 
     def give_state(self, state: Any) -> None:
         held = self.stack[-1]
-        self.budget.take_steps(steps_to_copy(state if isinstance(state, tuple) else [state]))
+        self.budget.take_copies(state if isinstance(state, tuple) else [state])
         before = size_of(held)
         give_state(held, state)
         self.budget.take_bytes(size_of(held) - before)

@@ -12,6 +12,7 @@ import pytest
 import torch
 from pickles import archive, module_holding, record_or_complaint, text
 
+from equinet.convert.mace import load_mace
 from equinet.convert.mace.reader import read_record
 from equinet.convert.mace.records import Record
 
@@ -50,6 +51,7 @@ COPIES = {
     "many sizes": repeated(NUMBERS, b"ctorch\nSize\n", b"h\x02h\x01\x85R"),
     "many bytes": repeated(text("a" * 10 * MANY), b"c_codecs\nencode\n", b"h\x02h\x01" + text("latin1") + b"\x86R"),
     "many arguments": repeated(b"(" + b"N" * MANY + b"t", b"ca\nb\n", b"h\x02h\x01}" + text("c") + b"Ns\x92"),
+    "many calls of nothing": repeated(b"(" + b"N" * MANY + b"t", b"ca\nb\n", b"h\x02h\x01R"),
     "many names": repeated(text("a" * MANY), b"N", b"h\x01h\x01\x93"),
 }
 FLOODS = {  # of opcodes, and how many
@@ -138,6 +140,15 @@ def test_a_refusal_names_the_file_and_the_limit(tmp_path: Path) -> None:
         ValueError, match=rf"^{re.escape(str(path))} cannot be read .* more than {limit} bytes of memory"
     ):
         read_record(path)
+
+
+def test_a_module_that_is_no_mace_is_refused_by_the_name_of_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "other.model"
+    path.write_bytes(archive(module_holding(b"N.")))
+    with pytest.raises(ValueError, match=rf"^{re.escape(str(path))}: this model cannot be converted"):
+        load_mace(path)
+    with path.open("rb") as file, pytest.raises(ValueError, match=r"^this model cannot be converted"):
+        load_mace(file)
 
 
 def test_a_longer_file_may_take_more() -> None:
