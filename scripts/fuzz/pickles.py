@@ -274,12 +274,8 @@ def _depth(source: random.Random) -> bytes:
         )
     if what == "colliding places":
         return _module_holding(b"N" + b"".join(b"p%d\n" % (n * (2**61 - 1)) for n in range(min(count, 30_000))))
-    return _module_holding(
-        b"ctorch._tensor\n_rebuild_from_type_v2\nq\x010ctorch\nTensor\nq\x020h\x01h\x02)"
-        + b"h\x01h\x02" * 0
-        + b"N(t\x86" * 0
-        + b"N\x87R"
-    )
+    names = b"ctorch._tensor\n_rebuild_from_type_v2\nq\x010ctorch\nTensor\nq\x020"
+    return _module_holding(names + b"h\x01" + b"h\x01h\x02" * count + b")" + b"\x87" * count + b"R")
 
 
 def _long(value: int) -> bytes:

@@ -22,6 +22,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # a fork has one thread
 
 import commands
 import frames
+import headers
 import models
 import pickles
 import settings
@@ -32,7 +33,7 @@ Case = Callable[[], object]
 Maker = Callable[[Path], Callable[[random.Random, Path], Case]]
 KINDS: dict[str, tuple[Maker, str, int]] = {
     "eqn": (models.damaged_files, "model.eqn", 2000),
-    "header": (models.edited_headers, "model.eqn", 2000),
+    "header": (headers.edited_headers, "model.eqn", 2000),
     "pickle": (pickles.pickles, "mace.model", 500),
     "frames": (frames.damaged_frames, "frames.xyz", 2000),
     "toml": (settings.configurations, "run.toml", 1000),
