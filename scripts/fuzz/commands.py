@@ -142,10 +142,11 @@ def _spoil(source: random.Random, words: list[str]) -> None:
 
 
 def run_command(words: Sequence[str], said: Path) -> tuple[int, str]:
-    """Exit code of a command line, and all it wrote to both of its streams; what it raises passes through."""
-    with said.open("wb") as file:
-        for stream in (1, 2):
-            os.dup2(file.fileno(), stream)
+    """Exit code of a command line, and what it wrote to its stream of errors; what it raises passes through."""
+    complaints = said.with_name("complaints")
+    with said.open("wb") as file, complaints.open("wb") as errors:
+        os.dup2(file.fileno(), 1)
+        os.dup2(errors.fileno(), 2)
     code = 0
     try:
         with contextlib.suppress(BrokenPipeError):
@@ -155,7 +156,7 @@ def run_command(words: Sequence[str], said: Path) -> tuple[int, str]:
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
-    return code, said.read_text(errors="replace")
+    return code, complaints.read_text(errors="replace")
 
 
 def require_clear(words: Sequence[str], code: int, said: str, file: Path) -> None:
@@ -165,6 +166,8 @@ def require_clear(words: Sequence[str], code: int, said: str, file: Path) -> Non
         ValueError: With that sentence, which :mod:`child` judges.
         Wrong: If it failed without a word, or went well although a value of it was none.
     """
+    for word in words:  # which the user wrote, and may see again however odd they are
+        said = said.replace(word, "WORD") if len(word) > 20 or not word.isprintable() else said
     if "Traceback (most recent call last)" in said:
         raise RuntimeError(said[-1000:])
     errors = re.findall(r"^error: .*", said, flags=re.MULTILINE)
@@ -173,7 +176,7 @@ def require_clear(words: Sequence[str], code: int, said: str, file: Path) -> Non
             raise Wrong("an error, and the exit code is 0: " + errors[0])
         return
     if code == USAGE:
-        if "Usage" not in said:
+        if "Usage" not in said and "─ Error ─" not in said:
             raise Wrong(f"exit code 2 without a word on usage: {words}")
         raise ValueError(f"usage, {file.name}")
     if code == 1 and words[0] == "check" and not errors:
