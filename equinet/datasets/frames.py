@@ -6,6 +6,8 @@ import gzip
 import io
 import itertools
 import os
+import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -26,6 +28,7 @@ from .properties import BUILT_IN, PROPERTIES, property_named
 SOURCE = "equinet_source"  # where a frame came from, kept in atoms.info for error messages
 ISOLATED = "IsolatedAtom"
 LARGEST_WEIGHT = 1e6  # of a frame among others of weight 1
+WIDTHS = re.compile(r":[A-Za-z]:(\d+)")  # of columns, in the `Properties` of extended XYZ
 EMPTY_SPACE = 10.0  # Å to the nearest image; no bond is a third as long
 
 
@@ -117,14 +120,49 @@ def _read(path: Path) -> list[Atoms]:
     try:
         if path.suffix == ".gz":  # ASE seeks in the compressed stream, which is tens of times slower than this
             text = io.StringIO(gzip.decompress(path.read_bytes()).decode())
+            if _format(path.with_suffix("")):
+                _refuse_what_has_no_end(text)
+                text.seek(0)
             frames = ase.io.read(text, index=":", format=_format(path.with_suffix("")))
         else:
+            if _format(path):
+                with path.open(errors="replace") as file:
+                    _refuse_what_has_no_end(file)
             frames = ase.io.read(path, index=":", format=_format(path))
     except Exception as error:  # ASE's readers raise almost anything; the user needs the file's name
         raise ValueError(f"{path} cannot be read: {type(error).__name__}: {error}") from error
     if not frames:
         raise ValueError(f"{path} holds no frames")
     return frames if isinstance(frames, list) else [frames]
+
+
+def _refuse_what_has_no_end(lines: Iterable[str]) -> None:
+    """Refuse extended XYZ that announces more atoms than it has lines, or more columns than a line can have; ASE counts up to them.
+
+    What is wrong in another way is left to ASE.
+
+    Raises:
+        ValueError: Names the frame, and what it announces.
+    """
+    ahead = iter(lines)
+    for n, line in enumerate(ahead):
+        try:
+            count = int(line)
+        except ValueError:
+            return
+        comment = next(ahead, "")
+        rows = itertools.islice(ahead, min(max(count, 0), sys.maxsize))
+        first = next(rows, None)
+        columns = sum(int(width[:20]) for width in WIDTHS.findall(comment))
+        if first is not None and columns > len(first):
+            raise ValueError(
+                f"frame {n} announces {columns} columns in its `Properties`, and its atoms have fewer; correct it"
+            )
+        held = sum(1 for _ in rows) + (first is not None)
+        if held < count:
+            raise ValueError(
+                f"frame {n} announces {line.strip()[:40]} atoms, and only {held} lines follow; was the file cut short? Fetch it again, or correct the number"
+            )
 
 
 def read_structure(path: str | os.PathLike[str]) -> Atoms:

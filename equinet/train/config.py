@@ -137,8 +137,8 @@ def read_config(path: str | os.PathLike[str], settings: Sequence[str] = ()) -> R
     if not path.is_file():
         raise FileNotFoundError(f"there is no configuration {path}")
     try:
-        tree = tomllib.loads(path.read_text())
-    except tomllib.TOMLDecodeError as error:
+        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:  # bytes that are no text, too many digits, too many brackets
         raise ValueError(f"{path} is not valid TOML: {error}") from error
     _make_absolute(tree, path.parent)
     for setting in settings:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 from pathlib import Path
 
 import ase.io
@@ -220,6 +221,30 @@ def test_a_file_that_breaks_off_is_refused_by_name(tmp_path: Path, name: str) ->
     text = write(tmp_path / "a.xyz").read_text().rsplit("\n", 2)[0]
     (tmp_path / name).write_bytes(gzip.compress(text.encode()) if name.endswith("gz") else text.encode())
     with pytest.raises(ValueError, match=rf"{name} cannot be read: "):
+        read_frames(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["endless.xyz", "endless.xyz.gz"])
+@pytest.mark.parametrize(
+    ("old", "new", "complaint"),
+    [
+        ("2", "1000000000000", "frame 1 announces 1000000000000 atoms, and only 2 lines follow"),
+        ("2", "9" * 30, f"frame 1 announces {'9' * 30} atoms, and only 2 lines follow"),
+        (
+            "pos:R:3",
+            "pos:R:1000000000",
+            "frame 1 announces 1000000001 columns in its `Properties`, and its atoms have fewer",
+        ),
+        ("pos:R:3", f"pos:R:{'9' * 30}", "frame 1 announces 100000000000000000000 columns"),
+    ],
+)
+def test_what_announces_more_than_there_is_is_refused_and_not_counted_to(
+    tmp_path: Path, name: str, old: str, new: str, complaint: str
+) -> None:
+    frame = "2\nProperties=species:S:1:pos:R:3 energy=-1.0\nH 0 0 0\nH 0 0 0.8\n"
+    text = (frame + frame.replace(old, new, 1)).encode()
+    (tmp_path / name).write_bytes(gzip.compress(text) if name.endswith("gz") else text)
+    with pytest.raises(ValueError, match=rf"{re.escape(name)} cannot be read: .*{complaint}"):
         read_frames(tmp_path / name)
 
 

@@ -210,6 +210,22 @@ def test_a_missing_or_broken_file_is_named(tmp_path, write_config):
         write_config("[data]\ntrain = frames.xyz\n")
 
 
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (b"[data]\ntrain = '\xff.xyz'\n", "can't decode byte 0xff"),
+        (b"x = 1" + b"0" * 5000, "limit .* for integer string conversion"),
+        (b"x = " + b"[" * 50_000, "recursion"),
+    ],
+    ids=["bytes that are no text", "digits", "depth"],
+)
+def test_a_file_that_toml_cannot_be_is_named(tmp_path, content, complaint):
+    path = tmp_path / "odd.toml"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"odd\.toml is not valid TOML: .*{complaint}"):
+        read_config(path)
+
+
 # Settings
 
 

@@ -60,9 +60,14 @@ def load_mace(
     >>> potential = load_mace("2023-12-03-mace-128-L1_epoch-199.model")  # doctest: +SKIP
     """
     mace = read_mace(source)
-    architecture = architecture_of(mace)
-    taken = choose_head(architecture, head_within(source, head))
-    potential = potential_of(mace, architecture, taken, device=device, dtype=dtype)
+    try:
+        architecture = architecture_of(mace)
+        taken = choose_head(architecture, head_within(source, head))
+        potential = potential_of(mace, architecture, taken, device=device, dtype=dtype)
+    except ValueError as error:
+        if isinstance(source, (str, os.PathLike)):
+            raise ValueError(f"{source}: {error}") from error
+        raise
     if isinstance(source, (str, os.PathLike)):
         potential.origin = origin_of(source, head)
         if warning := warning_of(potential.origin):

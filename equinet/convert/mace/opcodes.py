@@ -15,31 +15,31 @@ import pickletools
 from collections.abc import Callable
 from typing import Any
 
+from .budget import Budget, size_of
 from .records import Record
-from .values import Name, checked_key, give_state, value_called, value_named
+from .values import ENDLESS, Name, checked_key, give_state, value_called, value_named
 
-# Values copied for each byte of a pickle. torch.save stays below one; a short pickle can copy a long value many times.
-MOST_COPIES = 4
 RENAMED = {"__builtin__": "builtins", "copy_reg": "copyreg"}  # modules of Python 2, whose names old protocols keep
-SIZED = (str, bytes, bytearray, tuple, list, dict, set, frozenset)
 Step = Callable[["Machine", Any], object]
 
 
-def value_of_pickle(pickled: bytes, stored: Callable[[Any], Any]) -> Any:
+def value_of_pickle(pickled: bytes, stored: Callable[[Any], Any], budget: Budget) -> Any:
     """Read the value that a pickle describes.
 
     Args:
         pickled: Bytes of the pickle.
         stored: Function from a persistent id to the storage of tensors that it names, kept outside the pickle.
+        budget: What reading may cost.
 
     Raises:
-        ValueError: If it is damaged, or asks for what no torch module needs.
+        ValueError: If it is damaged, asks for what no torch module needs, or costs more than the budget.
     """
-    machine = Machine(stored, MOST_COPIES * len(pickled))
+    machine = Machine(stored, budget)
     at = 0
     try:
         for opcode, argument, position in pickletools.genops(pickled):
             at = position or 0
+            budget.take_steps(1)
             if opcode.name == "STOP":
                 return machine.stack.pop()
             if opcode.name not in STEPS:
@@ -55,9 +55,9 @@ def value_of_pickle(pickled: bytes, stored: Callable[[Any], Any]) -> Any:
 class Machine:
     """Stack, marks and memo of the pickle protocol."""
 
-    def __init__(self, stored: Callable[[Any], Any], copies_left: int) -> None:
+    def __init__(self, stored: Callable[[Any], Any], budget: Budget) -> None:
         self.stored = stored
-        self.copies_left = copies_left
+        self.budget = budget
         self.stack: list[Any] = []
         self.below: list[list[Any]] = []  # one stack for each open mark
         self.memo: dict[int, Any] = {}
@@ -76,11 +76,18 @@ class Machine:
         return items
 
     def push(self, value: Any) -> None:
+        """Put a new value on the stack."""
+        self.budget.take_bytes(size_of(value))
+        self.stack.append(value)
+
+    def push_again(self, value: Any) -> None:
+        """Put a value on the stack that is there already, or a constant."""
         self.stack.append(value)
 
     def mark(self) -> None:
         self.below.append(self.stack)
         self.stack = []
+        self.budget.take_bytes(size_of(self.stack))
 
     def pop(self) -> None:
         if self.stack:
@@ -89,6 +96,8 @@ class Machine:
             self.take_marked()
 
     def put(self, place: int) -> None:
+        if place >= ENDLESS:  # larger ones can be made to collide, see `checked_key`
+            raise ValueError("it has a place in its memo that is beyond all counts")
         self.memo[place] = self.stack[-1]
 
     def tuple_of(self, count: int) -> None:
@@ -100,7 +109,9 @@ class Machine:
             held = held.attributes.setdefault("__items__", [])
         if type(held) is not list:
             raise ValueError(f"it appends to a {type(held).__name__}")
+        before = size_of(held)
         held.extend(items)
+        self.budget.take_bytes(size_of(held) - before)
 
     def set_items(self, items: list[Any]) -> None:
         held = self.stack[-1]
@@ -108,27 +119,39 @@ class Machine:
             held = held.attributes.setdefault("__items__", {})
         if not isinstance(held, dict):
             raise ValueError(f"it sets items of a {type(held).__name__}")
-        held.update(pairs(items))
+        before = size_of(held)
+        held.update(self.pairs(items))
+        self.budget.take_bytes(size_of(held) - before)
 
     def add_members(self, items: list[Any]) -> None:
-        if type(self.stack[-1]) is not set:
-            raise ValueError(f"it adds members to a {type(self.stack[-1]).__name__}")
-        self.stack[-1].update(map(checked_key, items))
+        held = self.stack[-1]
+        if type(held) is not set:
+            raise ValueError(f"it adds members to a {type(held).__name__}")
+        before = size_of(held)
+        held.update(self.members(items))
+        self.budget.take_bytes(size_of(held) - before)
 
     def name(self, module: Any, name: Any) -> None:
         if not isinstance(module, str) or not isinstance(name, str):
             raise ValueError("it names a class by something that is not text")
-        self.push(value_named(f"{RENAMED.get(module, module)}.{name}"))
+        dotted = f"{RENAMED.get(module, module)}.{name}"
+        self.budget.take_bytes(size_of(dotted))
+        self.push(value_named(dotted))
 
-    def count_copies(self, values: Any) -> None:
-        """Refuse pickles that copy the same long values again and again: they need memory with the square of their length."""
-        self.copies_left -= sum(len(value) for value in values if isinstance(value, SIZED))
-        if self.copies_left < 0:
-            raise ValueError("it copies the same values again and again, which torch.save does not")
+    def members(self, items: list[Any]) -> list[Any]:
+        """Check members of a set or keys of a dictionary."""
+        self.budget.take_copies([items])
+        return [checked_key(item) for item in items]
+
+    def pairs(self, items: list[Any]) -> dict[Any, Any]:
+        """Turn keys and values in alternation into a dictionary."""
+        if len(items) % 2:
+            raise ValueError("it has a key without a value")
+        return dict(zip(self.members(items[::2]), items[1::2]))
 
     def call(self, target: Any, arguments: Any) -> None:
+        self.budget.take_copies(arguments if isinstance(arguments, tuple) else ())
         self.push(value_called(target, arguments))
-        self.count_copies(arguments)
 
     def make(self, target: Any, arguments: Any, keywords: Any = None) -> None:
         """Push a new instance: always a record, so that no state can reach the results of :func:`value_called`."""
@@ -137,7 +160,7 @@ class Machine:
         if not isinstance(target, Name):
             raise ValueError("it makes an object of something that is no class")
         if keywords:
-            self.count_copies([arguments])
+            self.budget.take_bytes(size_of(arguments))
             arguments = (*arguments, keywords)
         self.push(Record(target.class_name, arguments))
 
@@ -150,15 +173,11 @@ class Machine:
         self.make(self.stack.pop(), tuple(arguments))
 
     def give_state(self, state: Any) -> None:
-        self.count_copies(state if isinstance(state, tuple) else [state])
-        give_state(self.stack[-1], state)
-
-
-def pairs(items: list[Any]) -> dict[Any, Any]:
-    """Turn keys and values in alternation into a dictionary."""
-    if len(items) % 2:
-        raise ValueError("it has a key without a value")
-    return {checked_key(key): value for key, value in zip(items[::2], items[1::2])}
+        held = self.stack[-1]
+        self.budget.take_copies(state if isinstance(state, tuple) else [state])
+        before = size_of(held)
+        give_state(held, state)
+        self.budget.take_bytes(size_of(held) - before)
 
 
 # INT and LONG are text, the others differ in how the length is written; pickletools has read them all.
@@ -170,15 +189,15 @@ VALUES = (
 STEPS: dict[str, Step] = {
     **dict.fromkeys(VALUES, Machine.push),
     **dict.fromkeys(("PROTO", "FRAME"), lambda machine, _: None),
-    "NONE": lambda machine, _: machine.push(None),
-    "NEWTRUE": lambda machine, _: machine.push(True),
-    "NEWFALSE": lambda machine, _: machine.push(False),
+    "NONE": lambda machine, _: machine.push_again(None),
+    "NEWTRUE": lambda machine, _: machine.push_again(True),
+    "NEWFALSE": lambda machine, _: machine.push_again(False),
     "MARK": lambda machine, _: machine.mark(),
     "POP": lambda machine, _: machine.pop(),
     "POP_MARK": lambda machine, _: machine.take_marked(),
-    "DUP": lambda machine, _: machine.push(machine.stack[-1]),
+    "DUP": lambda machine, _: machine.push_again(machine.stack[-1]),
     **dict.fromkeys(("PUT", "BINPUT", "LONG_BINPUT"), Machine.put),
-    **dict.fromkeys(("GET", "BINGET", "LONG_BINGET"), lambda machine, place: machine.push(machine.memo[place])),
+    **dict.fromkeys(("GET", "BINGET", "LONG_BINGET"), lambda machine, place: machine.push_again(machine.memo[place])),
     "MEMOIZE": lambda machine, _: machine.put(len(machine.memo)),
     "EMPTY_TUPLE": lambda machine, _: machine.push(()),
     "TUPLE1": lambda machine, _: machine.tuple_of(1),
@@ -190,12 +209,12 @@ STEPS: dict[str, Step] = {
     "APPEND": lambda machine, _: machine.append(machine.take(1)),
     "APPENDS": lambda machine, _: machine.append(machine.take_marked()),
     "EMPTY_DICT": lambda machine, _: machine.push({}),
-    "DICT": lambda machine, _: machine.push(pairs(machine.take_marked())),
+    "DICT": lambda machine, _: machine.push(machine.pairs(machine.take_marked())),
     "SETITEM": lambda machine, _: machine.set_items(machine.take(2)),
     "SETITEMS": lambda machine, _: machine.set_items(machine.take_marked()),
     "EMPTY_SET": lambda machine, _: machine.push(set()),
     "ADDITEMS": lambda machine, _: machine.add_members(machine.take_marked()),
-    "FROZENSET": lambda machine, _: machine.push(frozenset(map(checked_key, machine.take_marked()))),
+    "FROZENSET": lambda machine, _: machine.push(frozenset(machine.members(machine.take_marked()))),
     "GLOBAL": lambda machine, names: machine.name(*names.split(" ", 1)),
     "STACK_GLOBAL": lambda machine, _: machine.name(*machine.take(2)),
     "REDUCE": lambda machine, _: machine.call(*machine.take(2)),

@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 
 import torch
 
+from .budget import Budget
 from .opcodes import value_of_pickle
 from .records import Record
 from .values import STORAGES, Name, Storage
@@ -48,7 +49,7 @@ def read_record(source: str | os.PathLike[str] | bytes | BinaryIO) -> Record:
         _refuse_what_is_no_archive(file, called)
         try:
             archive = Archive(file, size)
-            root = value_of_pickle(archive.bytes_of("data.pkl"), archive.storage)
+            root = value_of_pickle(archive.bytes_of("data.pkl"), archive.storage, Budget(size))
         except DAMAGE as error:
             raise ValueError(f"{called} cannot be read as a MACE model: {error}") from error
     return _module_only(root, called)

@@ -13,8 +13,10 @@ from torch import Tensor
 from equinet.models.base import problems
 
 MISSING = object()
-# A file may name one module under many parents, and with few bytes more often than memory holds. No real model comes near.
-MOST_MODULES = 100_000
+# A file may name one module or tensor under many parents, and with few bytes more often, or by longer names, than memory holds.
+# No real model comes near.
+MOST_NAMED = 100_000
+MOST_CHARACTERS = 10_000_000
 
 
 class Record:
@@ -92,19 +94,24 @@ class Record:
         Raises:
             ValueError: If a module contains itself, or there are more than any real model has.
         """
-        seen = 0
-        ahead: list[tuple[str, Record, frozenset[int]]] = [("", self, frozenset())]
+        yield from self._modules(_Names())
+
+    def _modules(self, names: _Names) -> Iterator[tuple[str, Record]]:
+        path: list[int] = []  # from this module down to the one before
+        inside: set[int] = set()  # the same
+        ahead: list[tuple[str, Record, int]] = [("", self, 0)]
         while ahead:
-            name, module, above = ahead.pop()
-            seen += 1
-            if id(module) in above:
+            name, module, depth = ahead.pop()
+            inside.difference_update(path[depth:])
+            del path[depth:]
+            if id(module) in inside:
                 raise ValueError(f"the {module.class_name} at `{name}` of this file contains itself")
-            if seen > MOST_MODULES:
-                raise ValueError(f"this file lists more than {MOST_MODULES} modules, which no real model does")
             yield name, module
-            below = [(own, child) for own, child in module._held_in("_modules").items() if isinstance(child, Record)]
-            inside, prefix = above | {id(module)}, f"{name}." if name else ""
-            ahead.extend((f"{prefix}{own}", child, inside) for own, child in reversed(below))
+            path.append(id(module))
+            inside.add(id(module))
+            held = module._held_in("_modules").items()
+            below = [(names.below(name, own), child) for own, child in held if isinstance(child, Record)]
+            ahead.extend((own, child, depth + 1) for own, child in reversed(below))
 
     def tensors(self) -> dict[str, Tensor]:
         """All parameters and persistent buffers below, under the names they have in the module's ``state_dict``.
@@ -112,21 +119,21 @@ class Record:
         Raises:
             ValueError: If a module contains itself, or there are more than any real model has.
         """
-        found: dict[str, Tensor] = {}
-        for name, module in self.modules():
-            prefix = f"{name}." if name else ""
-            temporary = module.attributes.get("_non_persistent_buffers_set", ())
-            for holder in ("_parameters", "_buffers"):
-                for own, value in module._held_in(holder).items():
-                    if isinstance(value, Tensor) and not (holder == "_buffers" and own in temporary):
-                        found[f"{prefix}{own}"] = value
-        return found
+        return dict(self._tensors("_parameters", "_buffers"))
 
     def parameters(self) -> dict[str, Tensor]:
         """Those of :meth:`tensors` that are weights; empty ones, which stand for none, are left out."""
-        held = ((f"{name}." if name else "", module._held_in("_parameters")) for name, module in self.modules())
-        named = ((prefix + own, value) for prefix, values in held for own, value in values.items())
-        return {name: value for name, value in named if isinstance(value, Tensor) and value.numel()}
+        return {name: value for name, value in self._tensors("_parameters") if value.numel()}
+
+    def _tensors(self, *holders: str) -> Iterator[tuple[str, Tensor]]:
+        names = _Names()
+        for name, module in self._modules(names):
+            marked = module.attributes.get("_non_persistent_buffers_set")
+            temporary = marked if isinstance(marked, (set, frozenset)) else ()
+            for holder in holders:
+                for own, value in module._held_in(holder).items():
+                    if isinstance(value, Tensor) and not (holder == "_buffers" and own in temporary):
+                        yield names.below(name, own), value
 
     def _own(self, name: str) -> Any:
         for names in (self.attributes, *map(self._held_in, ("_parameters", "_buffers", "_modules"))):
@@ -137,6 +144,31 @@ class Record:
     def _held_in(self, holder: str) -> Mapping[str, Any]:
         held = self.attributes.get(holder)
         return held if isinstance(held, Mapping) else {}
+
+
+class _Names:
+    """Dotted names of modules and tensors, no more of them than a real model has."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.characters = 0
+
+    def below(self, name: str, own: Any) -> str:
+        """Join the name of a module and that of what it holds.
+
+        Raises:
+            ValueError: If there are more names, or longer ones, than any real model has.
+        """
+        own = str(own)
+        self.count += 1
+        self.characters += len(name) + len(own)
+        if self.count > MOST_NAMED:
+            raise ValueError(f"this file lists more than {MOST_NAMED} modules and tensors, which no real model does")
+        if self.characters > MOST_CHARACTERS:
+            raise ValueError(
+                f"the names of modules and tensors of this file have more than {MOST_CHARACTERS} characters, which no real model's do"
+            )
+        return f"{name}.{own}" if name else own
 
 
 @contextmanager

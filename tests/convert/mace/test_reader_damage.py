@@ -193,7 +193,7 @@ def test_modules_may_be_shared_and_deep() -> None:
 
 
 def test_more_modules_than_memory_are_refused() -> None:
-    with pytest.raises(ValueError, match="lists more than 100000 modules"):
+    with pytest.raises(ValueError, match="lists more than 100000 modules and tensors"):
         nested_modules(40, 2).tensors()
 
 
