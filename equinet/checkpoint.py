@@ -6,7 +6,6 @@ import json
 import os
 import platform
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from equinet import __version__
 from equinet.graph.elements import SYMBOLS
 from equinet.models import ModelConfig, build_model, model_config
 from equinet.nn import EnergyScale
@@ -157,7 +157,7 @@ def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
 def versions() -> dict[str, str]:
     """Versions of what a result depends on."""
     return {
-        "equinet": version("equinet"),
+        "equinet": __version__,
         "torch": torch.__version__,
         "e3nn": e3nn.__version__,
         "python": platform.python_version(),
