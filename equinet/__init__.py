@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from equinet.convert.mace import load_mace
     from equinet.potential import Potential
 
-__version__ = _version("equinet")
+__version__ = _version("equinet-atomistic")  # as `equinet` the package index has another project
 
 __all__ = ["Potential", "__version__", "load", "load_mace", "save"]
 

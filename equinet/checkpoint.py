@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Mapping
-from importlib.metadata import version
 from typing import Annotated, Any, Literal
 
 import e3nn
@@ -13,6 +12,7 @@ import torch
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
+from equinet import __version__
 from equinet.graph.elements import SYMBOLS
 from equinet.models import ModelConfig, build_model, model_config
 from equinet.models.allocation import AllocationLimit
@@ -153,7 +153,7 @@ def read_header(path: str | os.PathLike[str]) -> PotentialHeader:
 def versions() -> dict[str, str]:
     """Versions of what a result depends on."""
     return {
-        "equinet": version("equinet"),
+        "equinet": __version__,
         "torch": torch.__version__,
         "e3nn": e3nn.__version__,
         "python": platform.python_version(),

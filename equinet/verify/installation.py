@@ -9,12 +9,13 @@ import re
 from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import Distribution, PackageNotFoundError, distributions, version
 from typing import Any, NamedTuple
 
 import torch
 from e3nn import o3
 
+from equinet import __version__
 from equinet.models.base import DEFAULT, model_class, model_names
 from equinet.ops import (
     METHODS,
@@ -28,40 +29,43 @@ from equinet.ops import (
 )
 from equinet.ops.codegen import tiles
 from equinet.ops.codegen.llvm import processor, unavailable
+from equinet.ops.external.base import how_to_install
 from equinet.ops.methods.reference import executor_of, offered_backends, reference_executor
 from equinet.ops.methods.registry import BUILT_IN, load_plugins, methods_of_others, needed_arguments
 from equinet.tables import Cell, Column, Table, Text
 
 OK = Text("ok", "good")
 
-REQUIRED = ("equinet", "torch", "e3nn", "torch-geometric", "ase", "vesin", "numpy", "scipy", "safetensors", "pydantic")
+REQUIRED = ("torch", "e3nn", "torch-geometric", "ase", "vesin", "numpy", "scipy", "safetensors", "pydantic")
 
 # package -> (module to import, what it is for, how to get it)
 OPTIONAL = {
     "cuequivariance-torch": (
         "cuequivariance_torch",
         'ClebschGordan("cuequivariance"), second oracle of the tests',
-        "pip install 'equinet[cuequivariance]'",
+        how_to_install("cuequivariance"),
     ),
     "cuequivariance-ops-torch-cu13": (
         "cuequivariance_ops_torch",
         "NVIDIA's CUDA kernels for it",
-        "pip install 'equinet[cuda]'",
+        how_to_install("cuda"),
     ),
     "openequivariance": (
         "openequivariance",
         'ClebschGordan("openequivariance"): CUDA and HIP kernels',
-        "pip install 'equinet[openequivariance]'",
+        how_to_install("openequivariance"),
     ),
     "mace-torch": ("mace", "comparison with the reference", "see CONTRIBUTING.md, 'Comparing with mace-torch'"),
-    "tblite": ("tblite", "remakes the sample data", "pip install 'equinet[sample]'"),
+    "tblite": ("tblite", "remakes the sample data", how_to_install("sample")),
 }
 
 
 def report() -> list[Table]:
     """Machine, packages, products of other packages if there are any, and a self-test of every executor."""
     machine = Table("machine", [Column("", tone="strong"), Column("", fold=True)], list(_machine().items()))
-    rows: list[tuple[Cell, ...]] = [(name, version(name), "equinet itself", OK) for name in REQUIRED]
+    rows: list[tuple[Cell, ...]] = [("equinet", __version__, "equinet itself", OK)]
+    rows += [(name, version(name), "equinet itself", OK) for name in REQUIRED]
+    rows += namesakes()
     rows += [(name, *_optional(name, module, purpose, remedy)) for name, (module, purpose, remedy) in OPTIONAL.items()]
     columns = [Column(title, fold=title in ("for", "state")) for title in ("package", "version", "for", "state")]
     packages = Table("packages", columns, rows)
@@ -87,6 +91,31 @@ def _rows_of(tested: Sequence[Tested]) -> list[tuple[Cell, ...]]:
         name = product if backend in ("auto", "-") else f"{product}, {backend}"
         rows.append((name, device, kernel, *errors, OK if good else Text("WRONG", "bad")))
     return rows
+
+
+def namesakes() -> list[tuple[Cell, ...]]:
+    """A row for every installed distribution ``equinet`` that is another project's, with the remedy.
+
+    That name on the public package index is not ours. Its modules lie in a folder ``equinet`` too: they hide this package's,
+    or are mixed with them.
+    """
+    remedy = ": pip uninstall equinet, then install this equinet again from its checkout"
+    return [
+        ("equinet", each.version, each.metadata["Summary"] or "-", (Text("another project's package", "bad"), remedy))
+        for each in distributions(name="equinet")
+        if not _was_ours(each) and _has_a_package(each, "equinet")
+    ]
+
+
+def _was_ours(distribution: Distribution) -> bool:
+    """Whether it is this project, which was called ``equinet`` once; its ``equinet.egg-info`` may still lie in the checkout."""
+    return any(entry.name == "equinet" and entry.value == "equinet.cli:app" for entry in distribution.entry_points)
+
+
+def _has_a_package(distribution: Distribution, name: str) -> bool:
+    """Whether it put files into the folder ``name``; one that tells of no files is taken to have."""
+    files = distribution.files
+    return files is None or any(file.parts[0] == name for file in files)
 
 
 def products_of_others() -> list[tuple[str, str, str]]:

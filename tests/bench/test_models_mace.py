@@ -167,7 +167,7 @@ def test_without_mace_torch_the_remedy_is_said(monkeypatch):
 
 def test_without_cuequivariance_its_row_says_so(monkeypatch):
     monkeypatch.setattr(peer, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match="cuequivariance-torch is not installed; pip install"):
+    with pytest.raises(ValueError, match="cuequivariance-torch is not installed: pip install"):
         peer.with_cuequivariance(None, "cpu")
 
 

@@ -11,8 +11,10 @@ from typing import Any
 
 import torch
 
+from equinet import __version__
+
 PACKAGES = (
-    *("equinet", "torch", "e3nn", "numpy", "cuequivariance", "cuequivariance-torch", "cuequivariance-ops-torch-cu13"),
+    *("torch", "e3nn", "numpy", "cuequivariance", "cuequivariance-torch", "cuequivariance-ops-torch-cu13"),
     *("openequivariance", "triton", "ase", "mace-torch", "matscipy", "torch-geometric", "vesin"),
 )
 
@@ -28,7 +30,7 @@ def describe(device: torch.device) -> dict[str, Any]:
         "load_average": load_average(),
         "system": f"{platform.system()} {platform.release()}, Python {platform.python_version()}",
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "versions": {name: number for name in PACKAGES if (number := _version(name))},
+        "versions": {"equinet": __version__} | {name: number for name in PACKAGES if (number := _version(name))},
     }
     if device.type == "cuda":
         found["cuda"] = torch.version.cuda

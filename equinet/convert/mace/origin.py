@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from equinet import __version__
 
 from .published import Published, identify, look_alike, published_files, sha256_of
 
@@ -28,7 +29,7 @@ def origin_of(path: str | os.PathLike[str], head: str | None = None) -> dict[str
         "file": name,
         "sha256": digest,
         "head": head,
-        "converted_by": f"equinet {version('equinet')}",
+        "converted_by": f"equinet {__version__}",
         "published": published.name if published else None,
         "licence": published.licence if published else None,
         "licence_note": published.warning() if published else None,

@@ -15,9 +15,17 @@ from equinet.ops.kernels.edge.reference import paths_apart
 from equinet.ops.spec import TensorProductSpec
 
 
+def how_to_install(extra: str) -> str:
+    """Command that installs an optional dependency group (extra) of equinet.
+
+    It names the folder of the checkout and not ``equinet``, which on the public package index is another project.
+    """
+    return f"pip install -e '.[{extra}]' in the folder of equinet's checkout"
+
+
 def missing(module: str, extra: str) -> str | None:
     """Reason why ``module`` is missing and its remedy, or None; the module is looked for, not imported."""
-    return None if find_spec(module) else f"{module} is not installed: pip install 'equinet[{extra}]'"
+    return None if find_spec(module) else f"{module} is not installed: {how_to_install(extra)}"
 
 
 def load(module: str, extra: str) -> Any:

@@ -234,7 +234,7 @@ class TestCuEquivariance:
     @pytest.mark.parametrize(
         ("installed", "why"),
         [
-            (False, "cannot run on cpu: cuequivariance_ops_torch is not installed: pip install 'equinet\\[cuda\\]'"),
+            (False, "cannot run on cpu: cuequivariance_ops_torch is not installed: pip install -e '.\\[cuda\\]'"),
             (
                 True,
                 "cuequivariance_ops_torch is installed but cannot be loaded; import cuequivariance_ops_torch says why",
@@ -509,12 +509,12 @@ def nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
         (
             "cuequivariance",
             '`backend` "cuequivariance" cannot run here: cuequivariance_torch is not installed: '
-            r"pip install 'equinet\[cuequivariance\]', or take \"auto\"",
+            r"pip install -e '.\[cuequivariance\]' in the folder of equinet's checkout, or take \"auto\"",
         ),
         (
             "openequivariance",
             '`backend` "openequivariance" cannot run here: openequivariance is not installed: '
-            r"pip install 'equinet\[openequivariance\]', or take \"auto\"",
+            r"pip install -e '.\[openequivariance\]' in the folder of equinet's checkout, or take \"auto\"",
         ),
     ],
 )
@@ -573,8 +573,8 @@ PRODUCT = Problem("product", "product", many_body_of("MACE"), 8, 0)
 def test_the_benchmark_lists_a_backend_that_is_missing_with_the_reason() -> None:
     found = absences(CONV)
     assert found["ours: cg, torch"] is None
-    assert "pip install 'equinet[cuequivariance]'" in str(found["ours: cg, cuequivariance"])
-    assert "pip install 'equinet[openequivariance]'" in str(found["ours: cg, openequivariance"])
+    assert "pip install -e '.[cuequivariance]'" in str(found["ours: cg, cuequivariance"])
+    assert "pip install -e '.[openequivariance]'" in str(found["ours: cg, openequivariance"])
     contender = next(each for each in ours(CONV, [ClebschGordan()], reference=False) if "openequiv" in each.name)
     with pytest.raises(ValueError, match="openequivariance is not installed"):
         contender.build(CONV.spec, torch.float32, torch.device("cpu"))
@@ -631,4 +631,7 @@ def test_doctor_names_the_package_to_install() -> None:
     _, purpose, remedy = equinet.verify.installation.OPTIONAL["openequivariance"]
     assert 'ClebschGordan("openequivariance")' in purpose
     state = equinet.verify.installation._optional("no-such-package", "no_such_package", purpose, remedy)[2]
-    assert state == (Text("not installed", "warning"), ": pip install 'equinet[openequivariance]'")
+    assert state == (
+        Text("not installed", "warning"),
+        ": pip install -e '.[openequivariance]' in the folder of equinet's checkout",
+    )

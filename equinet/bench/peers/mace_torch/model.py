@@ -24,6 +24,7 @@ from equinet.bench.models.runners import FORCES, LOSS, SETTINGS, TRAINING, Predi
 from equinet.convert.mace.forms import arguments_of
 from equinet.models import MACEConfig
 from equinet.ops import ClebschGordan
+from equinet.ops.external.base import how_to_install
 
 # What `--against` names. Compiling takes minutes for each model and structure, so it is for who asks for it.
 PEERS = {
@@ -174,8 +175,8 @@ def _require_reduced_couplings() -> None:
 
     if not getattr(cg, "CUET_AVAILABLE", True):
         raise ValueError(
-            "mace-torch makes reduced couplings with cuequivariance-torch, which is not installed; "
-            "pip install 'equinet[cuequivariance]'"
+            "mace-torch makes reduced couplings with cuequivariance-torch, which is not installed: "
+            + how_to_install("cuequivariance")
         )
 
 
@@ -224,7 +225,7 @@ def with_cuequivariance(model: Any, device: str) -> Any:
         ValueError: If that is not possible; says why.
     """
     if find_spec("cuequivariance_torch") is None:
-        raise ValueError("cuequivariance-torch is not installed; pip install 'equinet[cuequivariance]'")
+        raise ValueError(f"cuequivariance-torch is not installed: {how_to_install('cuequivariance')}")
     try:
         from mace.cli.convert_e3nn_cueq import run
 
