@@ -19,8 +19,14 @@ ALWAYS_FITS = 16e6
 # Two atoms closer than this (in Å) have no direction between them; no real structure comes near.
 SAME_SPOT = 1e-3
 
-# Atoms further apart than this many cutoffs overflow the search's cell numbers.
-LARGEST_EXTENT = 1e5
+# Atoms further apart than this many cutoffs, or lattice vectors that long, overflow the search's cell numbers or take it minutes.
+LARGEST_EXTENT = 1e4
+
+# Further from the origin (in Å) coordinates lose digits that forces need, and beyond all bounds the search's cell numbers overflow.
+FURTHEST = 1e6
+
+# Planes of a lattice nearer to each other than this (in Å) are of no crystal, and the search would go through thousands of them.
+THINNEST = 0.01
 
 
 def neighbor_list(
@@ -43,7 +49,7 @@ def neighbor_list(
 
     Raises:
         ValueError: If ``cutoff`` is not positive, positions or cell are not finite or spread beyond all measure, two atoms
-            are on one spot, or a periodic cell has no volume.
+            are on one spot, or a periodic cell has no volume, is a needle or a sheet.
         MemoryError: If the list would not fit into memory; nothing has been allocated then.
     """
     if not cutoff > 0:
@@ -51,7 +57,12 @@ def neighbor_list(
     if not np.isfinite(positions).all():
         atom = int(np.argwhere(~np.isfinite(positions).all(axis=1))[0, 0])
         raise ValueError(f"the position of atom {atom} is not finite: {positions[atom]}")
-    full_cell = checked_cell(np.asarray(cell, dtype=np.float64), pbc)
+    full_cell = checked_cell(np.asarray(cell, dtype=np.float64), pbc, cutoff)
+    if len(positions) and (furthest := np.abs(positions).max()) > FURTHEST:
+        atom = int(np.abs(positions).max(axis=1).argmax())
+        raise ValueError(
+            f"atom {atom} is {furthest:.3g} Å from the origin; has the structure blown up, or are the positions not in Å?"
+        )
     extent = np.ptp(positions, axis=0) if len(positions) else np.zeros(3)
     if (extent > LARGEST_EXTENT * cutoff).any():
         raise ValueError(
@@ -126,19 +137,35 @@ def _in_order(
     return np.stack([senders.take(order), receivers.take(order)]), both.take(order, axis=0), pairs.take(order)
 
 
-def checked_cell(cell: NDArray[np.float64], pbc: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """The cell with vectors of open directions filled in, so that it can be inverted.
+def checked_cell(cell: NDArray[np.float64], pbc: NDArray[np.bool_], cutoff: float) -> NDArray[np.float64]:
+    """The cell with unit vectors in open directions, so that it can be inverted.
+
+    Args:
+        cell: ``(3, 3)``, lattice vectors in rows, in Å; those of open directions do not count.
+        pbc: ``(3,)``, which directions are periodic.
+        cutoff: Longest edge, in Å.
 
     Raises:
-        ValueError: If it is not finite, or a periodic cell has no volume.
+        ValueError: If it is not finite, or a periodic cell has no volume, is too long or too thin to be searched.
     """
     if not np.isfinite(cell).all():
         raise ValueError(f"the cell is not finite: {cell.tolist()}")
     if not pbc.any():
         return np.zeros((3, 3))
-    full = np.asarray(complete_cell(cell), dtype=np.float64)
-    if not cell[pbc].any(axis=1).all() or abs(np.linalg.det(full)) < 1e-9:
+    if (longest := np.abs(cell[pbc]).max()) > LARGEST_EXTENT * cutoff:
+        raise ValueError(
+            f"the cell is too long: {longest:.3g} Å, {longest / cutoff:.1g} cutoffs; is it in Å? It is {cell.tolist()}"
+        )
+    full = np.asarray(complete_cell(np.where(pbc[:, None], cell, 0.0)), dtype=np.float64)
+    volume = abs(float(np.linalg.det(full)))
+    if not cell[pbc].any(axis=1).all() or volume < 1e-9:
         raise ValueError(f"the cell of a periodic structure has no volume: {cell.tolist()}")
+    faces = np.linalg.norm(np.cross(full[[1, 2, 0]], full[[2, 0, 1]]), axis=1)
+    if (thinnest := (volume / faces)[pbc].min()) < THINNEST:
+        raise ValueError(
+            f"the cell is too thin: its lattice planes are {thinnest:.1g} Å apart; give a cell whose vectors are less skewed, or "
+            f"mend it. It is {cell.tolist()}"
+        )
     return full
 
 
