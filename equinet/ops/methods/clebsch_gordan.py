@@ -8,6 +8,7 @@ from typing import Any, Literal
 from e3nn import o3
 
 from equinet.ops.coupling.polynomials import covariants
+from equinet.ops.devices import made_on_cpu
 from equinet.ops.external import cuequivariance, openequivariance
 from equinet.ops.kernels import choice
 from equinet.ops.kernels.choice import KernelChoice
@@ -68,6 +69,7 @@ class ClebschGordan:
         found = {ir for nu in degrees for ir in covariants(spec.irreps_in, nu, spec.irreps_out.lmax)}
         return found & {ir for _, ir in spec.irreps_out}
 
+    @made_on_cpu
     def convolution(self, spec: TensorProductSpec) -> Convolution:
         if self.backend == "reference":
             return ReferenceConvolution(spec)
@@ -81,6 +83,7 @@ class ClebschGordan:
             return EdgeMatrixConvolution(spec, KernelChoice("auto", cpu=reason, cuda=reason))
         return GeneratedConvolution(spec, self.backend)
 
+    @made_on_cpu
     def many_body(self, spec: ManyBodySpec) -> ManyBody:
         if self.backend == "reference":
             return ReferenceManyBody(spec)

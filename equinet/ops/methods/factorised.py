@@ -10,6 +10,7 @@ from e3nn import o3
 
 from equinet.ops.coupling.clebsch_gordan import MAX_TABULATED_DEGREE
 from equinet.ops.coupling.pairings import Pairing, first_unreached, output_scales, reached_outputs
+from equinet.ops.devices import made_on_cpu
 from equinet.ops.factorised import generated_convolution, generated_powers
 from equinet.ops.factorised.algebra import Algebra
 from equinet.ops.factorised.chains import Chain, DenseChain
@@ -128,6 +129,7 @@ class FactorisedMethod(ABC):
         """Those outputs of ``spec`` that are not zero whatever the features are."""
         return self.power(spec).reached
 
+    @made_on_cpu
     def convolution(self, spec: TensorProductSpec) -> Convolution:
         """The executor for an edge convolution.
 
@@ -166,6 +168,7 @@ class FactorisedMethod(ABC):
             generate=self.backend == "generated" or (self.backend == "auto" and reason is None),
         )
 
+    @made_on_cpu
     def many_body(self, spec: ManyBodySpec) -> ManyBody:
         """The executor for a many-body product.
 
@@ -177,6 +180,7 @@ class FactorisedMethod(ABC):
             part.kernels.require_any()
         return executor
 
+    @made_on_cpu
     def power(self, spec: ManyBodySpec) -> PowerManyBody | JoinedManyBody:
         """The executor for a many-body product, which also knows what it reaches."""
         parts = [self._power(product, spec, linear=n == 0) for n, product in enumerate(self.products())]
