@@ -35,7 +35,7 @@ class ClebschGordan:
         backend: ``"generated"``: loops in machine code for this processor, and Triton kernels on CUDA, in float32 and float64; any
             other device or precision raises, and so does a many-body product of more than 2,500 terms on CUDA. ``"torch"``:
             batched matrix products, any device. ``"reference"``: the formulas term by term, the oracle of tests. ``"auto"``:
-            ``"generated"`` where there is a kernel and code can be made within about a minute (up to degree 5 on all sides), else
+            ``"generated"`` where there is a kernel and code can be made within about ten seconds (up to degree 4 on all sides), else
             ``"torch"``; ``repr`` of an executor says which, and why. ``"cuequivariance"``: NVIDIA's library, its kernels on a GPU
             and its torch form on the CPU. ``"openequivariance"``: the convolution by that library, on a GPU only; its many-body
             product is not a finished one, so that is the one of ``"auto"``. ``"auto"`` takes neither. All are one function with

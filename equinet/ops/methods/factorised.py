@@ -81,7 +81,7 @@ class FactorisedMethod(ABC):
             of the sphere, terms with fixed factors) at their values, in one kernel. What has no such form (CP on a processor, very
             many terms, other precisions than float32 and float64) raises. ``"torch"``: matrix products, any device.
             ``"reference"``: the formulas term by term, the oracle of tests. ``"auto"``: ``"generated"`` where there is such a form,
-            else ``"torch"``, as for convolutions whose code takes long to make (from degree 5 or so) or whose factors are trained;
+            else ``"torch"``, as for convolutions whose code takes more than about ten seconds to make or whose factors are trained;
             ``repr`` of an executor says which, and why. With 2,000 terms and one copy ``"torch"`` may train up to 1.5 times faster
             on the grid (docs/products.md). Not saved with a model.
 
@@ -157,7 +157,9 @@ class FactorisedMethod(ABC):
             return None
         algebra = product.algebra(one_of_each(spec.irreps_in1), one_of_each(spec.irreps_in2), outputs)
         algebra.scale_out(output_scales(spec, pairing))
-        reason = generated_convolution.why_not_generated(algebra) if self.backend == "auto" else None
+        reason = None
+        if self.backend == "auto":
+            reason = generated_convolution.why_not_generated(algebra, spec, outputs, self.copies, self.weights)
         return FactorisedConvolution(
             spec,
             algebra,
