@@ -18,9 +18,11 @@ from equinet.models import Model
 from equinet.nn import EnergyScale
 from equinet.nn.derivatives import Frame, forces_from_pairs, stress_from_pairs
 from equinet.ops import SpeciesGroups, to_mul_ir
+from equinet.ops.devices import made_on_cpu
 from equinet.ops.edges import Edges, sum_on_nodes
 from equinet.ops.precision import full_float32
 from equinet.ops.species import as_groups
+from equinet.ops.tracing import refuse_symbols
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -99,6 +101,7 @@ class Potential(nn.Module):
     species_of: Tensor
     origin: dict[str, Any]
 
+    @made_on_cpu
     def __init__(self, model: Model, scale: EnergyScale) -> None:
         super().__init__()
         if model.num_species != len(scale.reference):
@@ -315,6 +318,7 @@ class Potential(nn.Module):
         with full_float32(self.device):
             self.model.calibrate(vectors, species, edges, self.scale.scale[species])
 
+    @made_on_cpu
     def tabulate(self, error: float = 1e-6) -> Potential:
         """Copy the potential with tables in place of its radial networks, a large part of the cost. For inference only.
 
@@ -366,6 +370,7 @@ class Potential(nn.Module):
         """
         from equinet.graph.atomic_graph import displacements
 
+        refuse_symbols(graph)
         if "cutoff" in graph and graph.cutoff < self.cutoff:
             raise ValueError(
                 f"`graph` was made with a cutoff of {graph.cutoff:g} Å and the model sees {self.cutoff:g} Å, so edges are missing; "
@@ -388,3 +393,19 @@ def only_energies(potential: Potential) -> str | None:
     if not potential.model.predicts:
         return None
     return f"it also predicts {', '.join(potential.model.predicts)}, and only energy, forces and stress have a form for that"
+
+
+def require_potential(value: object) -> None:
+    """Refuse what is no potential, such as a graph that torch.fx made of one.
+
+    Raises:
+        TypeError: If it is none; names its class, and what to pass.
+    """
+    if isinstance(getattr(value, "_orig_mod", value), Potential):  # torch.compile keeps what it was given
+        return
+    kind = (
+        f"a torch.fx.GraphModule ({type(value).__name__})"
+        if isinstance(value, torch.fx.GraphModule)
+        else type(value).__name__
+    )
+    raise TypeError(f"`potential` must be an equinet.Potential, as equinet.load gives one, got {kind}")

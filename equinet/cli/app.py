@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import shlex
 import traceback
@@ -27,7 +28,7 @@ class Command(TyperCommand):
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""
-        with plain_errors(self.params), plain_warnings():
+        with plain_errors(self.params), plain_warnings(), telling():
             if self.callback is not None:
                 require_outputs(self.callback, ctx.params)
             return super().invoke(ctx)
@@ -113,6 +114,27 @@ def in_flags(message: str, options: Sequence[Any]) -> str:
         if option.opts and option.opts[0].startswith("--"):
             message = re.sub(rf"`{option.name.rstrip('_')}(=True)?`", option.opts[0], message)
     return message
+
+
+class _Faint(logging.Handler):
+    """Shows what the library has to say as faint lines on the terminal's stream of errors."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        errors_to.print(escape(record.getMessage()), style="dim", highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def telling() -> Iterator[None]:
+    """Within it, what the library logs, such as that making code takes a while, is shown."""
+    logger, handler = logging.getLogger("equinet"), _Faint(logging.INFO)
+    before = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
 
 
 def _show(before: str, message: str, style: str) -> None:

@@ -14,7 +14,7 @@ from equinet.models import build_model
 from equinet.nn import Interaction, ManyBodyBlock
 from equinet.ops import Method, method_to_config
 from equinet.ops.analysis.refit import coefficients, essence, exact_map, group_errors, product_error, weights_for
-from equinet.potential import Potential
+from equinet.potential import Potential, require_potential
 from equinet.tables import Column, Table
 
 if TYPE_CHECKING:
@@ -121,6 +121,7 @@ def convert(
         ValueError: If a product cannot do what the architecture asks of it, or a convolution has no exact form in the new
             product; says why and what to do.
     """
+    require_potential(potential)
     if reason := potential.model.not_convertible:
         raise ValueError(f"the tensor products of this potential cannot be exchanged: {reason}")
     config = potential.model.config

@@ -32,7 +32,7 @@ def to_graph(atoms: Atoms, cutoff: float) -> AtomicGraph:
             value = None  # whatever a file says: molecules often come with zeros
         shape = (len(atoms), *row.shape) if row.per == "atom" else (1, *row.shape)
         graph[row.name] = torch.from_numpy(np.full(shape, np.nan) if value is None else value.reshape(shape).copy())
-    graph.weight = torch.tensor([found.weight], dtype=torch.float64)
+    graph.weight = torch.tensor([found.weight], dtype=torch.float64, device="cpu")
     return graph
 
 

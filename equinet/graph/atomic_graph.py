@@ -95,6 +95,10 @@ def from_atoms(atoms: Atoms, cutoff: float) -> AtomicGraph:
         ValueError: If two atoms are on one spot, a number is not finite, a periodic cell has no volume, or no element has an atomic number.
         MemoryError: If so long a cutoff would not fit into memory.
     """
+    if isinstance(atoms, torch.fx.Proxy):
+        raise TypeError(
+            "torch.fx.symbolic_trace cannot record a graph of atoms; make the graph outside of what is traced"
+        )
     if reason := no_element(atoms.numbers.tolist()):
         raise ValueError(f"{reason}; correct `atoms.numbers`")
     positions = np.ascontiguousarray(atoms.positions, dtype=np.float64)

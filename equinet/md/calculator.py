@@ -206,7 +206,9 @@ def _own_copy(model_or_path: Potential | str | os.PathLike[str], device: torch.d
     elif isinstance(model_or_path, (str, os.PathLike)):
         potential = load_potential(model_or_path, device=device, dtype=dtype)
     else:
-        raise TypeError(f"`model_or_path` must be a model file or a Potential, got {type(model_or_path).__name__}")
+        traced = isinstance(model_or_path, torch.fx.GraphModule)
+        kind = "a torch.fx.GraphModule; pass the Potential it was made of" if traced else type(model_or_path).__name__
+        raise TypeError(f"`model_or_path` must be a model file or a Potential, got {kind}")
     return potential.requires_grad_(False)  # else every pass would also build the gradients of the weights
 
 

@@ -20,6 +20,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsA
 from torch import Tensor, nn
 
 from equinet.graph.elements import HEAVIEST
+from equinet.ops.devices import made_on_cpu
 from equinet.ops.edges import Edges
 from equinet.ops.species import SpeciesGroups
 
@@ -321,6 +322,7 @@ def _validated(value: Any) -> ModelConfig:
 AnyModelConfig = Annotated[SerializeAsAny[ModelConfig], BeforeValidator(_validated)]
 
 
+@made_on_cpu
 def build_model(config: ModelConfig, elements: Sequence[int], avg_num_neighbors: float) -> Model:
     """Build the model of a configuration with fresh random weights.
 

@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from equinet.ops.constants import Float64Buffers
+from equinet.ops.devices import made_on_cpu
 
 
 class EnergyScale(Float64Buffers):
@@ -37,6 +38,7 @@ class EnergyScale(Float64Buffers):
     scale: Tensor
     shift: Tensor
 
+    @made_on_cpu
     def __init__(
         self,
         reference: Sequence[float],

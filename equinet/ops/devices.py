@@ -1,8 +1,29 @@
-"""Devices by name."""
+"""Devices by name, and independence of torch's default device."""
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
 import torch
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def made_on_cpu(function: Callable[P, T]) -> Callable[P, T]:
+    """Decorate a function or ``__init__`` so that what it makes is on the CPU, whatever torch's default device is.
+
+    Numbers are computed when modules are built, and some are remembered for other modules: on a default device "meta" they would be lost.
+    """
+
+    @functools.wraps(function)
+    def on_cpu(*args: P.args, **kwargs: P.kwargs) -> T:
+        with torch.device("cpu"):
+            return function(*args, **kwargs)
+
+    return on_cpu
 
 
 def choose_device(name: str) -> torch.device:

@@ -40,7 +40,7 @@ class SpeciesGroups:
         ends = list(accumulate(self._counts))
         self.spans = list(zip(self._present, [0, *ends], ends))
         numbers = [number for span in self.spans for number in span]
-        self.nodes = Nodes(self.order, torch.tensor([len(self._present), *numbers]))
+        self.nodes = Nodes(self.order, torch.tensor([len(self._present), *numbers], device="cpu"))
 
     @classmethod
     def to_trace(

@@ -19,6 +19,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from equinet.graph.atomic_graph import AtomicGraph, displacements
+from equinet.ops.devices import made_on_cpu
 from equinet.ops.precision import Precision, chosen, formulas, matmul_precision
 from equinet.potential import Potential
 
@@ -67,6 +68,7 @@ class Rounding:
         return f"against float64 the energy errs by {self.energy:.2g} meV/atom, {forces}"
 
 
+@made_on_cpu
 def rounding(potential: Potential, exact: Potential, graph: AtomicGraph) -> Rounding:
     """Measure the rounding errors of a potential on a structure in the current arithmetic.
 
@@ -103,6 +105,7 @@ class Difference(NamedTuple):
         return self.relative / self.tolerance if math.isfinite(self.relative) else math.inf
 
 
+@made_on_cpu
 def require_backend_match(potential: Potential, graph: AtomicGraph) -> bool:
     """Compare a potential with its reference form on a small part of ``graph``, once in a process for all that kernels depend on.
 
@@ -140,6 +143,7 @@ def require_backend_match(potential: Potential, graph: AtomicGraph) -> bool:
     return True
 
 
+@made_on_cpu
 def differences(potential: Potential, graph: AtomicGraph) -> list[Difference] | None:
     """Differences of a potential from its reference form on a small graph; None if the reference is not finite.
 
@@ -171,6 +175,7 @@ def differences(potential: Potential, graph: AtomicGraph) -> list[Difference] | 
     return found
 
 
+@made_on_cpu
 def reference_potential(potential: Potential) -> Potential:
     """A copy in float64 on the CPU, with the same weights and tables, and every tensor product term by term.
 

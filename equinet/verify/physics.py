@@ -17,7 +17,7 @@ from torch import Tensor
 from equinet.datasets import LabelKeys, source, to_graphs
 from equinet.datasets.frames import SOURCE, has_volume
 from equinet.graph.atomic_graph import AtomicGraph, collate, from_atoms
-from equinet.potential import Potential
+from equinet.potential import Potential, require_potential
 from equinet.tables import Cell, Column, Table, Text
 
 NO_LABELS = LabelKeys.none()  # for `read_frames`: a check needs none, and a wrong label is no reason to refuse
@@ -151,6 +151,7 @@ def check(
         ValueError: If a number is not positive, there is no structure, an element is unknown, or atoms are on one spot.
         FloatingPointError: If energy or forces are not finite.
     """
+    require_potential(potential)
     limits = {"float32": tolerance_float32, "float64": tolerance_float64}
     if not (max_structures >= 1 and tolerance_float32 > 0 and tolerance_float64 > 0):
         got = f"{max_structures} structures and {limits}"

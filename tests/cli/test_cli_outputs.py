@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
@@ -167,3 +168,18 @@ def test_an_error_without_words_is_told_by_its_kind(error, words, monkeypatch):
 
     monkeypatch.setattr("equinet.cli.questions.spec_from_text", spec_from_text)
     assert f"error: {words}" in refused("explain", "4x0e", "0e")
+
+
+def test_what_the_library_logs_is_shown_while_a_command_runs_and_not_after(monkeypatch, capsys):
+    logger = logging.getLogger("equinet")
+
+    def spec_from_text(*_):
+        logger.info("making code [of something] takes a while")
+        logger.debug("nobody wants to know")
+        raise ValueError("enough")
+
+    monkeypatch.setattr("equinet.cli.questions.spec_from_text", spec_from_text)
+    result = CliRunner(env=PLAIN).invoke(app, ["explain", "4x0e", "0e"])
+    assert result.stderr.splitlines() == ["making code [of something] takes a while", "error: enough"]
+    assert not logger.handlers
+    assert not logger.isEnabledFor(logging.INFO)

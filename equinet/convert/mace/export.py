@@ -22,7 +22,7 @@ from equinet.nn.transform import AgnesiTransform
 from equinet.ops import ClebschGordan
 from equinet.ops.coupling.polynomials import covariants
 from equinet.ops.kernels.node.reference import PolynomialTables
-from equinet.potential import Potential
+from equinet.potential import Potential, require_potential
 
 from .couplings import WignerSigns, symmetrized, u_matrix
 from .forms import arguments_of
@@ -98,6 +98,7 @@ def to_mace_state_dict(potential: Potential, *, signs: WignerSigns = "0.4.4") ->
 
 def _mace_of(potential: Potential) -> MACE:
     """The model of ``potential``, or a refusal of everything that mace-torch has no form for."""
+    require_potential(potential)
     model = potential.model
     if not isinstance(model, MACE):
         raise ValueError(f"only a MACE can be exported to mace-torch, and this potential is a {type(model).__name__}")

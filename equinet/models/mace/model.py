@@ -25,6 +25,7 @@ from equinet.nn import (
 )
 from equinet.ops import SpeciesGroups, natural_irreps
 from equinet.ops.constants import FRESH_DTYPE
+from equinet.ops.devices import made_on_cpu
 from equinet.ops.edges import Edges, as_edges
 from equinet.ops.layout import with_channels
 from equinet.ops.methods.reference import reference_of
@@ -55,6 +56,7 @@ class MACE(Model):
     embedding: nn.Parameter
     bias: nn.Parameter
 
+    @made_on_cpu
     def __init__(self, config: MACEConfig, elements: Sequence[int], avg_num_neighbors: float) -> None:
         super().__init__(config, elements, avg_num_neighbors)
         for form in (config.first_interaction, config.interaction):

@@ -9,11 +9,14 @@ from e3nn import o3
 from jaxtyping import Float
 from torch import Tensor
 
+from equinet.ops.devices import made_on_cpu
+
 # Degrees beyond this are not tabulated by e3nn.
 MAX_TABULATED_DEGREE = 11
 
 
 @cache
+@made_on_cpu
 def _wigner_3j(l1: int, l2: int, l3: int) -> Tensor:
     return o3.wigner_3j(l1, l2, l3, dtype=torch.float64)
 

@@ -13,12 +13,15 @@ from torch import Tensor
 from equinet.ops.edges import Edges
 from equinet.ops.kernels.choice import unavailable
 from equinet.ops.kernels.edge.couplings import Couplings, remember
-from equinet.ops.kernels.edge.executor import slow_to_generate
+from equinet.ops.kernels.edge.cpu import ENTRIES_OF_A_LOOP, SECONDS
+from equinet.ops.kernels.edge.executor import slow_to_generate, too_slow
 from equinet.ops.kernels.edge.operator import forward
 from equinet.ops.kernels.edge.reference import slot_rows
 from equinet.ops.spec import TensorProductSpec
 
 from .algebra import Algebra
+
+MANY_ENTRIES = 20_000
 
 
 class CouplingCode:
@@ -114,9 +117,23 @@ class CouplingCode:
         return Couplings.of_tensor(spec, tensor, parts, outputs)
 
 
-def why_not_generated(algebra: Algebra) -> str | None:
-    """Reason why ``backend="auto"`` makes no code here for a product by its tensor; None if it does."""
+def why_not_generated(
+    algebra: Algebra, spec: TensorProductSpec, outputs: o3.Irreps, copies: int, weights: str
+) -> str | None:
+    """Reason why ``backend="auto"`` makes no code here for a product by its tensor; None if it does.
+
+    Args:
+        algebra, spec, weights: As of :class:`CouplingCode`.
+        outputs: Irreps that it reaches.
+        copies: Copies of each.
+    """
     if any(True for _ in algebra.parameters()):
         return "factors that are trained have no generated code"
+    if (reason := unavailable()) is not None:
+        return reason
     # Not `> 1e-9`: factors that a file is still to bring are no numbers yet, and count.
-    return unavailable() or slow_to_generate(int((~(algebra.dense().abs() <= 1e-9)).sum()))
+    entries = copies * int((~(algebra.dense().abs() <= 1e-9)).sum())
+    if entries > MANY_ENTRIES:  # to list them alone takes a while
+        return too_slow(SECONDS * ENTRIES_OF_A_LOOP**0.5 * entries)
+    copies_of = dict.fromkeys((out for _, out in outputs), copies)
+    return slow_to_generate(CouplingCode(algebra, spec, copies_of, copies, weights).couplings)

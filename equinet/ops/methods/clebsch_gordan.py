@@ -8,6 +8,7 @@ from typing import Any, Literal
 from e3nn import o3
 
 from equinet.ops.coupling.polynomials import covariants
+from equinet.ops.devices import made_on_cpu
 from equinet.ops.external import cuequivariance, openequivariance
 from equinet.ops.kernels import choice
 from equinet.ops.kernels.choice import KernelChoice
@@ -34,7 +35,7 @@ class ClebschGordan:
         backend: ``"generated"``: loops in machine code for this processor, and Triton kernels on CUDA, in float32 and float64; any
             other device or precision raises, and so does a many-body product of more than 2,500 terms on CUDA. ``"torch"``:
             batched matrix products, any device. ``"reference"``: the formulas term by term, the oracle of tests. ``"auto"``:
-            ``"generated"`` where there is a kernel and code can be made within about a minute (up to degree 5 on all sides), else
+            ``"generated"`` where there is a kernel and code can be made within about ten seconds (up to degree 4 on all sides), else
             ``"torch"``; ``repr`` of an executor says which, and why. ``"cuequivariance"``: NVIDIA's library, its kernels on a GPU
             and its torch form on the CPU. ``"openequivariance"``: the convolution by that library, on a GPU only; its many-body
             product is not a finished one, so that is the one of ``"auto"``. ``"auto"`` takes neither. All are one function with
@@ -68,6 +69,7 @@ class ClebschGordan:
         found = {ir for nu in degrees for ir in covariants(spec.irreps_in, nu, spec.irreps_out.lmax)}
         return found & {ir for _, ir in spec.irreps_out}
 
+    @made_on_cpu
     def convolution(self, spec: TensorProductSpec) -> Convolution:
         if self.backend == "reference":
             return ReferenceConvolution(spec)
@@ -81,6 +83,7 @@ class ClebschGordan:
             return EdgeMatrixConvolution(spec, KernelChoice("auto", cpu=reason, cuda=reason))
         return GeneratedConvolution(spec, self.backend)
 
+    @made_on_cpu
     def many_body(self, spec: ManyBodySpec) -> ManyBody:
         if self.backend == "reference":
             return ReferenceManyBody(spec)

@@ -10,6 +10,7 @@ from e3nn import o3
 
 from equinet.ops.coupling.clebsch_gordan import MAX_TABULATED_DEGREE
 from equinet.ops.coupling.pairings import Pairing, first_unreached, output_scales, reached_outputs
+from equinet.ops.devices import made_on_cpu
 from equinet.ops.factorised import generated_convolution, generated_powers
 from equinet.ops.factorised.algebra import Algebra
 from equinet.ops.factorised.chains import Chain, DenseChain
@@ -80,7 +81,7 @@ class FactorisedMethod(ABC):
             of the sphere, terms with fixed factors) at their values, in one kernel. What has no such form (CP on a processor, very
             many terms, other precisions than float32 and float64) raises. ``"torch"``: matrix products, any device.
             ``"reference"``: the formulas term by term, the oracle of tests. ``"auto"``: ``"generated"`` where there is such a form,
-            else ``"torch"``, as for convolutions whose code takes long to make (from degree 5 or so) or whose factors are trained;
+            else ``"torch"``, as for convolutions whose code takes more than about ten seconds to make or whose factors are trained;
             ``repr`` of an executor says which, and why. With 2,000 terms and one copy ``"torch"`` may train up to 1.5 times faster
             on the grid (docs/products.md). Not saved with a model.
 
@@ -128,6 +129,7 @@ class FactorisedMethod(ABC):
         """Those outputs of ``spec`` that are not zero whatever the features are."""
         return self.power(spec).reached
 
+    @made_on_cpu
     def convolution(self, spec: TensorProductSpec) -> Convolution:
         """The executor for an edge convolution.
 
@@ -155,7 +157,9 @@ class FactorisedMethod(ABC):
             return None
         algebra = product.algebra(one_of_each(spec.irreps_in1), one_of_each(spec.irreps_in2), outputs)
         algebra.scale_out(output_scales(spec, pairing))
-        reason = generated_convolution.why_not_generated(algebra) if self.backend == "auto" else None
+        reason = None
+        if self.backend == "auto":
+            reason = generated_convolution.why_not_generated(algebra, spec, outputs, self.copies, self.weights)
         return FactorisedConvolution(
             spec,
             algebra,
@@ -166,6 +170,7 @@ class FactorisedMethod(ABC):
             generate=self.backend == "generated" or (self.backend == "auto" and reason is None),
         )
 
+    @made_on_cpu
     def many_body(self, spec: ManyBodySpec) -> ManyBody:
         """The executor for a many-body product.
 
@@ -177,6 +182,7 @@ class FactorisedMethod(ABC):
             part.kernels.require_any()
         return executor
 
+    @made_on_cpu
     def power(self, spec: ManyBodySpec) -> PowerManyBody | JoinedManyBody:
         """The executor for a many-body product, which also knows what it reaches."""
         parts = [self._power(product, spec, linear=n == 0) for n, product in enumerate(self.products())]

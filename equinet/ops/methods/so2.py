@@ -15,6 +15,7 @@ from torch import Tensor
 
 from equinet.ops.constants import ConstantModule
 from equinet.ops.coupling.clebsch_gordan import clebsch_gordan
+from equinet.ops.devices import made_on_cpu
 from equinet.ops.edges import Edges, as_edges, sum_on_nodes
 from equinet.ops.kernels.choice import WithKernels
 from equinet.ops.kernels.edge.reference import ReferenceConvolution
@@ -292,6 +293,7 @@ class SO2:
     def reached(self, spec: ManyBodySpec) -> set[o3.Irrep]:
         return set()
 
+    @made_on_cpu
     def convolution(self, spec: TensorProductSpec) -> Convolution:
         executor = SO2Convolution(spec)
         return ReferenceConvolution(spec, like=executor) if self.backend == "reference" else executor

@@ -47,7 +47,7 @@ def both(method, spec, weights, copies) -> tuple[FactorisedConvolution, Factoris
     outputs = reached_outputs(spec, pairing)
     algebra = product.algebra(one_of_each(spec.irreps_in1), one_of_each(spec.irreps_in2), outputs)
     algebra.scale_out(output_scales(spec, pairing))
-    assert why_not_generated(algebra) is None
+    assert why_not_generated(algebra, spec, outputs, copies, weights) is None
     given = {"weights": weights, "copies": copies}
     ours = FactorisedConvolution(spec, algebra, outputs, **given, kernels=KernelChoice("generated"), generate=True)
     return ours, FactorisedConvolution(spec, algebra, outputs, **given)
@@ -121,7 +121,7 @@ def test_trained_factors_stay_with_torch() -> None:
     (product,) = CPDecomposed(rank=4, factors="trainable").products()
     outputs = reached_outputs(spec, product.pairing(1))
     algebra = product.algebra(one_of_each(spec.irreps_in1), one_of_each(spec.irreps_in2), outputs)
-    assert why_not_generated(algebra) == "factors that are trained have no generated code"
+    assert why_not_generated(algebra, spec, outputs, 1, "filter") == "factors that are trained have no generated code"
     method = CPDecomposed(rank=4, factors="trainable")
     assert method.convolution(spec).code is None
     assert method.convolution(spec).kernel == "cpu float32: torch (factors that are trained have no generated code)"

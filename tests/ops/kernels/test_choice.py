@@ -21,6 +21,7 @@ from equinet.ops import (
     TensorProductSpec,
     describe_executor,
     natural_irreps,
+    tensor_product,
 )
 from equinet.ops.codegen import llvm, tiles
 from equinet.ops.kernels.choice import KernelChoice, refusal_of
@@ -157,16 +158,49 @@ def test_a_product_too_large_for_a_kernel_on_cuda(monkeypatch: pytest.MonkeyPatc
     assert GauntGrid().many_body(MANY).kernels.cuda is None  # whose chain is a kernel of its own
 
 
-def test_code_that_takes_minutes_to_make_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(edge_executor, "MOST_TERMS", 5)
-    reason = r"\d+ couplings are above 5, for which generating code takes minutes"
+def test_code_that_takes_long_to_make_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(edge_executor, "LONGEST", 1e-3)
+    reason = r'making its code takes about \d+ s, above 0\.001 s; `backend="generated"` makes it'
     for method in (ClebschGordan(), GauntGrid()):
         assert re.search(rf"cpu float32: torch \({reason}\)", repr(method.convolution(SPEC)))
     assert "generated (LLVM" in ClebschGordan("generated").convolution(SPEC).kernel
-    high = natural_irreps(6)
-    found = ClebschGordan().convolution(TensorProductSpec(high, high, high)).kernel
-    monkeypatch.undo()
-    assert re.fullmatch(r"cpu float32: torch \(\d+,\d{3} couplings are above 5, for .*\)", found)
+
+
+@pytest.mark.parametrize("method", [ClebschGordan(), MatrixProduct(), GauntGrid(weights="degrees")])
+def test_auto_makes_code_by_what_it_costs(method: ClebschGordan | MatrixProduct | GauntGrid) -> None:
+    def kernel(highest: int, filters: int) -> str:
+        high = natural_irreps(highest, 8)
+        return str(method.convolution(TensorProductSpec(high, natural_irreps(filters), high)).kernel)
+
+    for highest, filters in ((1, 3), (2, 3), (3, 3)):  # of MACE
+        assert "generated (LLVM" in kernel(highest, filters)
+    assert re.fullmatch(r"cpu float32: torch \(making its code takes about [\d,]+ s, above 10 s; .*\)", kernel(6, 6))
+
+
+def test_copies_cost_as_much_as_products() -> None:
+    high = natural_irreps(3, 8)
+    spec = TensorProductSpec(high, natural_irreps(3), high)
+    assert "generated (LLVM" in GauntGrid().convolution(spec).kernel
+    assert "torch (making its code takes" in GauntGrid(copies=20).convolution(spec).kernel
+
+
+def test_a_long_wait_for_code_is_announced_once_before_it(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(edge_operator, "LONG", 1e-3)
+    spec = TensorProductSpec("3x0e+3x1o", "0e+1o", "0e+1o")  # of no other test
+    product = tensor_product(spec, ClebschGordan("generated"))
+    with caplog.at_level("INFO", logger="equinet"):
+        for _ in range(2):
+            x = torch.ones(2, 4, 3, requires_grad=True)
+            product(x, torch.ones(2, 4), torch.ones(2, product.weight_numel, 3)).sum().backward()
+    (record,) = caplog.records
+    assert record.levelname == "INFO"
+    assert re.fullmatch(
+        r"making machine code for the convolution 3x0e\+3x1o x 1x0e\+1x1o x 1x0e\+1x1o takes about \d+ s in all, once in a process; "
+        r'`backend="torch"` of the tensor product needs none',
+        record.getMessage(),
+    )
 
 
 def test_without_llvm_nor_triton_repr_gives_both_reasons(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from equinet.ops.coupling.clebsch_gordan import clebsch_gordan
+from equinet.ops.devices import made_on_cpu
 from equinet.ops.spec import TensorProductSpec
 
 
@@ -156,6 +157,7 @@ def remember(couplings: Couplings) -> str:
 
 
 @cache
+@made_on_cpu
 def couplings_of(product: str) -> Couplings:
     """Couplings by the name that operators take."""
     return _remembered.get(product) or Couplings.of_paths(TensorProductSpec(*product.split(" x ")))

@@ -10,23 +10,30 @@ from equinet.ops.kernels.choice import KernelChoice, WithKernels, unavailable
 from equinet.ops.spec import TensorProductSpec
 
 from .couplings import Couplings, couplings_of, name_of
+from .cpu import seconds_to_generate
 from .operator import forward
 from .reference import EdgeMatrixConvolution, paths_apart
 
-# With more non-zero couplings the code of all derivatives takes longer than a minute to make.
-MOST_TERMS = 3000
+# `backend="auto"` makes no code that takes longer, in seconds (:func:`.cpu.seconds_to_generate`): MACE's convolutions up to degree 3 take
+# 3, everything up to degree 4 takes 10, and a product that is used a few times would wait for longer than it computes in torch.
+LONGEST = 10.0
 
 
-def slow_to_generate(couplings: int) -> str | None:
-    """Reason why ``backend="auto"`` makes no code for so many non-zero couplings; None if it does."""
-    if couplings <= MOST_TERMS:
+def slow_to_generate(couplings: Couplings) -> str | None:
+    """Reason why ``backend="auto"`` makes no code for couplings; None if it does."""
+    return too_slow(seconds_to_generate(couplings))
+
+
+def too_slow(seconds: float) -> str | None:
+    """Reason why ``backend="auto"`` makes no code that takes so long; None if it does."""
+    if seconds <= LONGEST:
         return None
-    return f"{couplings:,} couplings are above {MOST_TERMS:,}, for which generating code takes minutes"
+    return f'making its code takes about {seconds:,.0f} s, above {LONGEST:g} s; `backend="generated"` makes it'
 
 
 def why_not_generated(spec: TensorProductSpec) -> str | None:
     """Reason why ``backend="auto"`` makes no code for ``spec`` here; None if it does."""
-    return unavailable() or slow_to_generate(len(couplings_of(name_of(spec)).terms))
+    return unavailable() or slow_to_generate(couplings_of(name_of(spec)))
 
 
 class GeneratedConvolution(WithKernels, nn.Module):

@@ -12,6 +12,7 @@ derivative of each is one or more of the four:
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -28,7 +29,10 @@ from equinet.ops.passes import is_needed
 
 from . import gpu
 from .couplings import Couplings, couplings_of
-from .cpu import EdgeLoops
+from .cpu import EdgeLoops, seconds_to_generate
+
+logger = logging.getLogger("equinet")
+LONG = 2.0  # seconds that nobody waits for without wondering
 
 Tensors = tuple[Tensor, ...]
 
@@ -39,10 +43,24 @@ NEEDED = "bool features, bool harmonics"
 
 
 @once
+def announce(product: str) -> None:
+    """Say that a product's code takes long to make, before it is made; once for each product."""
+    seconds = seconds_to_generate(couplings_of(product))
+    if seconds > LONG:
+        what = f"the convolution {product}" if " x " in product else "a convolution by its coupling tensor"
+        logger.info(
+            'making machine code for %s takes about %.0f s in all, once in a process; `backend="torch"` of the tensor product needs none',
+            what,
+            seconds,
+        )
+
+
+@once
 def code_for(
     function: str, product: str, dtype: torch.dtype, mirrored: bool, features: bool = True, harmonics: bool = True
 ) -> Any:
     """Machine code of one of the four functions."""
+    announce(product)
     loops = EdgeLoops(couplings_of(product), dtype, mirrored)
     if function in ("forward", "jvp"):
         return compile_function(loops.forward(jvp=function == "jvp"))

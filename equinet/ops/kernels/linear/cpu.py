@@ -11,6 +11,7 @@ from torch import Tensor
 from equinet.ops.codegen.llvm import compile_function, lanes_for
 from equinet.ops.codegen.once import once
 from equinet.ops.codegen.threads import require, run_in_parts
+from equinet.ops.devices import made_on_cpu
 
 from .loops import PARTS, MixLoops
 
@@ -47,7 +48,7 @@ class Nodes(NamedTuple):
 @lru_cache(maxsize=64)
 def all_alike(count: int) -> Nodes:
     """Nodes of one species."""
-    return Nodes(torch.arange(count), torch.tensor([1, 0, 0, count]))
+    return Nodes(torch.arange(count, device="cpu"), torch.tensor([1, 0, 0, count], device="cpu"))
 
 
 def mix(x: Tensor, w: Tensor, nodes: Nodes, maps: Maps, shape: tuple[int, ...]) -> Tensor:
@@ -79,6 +80,7 @@ def _code(gradients: bool, dtype: torch.dtype, lanes: int) -> Any:
 
 
 @lru_cache(maxsize=512)
+@made_on_cpu
 def _constants(maps: Maps, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, int]:
     """Sizes, blocks and scales as the code reads them, and the length of a vector."""
     sizes = torch.tensor([len(maps.scales), maps.stride, maps.to_stride])

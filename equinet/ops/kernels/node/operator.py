@@ -19,6 +19,7 @@ from equinet.ops.codegen.llvm import compile_function
 from equinet.ops.codegen.once import once
 from equinet.ops.codegen.operators import Operator, register_family, through_torch
 from equinet.ops.codegen.threads import require, run_in_parts
+from equinet.ops.devices import made_on_cpu
 from equinet.ops.passes import is_needed
 from equinet.ops.spec import ManyBodySpec
 
@@ -47,6 +48,7 @@ def remember(polynomials: Polynomials) -> str:
 
 
 @cache
+@made_on_cpu
 def polynomials_of(product: str) -> Polynomials:
     """Polynomials by the name that operators take."""
     if product in _remembered:
@@ -87,7 +89,7 @@ def _run_machine_code(
     function: str, inputs: Tensors, order: Tensor, species: Tensor, product: str, results: Tensors
 ) -> None:
     code, blocks = code_for(function, product, inputs[0].dtype)
-    p, count = polynomials_of(product), torch.tensor([len(order)])
+    p, count = polynomials_of(product), torch.tensor([len(order)], device="cpu")
     arrays = [p.monomials, p.table, order, species, count, *inputs, *results]
     if function in ("value", "gradient"):
         run_in_parts(code, len(order), arrays)

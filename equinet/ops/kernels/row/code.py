@@ -251,5 +251,5 @@ def run(
         kernel_for(function, what, dtype)((blocks(count, ROWS),), *inputs, *results, count)
         return
     lanes = VECTOR_BYTES // dtype.itemsize if count * dtype.itemsize >= VECTOR_BYTES else 1
-    arrays = [torch.tensor([count]), *inputs, *results]
+    arrays = [torch.tensor([count], device="cpu"), *inputs, *results]
     run_in_parts(_code_for(function, what, dtype, lanes), blocks(count, lanes), arrays, smallest=64)

@@ -21,6 +21,7 @@ from equinet.ops.codegen import llvm, scalars, tiles
 from equinet.ops.codegen.once import once
 from equinet.ops.codegen.operators import Operator, one_or_all, register_family, tensors, through_torch
 from equinet.ops.codegen.threads import require
+from equinet.ops.devices import made_on_cpu
 from equinet.ops.passes import is_needed
 from equinet.ops.tracing import is_traced
 
@@ -46,6 +47,7 @@ def family(name: str) -> Callable[[Callable[[str], RowFunction]], Callable[[str]
 
 
 @cache
+@made_on_cpu
 def function_of(name: str) -> RowFunction:
     """Row function by the name that operators take."""
     first, _, rest = name.partition(" ")
