@@ -320,7 +320,7 @@ def _require_usual(read: list[Atoms]) -> None:
 def _require_equal(what: str, found: Any, told: Any) -> None:
     if found is None:
         raise Wrong(f"{what} got lost without a word: {told}")
-    if np.shape(found) != np.shape(told) or not np.allclose(found, told, rtol=1e-12, atol=0):
+    if np.shape(found) != np.shape(told) or not np.allclose(found, told, rtol=1e-12, atol=0, equal_nan=True):
         raise Wrong(f"{what} became others: {np.asarray(found).tolist()} instead of {told}")
 
 

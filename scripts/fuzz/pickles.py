@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 from child import Wrong
-from models import ELEMENTS, SMALL, prediction_of
+from models import ELEMENTS, SMALL, prediction_of, same
 
 from equinet.convert.mace import load_mace
 from equinet.models import MACEConfig
@@ -25,17 +25,18 @@ MODULE = b"\x80\x02ctorch.nn.modules.module\nModule\n)\x81"
 def pickles(shared: Path) -> Callable[[random.Random, Path], Callable[[], object]]:
     """Damaged archives, damaged pickles in good archives, floods of opcodes, values copied again and again."""
     base = _written_by_mace(shared / "base.model")
-    whole, expected = base.read_bytes(), prediction_of(load_mace(base))
+    whole, expected = base.read_bytes(), load_mace(base)
+    prediction_of(expected)  # compiles what all cases need
     entries = _entries(whole)
     opcodes = [(opcode.name, argument, at or 0) for opcode, argument, at in pickletools.genops(entries["data.pkl"])]
 
     def make(source: random.Random, file: Path) -> Callable[[], object]:
-        what, same = (
+        what, untouched = (
             source.choice(("archive", "bytes", "opcodes", "opcodes", "flood", "copies", "copies", "depth")),
             False,
         )
         if what == "archive":
-            content, same = _damaged(source, whole), True
+            content, untouched = _damaged(source, whole), True
         elif what == "bytes":
             content = _archive(entries | {"data.pkl": _damaged(source, entries["data.pkl"])})
         elif what == "opcodes":
@@ -46,11 +47,11 @@ def pickles(shared: Path) -> Callable[[random.Random, Path], Callable[[], object
         file.write_bytes(content)
 
         def case() -> None:
-            found = prediction_of(load_mace(file))
-            if not torch.isfinite(found).all():
+            potential = load_mace(file)
+            if not torch.isfinite(prediction_of(potential)).all():
                 raise Wrong("a prediction is not finite, without a word")
-            if same and not torch.equal(found, expected):
-                raise Wrong("a damaged archive loads with another prediction")
+            if untouched and not same(potential, expected):
+                raise Wrong("a damaged archive loads as another potential")
 
         return case
 
