@@ -8,7 +8,8 @@ import os
 import numpy as np
 from ase.geometry import complete_cell
 from numpy.typing import NDArray
-from vesin import NeighborList
+
+from .search import cells_suffice, heights, search_by_cells, search_by_tree
 
 # Sender, receiver (8 bytes each), three shifts, a vector (24 bytes each), and the same once more while sorting.
 LIST_BYTES_PER_EDGE = 128
@@ -19,11 +20,14 @@ ALWAYS_FITS = 16e6
 # Two atoms closer than this (in Å) have no direction between them; no real structure comes near.
 SAME_SPOT = 1e-3
 
-# Atoms further apart than this many cutoffs, or lattice vectors that long, overflow the search's cell numbers or take it minutes.
-LARGEST_EXTENT = 1e4
+# Atoms further apart than this many cutoffs are those of a structure that has blown up.
+LARGEST_EXTENT = 1e5
 
-# Further from the origin (in Å) coordinates lose digits that forces need, and beyond all bounds the search's cell numbers overflow.
+# Further from the origin (in Å) coordinates lose digits that forces need; no lattice vector is that long either.
 FURTHEST = 1e6
+
+# More images of a cell than this within the cutoff are a mistake in its size.
+MOST_IMAGES = 1e5
 
 # Planes of a lattice nearer to each other than this (in Å) are of no crystal, and the search would go through thousands of them.
 THINNEST = 0.01
@@ -57,7 +61,7 @@ def neighbor_list(
     if not np.isfinite(positions).all():
         atom = int(np.argwhere(~np.isfinite(positions).all(axis=1))[0, 0])
         raise ValueError(f"the position of atom {atom} is not finite: {positions[atom]}")
-    full_cell = checked_cell(np.asarray(cell, dtype=np.float64), pbc, cutoff)
+    full_cell = checked_cell(np.asarray(cell, dtype=np.float64), pbc)
     if len(positions) and (furthest := np.abs(positions).max()) > FURTHEST:
         atom = int(np.abs(positions).max(axis=1).argmax())
         raise ValueError(
@@ -72,11 +76,10 @@ def neighbor_list(
     if not pbc.any():  # the search goes through empty space too, at a cost of cutoff cubed
         cutoff = min(cutoff, max(1.0, 1.01 * float(np.linalg.norm(extent))))
     _refuse_if_too_large(positions, full_cell, pbc, cutoff)
+    _refuse_too_small(full_cell, pbc, cutoff)
+    search = search_by_cells if cells_suffice(positions, full_cell, pbc, cutoff) else search_by_tree
     # The search leaves out what is exactly at its cutoff, and rounds in its own way.
-    found = NeighborList(cutoff=(1 + 1e-9) * cutoff, full_list=False).compute(
-        points=positions, box=full_cell, periodic=pbc, quantities="ijS"
-    )
-    sender, receiver, shifts = found[0].astype(np.int64), found[1].astype(np.int64), found[2].astype(np.float64)
+    sender, receiver, shifts = search(positions, full_cell, pbc, (1 + 1e-9) * cutoff)
     squares = squared_distances(positions, sender, receiver, image_offsets(shifts, cell))
     refuse_same_spot(squares, sender, receiver)
     within = np.flatnonzero(squares < cutoff**2)
@@ -137,13 +140,12 @@ def _in_order(
     return np.stack([senders.take(order), receivers.take(order)]), both.take(order, axis=0), pairs.take(order)
 
 
-def checked_cell(cell: NDArray[np.float64], pbc: NDArray[np.bool_], cutoff: float) -> NDArray[np.float64]:
+def checked_cell(cell: NDArray[np.float64], pbc: NDArray[np.bool_]) -> NDArray[np.float64]:
     """The cell with unit vectors in open directions, so that it can be inverted.
 
     Args:
         cell: ``(3, 3)``, lattice vectors in rows, in Å; those of open directions do not count.
         pbc: ``(3,)``, which directions are periodic.
-        cutoff: Longest edge, in Å.
 
     Raises:
         ValueError: If it is not finite, or a periodic cell has no volume, is too long or too thin to be searched.
@@ -152,16 +154,13 @@ def checked_cell(cell: NDArray[np.float64], pbc: NDArray[np.bool_], cutoff: floa
         raise ValueError(f"the cell is not finite: {cell.tolist()}")
     if not pbc.any():
         return np.zeros((3, 3))
-    if (longest := np.abs(cell[pbc]).max()) > LARGEST_EXTENT * cutoff:
-        raise ValueError(
-            f"the cell is too long: {longest:.3g} Å, {longest / cutoff:.1g} cutoffs; is it in Å? It is {cell.tolist()}"
-        )
+    if (longest := np.abs(cell[pbc]).max()) > FURTHEST:
+        raise ValueError(f"the cell is too long, {longest:.3g} Å; is it in Å? It is {cell.tolist()}")
     full = np.asarray(complete_cell(np.where(pbc[:, None], cell, 0.0)), dtype=np.float64)
     volume = abs(float(np.linalg.det(full)))
     if not cell[pbc].any(axis=1).all() or volume < 1e-9:
         raise ValueError(f"the cell of a periodic structure has no volume: {cell.tolist()}")
-    faces = np.linalg.norm(np.cross(full[[1, 2, 0]], full[[2, 0, 1]]), axis=1)
-    if (thinnest := (volume / faces)[pbc].min()) < THINNEST:
+    if (thinnest := heights(full)[pbc].min()) < THINNEST:
         raise ValueError(
             f"the cell is too thin: its lattice planes are {thinnest:.1g} Å apart; give a cell whose vectors are less skewed, or "
             f"mend it. It is {cell.tolist()}"
@@ -186,6 +185,16 @@ def refuse_same_spot(squares: NDArray[np.float64], sender: NDArray[np.int64], re
         raise ValueError(
             f"atoms {min(a, b)} and {max(a, b)} are on one spot ({math.sqrt(squares[closest]):.1e} Å apart); "
             "remove one of them or repair the frame"
+        )
+
+
+def _refuse_too_small(cell: NDArray[np.float64], pbc: NDArray[np.bool_], cutoff: float) -> None:
+    if not pbc.any():
+        return
+    images = float(np.prod(np.maximum(2 * cutoff / heights(cell)[pbc], 1.0)))
+    if images > MOST_IMAGES:
+        raise ValueError(
+            f"within a cutoff of {cutoff:g} Å the cell has about {images:.1g} images; is it in Å? It is {cell.tolist()}"
         )
 
 

@@ -121,7 +121,7 @@ class Candidates:
             return False
         place, shrunk = self.positions, 1.0
         if (cell != self.cell).any():
-            before, now = (checked_cell(each, pbc, cutoff) for each in (self.cell, cell))
+            before, now = (checked_cell(each, pbc) for each in (self.cell, cell))
             if pbc.any():
                 strain = np.linalg.solve(before, now)
                 if np.linalg.norm(strain, 2) > LARGEST_STRAIN:

@@ -257,7 +257,7 @@ def spoil_cell(atoms: Atoms) -> None:
         (spoil_positions, "the position of atom 1 is not finite"),
         (put_two_on_one_spot, "atoms 0 and 1 are on one spot"),
         (put_one_on_an_image, "atoms 0 and 1 are on one spot"),
-        (blow_up, "the atoms are spread over 1e"),
+        (blow_up, "has the structure blown up"),
         (flatten, "has no volume"),
         (spoil_cell, "the cell is not finite"),
     ],
