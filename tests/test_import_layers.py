@@ -43,7 +43,7 @@ MAY_IMPORT["__main__"] = {"cli"}
 # library: the rooms, or the one module, that may know of it. What is not named here or below may be used anywhere.
 MAY_USE: dict[str, set[str]] = {
     "ase": {"datasets", "graph.neighbors", "md", "verify", "bench"},
-    "vesin": {"graph.neighbors"},
+    "vesin": {"graph.search"},
     "safetensors": {"tensorfile"},
     "filelock": {"runs.lock"},
     "torch_geometric": {"graph", "datasets"},
