@@ -8,9 +8,26 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
+from equinet import __version__
+
 from .app import app, console
 from .outputs import OUTPUT_FOLDER
 from .render import show as show_blocks
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        console.print(__version__, highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Options before any command."""
 
 
 @app.command()

@@ -13,6 +13,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+import equinet
 import equinet.cli
 import equinet.cli.demo
 import equinet.verify.installation
@@ -266,6 +267,10 @@ def test_an_unknown_key_names_the_nearest_known_one(project, tmp_path):
 def test_a_wrong_setting_is_told_in_one_sentence(project, tmp_path, setting, message):
     assert message in fails("train", project / "tiny.toml", "--out", tmp_path / "out", "--set", setting)
     assert not (tmp_path / "out").exists()
+
+
+def test_the_version_is_that_of_the_package():
+    assert works("--version").strip() == equinet.__version__
 
 
 def test_a_missing_configuration_is_named(tmp_path):
