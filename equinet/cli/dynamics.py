@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from equinet.md import Ensemble, Observation, Summary, simulate
+from equinet.md.dynamics.simulate import require_steps
 
 from .render import progress
 
@@ -23,12 +24,8 @@ def run_with_progress(
     Args:
         atoms, calculator, steps, ensemble, settings: See :func:`simulate`.
         console: Terminal.
-
-    Raises:
-        ValueError: If ``steps`` is negative.
     """
-    if steps < 0:
-        raise ValueError(f"`steps` must be 0 or more, those before a resume included, got {steps}")
+    require_steps(steps)  # before there is a bar
     with progress(console, "steps") as move:
 
         def show(step: int, observation: Observation) -> None:

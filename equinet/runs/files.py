@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import threading
 from pathlib import Path
+from typing import Any
 
 ENDING = ".partial"
 REMEDIES = {
@@ -44,9 +46,39 @@ def replace_file(path: str | os.PathLike[str], content: bytes | str) -> None:
     _sync_folder(target.parent)
 
 
+def replace_picture(path: str | os.PathLike[str], figure: Any, **settings: Any) -> None:
+    """Replace a picture by a figure of matplotlib, as :func:`replace_file` does.
+
+    Args:
+        path: File to make or to replace; its suffix says the format, PNG if there is none.
+        figure: A ``matplotlib.figure.Figure``.
+        settings: Of its ``savefig``.
+
+    Raises:
+        OSError: As :func:`replace_file`.
+    """
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format=Path(path).suffix.removeprefix(".") or "png", **settings)
+    replace_file(path, drawn.getvalue())
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder with all above it, if it is not there.
+
+    Raises:
+        OSError: If it cannot be made; names it and the remedy.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise explained(error, path) from error
+
+
 def explained(error: OSError, path: str | os.PathLike[str]) -> OSError:
     """The same error with a message that names the file and what can be done."""
     reason = REMEDIES.get(error.errno or 0, error.strerror or str(error))
+    if error.errno is None:  # numpy says only how many numbers it wrote
+        reason += "; is the disk full?"
     told = type(error)(f"{os.fspath(path)} cannot be written: {reason}. What was saved before is whole")
     told.errno = error.errno
     return told

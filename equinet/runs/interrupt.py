@@ -40,6 +40,7 @@ class GentleInterrupt:
     def __init__(self, announce: Callable[[], None]) -> None:
         self.requested: int | None = None
         self._announce = announce
+        self._waits = True
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> GentleInterrupt:
@@ -55,12 +56,24 @@ class GentleInterrupt:
         self._previous = {}
 
     def _heard(self, number: int, frame: FrameType | None) -> None:
+        if not self._waits:
+            self.requested = self.requested or number
+            raise StopRequested(number)
         if self.requested is not None:
             if number == signal.SIGINT:
                 raise KeyboardInterrupt
             return
         self.requested = number
         self._announce()
+
+    def stop_at_once(self) -> None:
+        """From here on signals raise wherever they come, as all that must be whole is on the disk.
+
+        Raises:
+            StopRequested: If a signal asked to stop before, and by any that comes later.
+        """
+        self._waits = False
+        self.check()
 
     def check(self) -> None:
         """Stop here if a signal asked to.

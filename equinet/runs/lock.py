@@ -12,6 +12,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from .files import explained
+
 
 class InUseError(OSError):
     """Another process writes to the same files; the message says which and where."""
@@ -27,6 +29,7 @@ def exclusive(path: Path, what: str) -> Iterator[None]:
 
     Raises:
         InUseError: If another process holds it; names process, machine and since when.
+        OSError: If the lock file cannot be made; names it and the remedy.
     """
     lock = FileLock(path, timeout=0)
     try:
@@ -35,6 +38,8 @@ def exclusive(path: Path, what: str) -> Iterator[None]:
         raise InUseError(
             f"{what} is being written by {_holder(path)}; wait until it ends, stop it, or choose another `out`"
         ) from None
+    except OSError as error:
+        raise explained(error, path) from error
     except NotImplementedError:
         warnings.warn(
             f"the file system of {path.parent} has no locks: see yourself that no second process writes to {what}",
@@ -44,9 +49,7 @@ def exclusive(path: Path, what: str) -> Iterator[None]:
         return
     try:
         with suppress(OSError):  # Windows lets nobody write to a locked file
-            path.write_text(
-                f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}\n"
-            )
+            path.write_text(f"{_name(os.getpid())} since {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
         yield
     finally:
         with suppress(OSError):
@@ -54,8 +57,17 @@ def exclusive(path: Path, what: str) -> Iterator[None]:
         lock.release()
 
 
+def _name(process: int | str) -> str:
+    return f"process {process} on {socket.gethostname()}"
+
+
 def _holder(path: Path) -> str:
+    """Who holds a lock, as far as its file says: "another process" until the holder has written its name."""
     try:
-        return path.read_text().strip() or "another process"
-    except OSError:  # Windows lets nobody read a locked file
+        text = path.read_text().strip()
+        number = text.split()[1] if text else ""
+        if text.startswith(_name(number)):
+            os.kill(int(number), 0)  # sends nothing; fails if it is a killed one, whose name is still there
+    except (OSError, ValueError, IndexError):  # Windows lets nobody read a locked file
         return "another process"
+    return text or "another process"

@@ -18,7 +18,7 @@ from equinet.graph.elements import SYMBOLS
 from equinet.models import count_weights
 from equinet.ops.kernels.choice import slow_on
 from equinet.potential import Potential
-from equinet.runs.files import remove_leftovers, replace_file
+from equinet.runs.files import make_folder, remove_leftovers, replace_file
 from equinet.runs.interrupt import GentleInterrupt, StopRequested, signal_of
 from equinet.runs.lock import exclusive
 from equinet.tables import Block, Text
@@ -100,6 +100,7 @@ def run(config: RunConfig, out: Path, *, resume: bool = False, reporter: RunRepo
         reporter: Display of the run; a context manager is entered for the training. By default nothing is shown.
 
     Raises:
+        NotADirectoryError: If ``out`` or a folder above it is a file.
         FileExistsError: If ``out`` already holds a run and ``resume`` is False, so that nothing is overwritten.
         InUseError: If another process works in ``out``; names it.
         Interrupted: After Ctrl-C, SIGTERM, SIGHUP or SIGUSR1, when the state has been saved.
@@ -108,6 +109,7 @@ def run(config: RunConfig, out: Path, *, resume: bool = False, reporter: RunRepo
     """
     reporter = reporter or SilentRun()
     out = Path(out)
+    _require_folder(out)
     with ExitStack() as held:
         if there := out.is_dir():  # so that a mistake is told before the data are read
             held.enter_context(_claim(out, resume))
@@ -116,19 +118,17 @@ def run(config: RunConfig, out: Path, *, resume: bool = False, reporter: RunRepo
         reporter.say(Text("reading frames and finding neighbours …", "faint"))
         parts = assemble(config)
         if not there:
-            out.mkdir(parents=True, exist_ok=True)
+            make_folder(out)
             held.enter_context(_claim(out, resume))
         if resume:
             parts.state.restore(out / STATE, parts.identity)
         require_backend_match(parts.potential, _one_with_edges(parts.graphs["train"]))
         for block in describe(parts):
             reporter.say(block)
-        _begin(out, parts)
-        _train(out, parts, reporter)
-        found = _conclude(reporter, out, parts)
-        said = {part: e.as_json() for part, e in found.items()}
-        training = {**parts.provenance, "epoch": parts.state.best_epoch, "errors": said}
-        save_potential(parts.potential, out / "model.eqn", training=training)
+        with GentleInterrupt(reporter.stopping) as interrupt:
+            _begin(out, parts)
+            _train(out, parts, reporter, interrupt)
+            found = _conclude(out, parts, reporter, interrupt)
     return Result(out, parts.potential, found, parts.state)
 
 
@@ -137,13 +137,14 @@ def _claim(out: Path, resume: bool) -> Iterator[None]:
     """Hold a folder for one run, clear of what killed processes left half written."""
     with exclusive(out / ".lock", str(out)):
         _refuse_to_overwrite(out, resume)
-        remove_leftovers(out)
+        for folder in (out, out / "plots"):
+            remove_leftovers(folder)
         yield
 
 
 def _begin(out: Path, parts: Parts) -> None:
     """Write what the run begins with."""
-    (out / "plots").mkdir(exist_ok=True)
+    make_folder(out / "plots")
     replace_file(out / "config.toml", parts.configuration)
     # Begin with the epochs that the state knows, and not with those a crash left half written.
     write_json_lines(out / "metrics.jsonl", parts.state.history)
@@ -151,10 +152,10 @@ def _begin(out: Path, parts: Parts) -> None:
         parts.state.save(out / STATE, parts.identity)  # so that there is something to resume, whatever happens
 
 
-def _train(out: Path, parts: Parts, reporter: RunReporter) -> None:
+def _train(out: Path, parts: Parts, reporter: RunReporter, interrupt: GentleInterrupt) -> None:
     state = parts.state
     try:
-        with _Recorder(out, parts, reporter) as recorder:
+        with _Recorder(out, parts, reporter, interrupt) as recorder:
             fit(
                 parts.potential,
                 parts.data,
@@ -165,29 +166,26 @@ def _train(out: Path, parts: Parts, reporter: RunReporter) -> None:
                 reporter=recorder,
                 predict=parts.predict,
             )
-    except KeyboardInterrupt as interrupt:
-        whole = isinstance(interrupt, StopRequested)  # not in the middle of a step, when the state in memory is not
+    except KeyboardInterrupt as stop:
+        whole = isinstance(stop, StopRequested)  # not in the middle of a step, when the state in memory is not
         if whole:
             state.save(out / STATE, parts.identity)
-        raise Interrupted(_where_it_stopped(out, state, whole), out, signal_of(interrupt)) from None
+        raise Interrupted(_where_it_stopped(out, state, whole), out, signal_of(stop)) from None
 
 
 class _Recorder:
     """Reporter that keeps the run on disk, stops between two steps, and hands on to the one that shows it."""
 
-    def __init__(self, out: Path, parts: Parts, shown: RunReporter) -> None:
-        self.out, self.parts, self.shown = out, parts, shown
-        self.interrupt = GentleInterrupt(shown.stopping)
+    def __init__(self, out: Path, parts: Parts, shown: RunReporter, interrupt: GentleInterrupt) -> None:
+        self.out, self.parts, self.shown, self.interrupt = out, parts, shown, interrupt
         self.display: Any = shown if hasattr(shown, "__enter__") else nullcontext()
         self.saved = time.monotonic()
 
     def __enter__(self) -> _Recorder:
         self.display.__enter__()
-        self.interrupt.__enter__()
         return self
 
     def __exit__(self, *problem: Any) -> None:
-        self.interrupt.__exit__()
         self.display.__exit__(*problem)
 
     def epoch_begins(self, epoch: int, epochs: int, batches: int, done: int) -> None:
@@ -223,6 +221,12 @@ def _where_it_stopped(out: Path, state: TrainingState, whole: bool) -> str:
     if whole:
         return f"stopped in epoch {state.epoch + 1} after batch {state.batch}; nothing is lost"
     return f"stopped at once; the last saved state is in {out}"
+
+
+def _require_folder(out: Path) -> None:
+    there = next(path for path in (out, *out.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise NotADirectoryError(f"`out` must be a folder, but {there} is a file; choose another name")
 
 
 def _refuse_to_overwrite(out: Path, resume: bool) -> None:
@@ -261,7 +265,21 @@ def describe(parts: Parts) -> list[Block]:
     return lines
 
 
-def _conclude(reporter: RunReporter, out: Path, parts: Parts) -> dict[str, Errors]:
+def _conclude(out: Path, parts: Parts, reporter: RunReporter, interrupt: GentleInterrupt) -> dict[str, Errors]:
+    """Final errors and model file. The training is on the disk by now, so a signal need not wait."""
+    try:
+        interrupt.stop_at_once()
+        found = _test(out, parts, reporter)
+        said = {part: e.as_json() for part, e in found.items()}
+        training = {**parts.provenance, "epoch": parts.state.best_epoch, "errors": said}
+        save_potential(parts.potential, out / "model.eqn", training=training)
+    except KeyboardInterrupt as stop:
+        what = f"stopped while testing; the training is finished, and its state is in {out}"
+        raise Interrupted(what, out, signal_of(stop)) from None
+    return found
+
+
+def _test(out: Path, parts: Parts, reporter: RunReporter) -> dict[str, Errors]:
     """Final errors, their table, errors.json and the pictures."""
     reporter.say(Text("testing …", "faint"))
     stress = any(bool(graph.stress.isfinite().any()) for graphs in parts.graphs.values() for graph in graphs)

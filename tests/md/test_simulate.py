@@ -1,7 +1,10 @@
 """Molecular dynamics: the right ensemble, exact restarts, nothing lost."""
 
+import errno
 import math
+import resource
 import signal
+from contextlib import contextmanager
 from importlib import import_module
 
 import ase.io
@@ -406,11 +409,12 @@ def test_forces_that_are_nan_are_an_explosion(crystal, springs, tmp_path):
         ({"pressure": 1}, "`pressure` is 1.0 GPa, but nvt keeps the cell as it is; use npt"),
         ({"save_every": 0}, "`save_every` must be 1 step or more, got 0"),
         ({"seed": -1}, "`seed` must be 0 or more, got -1"),
+        ({"steps": -5}, "`steps` must be 0 or more, those before a resume included, got -5"),
     ],
 )
 def test_a_setting_that_cannot_work_is_refused(changes, message, crystal, springs, tmp_path):
     with pytest.raises(ValueError, match=message):
-        simulate(crystal, springs, steps=10, out=tmp_path / "run.traj", **{**NVT, **changes})
+        simulate(crystal, springs, out=tmp_path / "run.traj", **{**NVT, "steps": 10, **changes})
     assert not list(tmp_path.iterdir())
 
 
@@ -551,6 +555,60 @@ def test_a_run_killed_before_its_first_frame_is_complete_can_be_resumed(
         simulate(crystal, springs, steps=30, out=parts, **NVT)
     simulate(crystal, springs, steps=30, out=parts, resume=True, **NVT)
     assert_same_run(whole, parts)
+
+
+@contextmanager
+def largest_file(size):
+    """Within it no file grows beyond a size, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("suffix", ["traj", "xyz"])
+@pytest.mark.parametrize("frames", [8, 42])  # at 42 a .traj moves its table of frames
+@pytest.mark.parametrize("room", [100, 400, 1000])
+def test_a_full_disk_takes_no_half_frames(room, frames, suffix, crystal, springs, tmp_path):
+    whole, parts = tmp_path / f"whole.{suffix}", tmp_path / f"parts.{suffix}"
+    settings = {**NVT, "save_every": 1, "resume": False}
+    simulate(crystal, springs, steps=60, out=whole, **settings)
+    simulate(crystal, springs, steps=frames - 1, out=parts, **settings)
+    saved = ase.io.read(parts, ":")
+    assert len(saved) == frames
+    settings["resume"] = True
+    with largest_file(parts.stat().st_size + room), pytest.raises(OSError, match=rf"parts.{suffix} cannot be written"):
+        simulate(crystal, springs, steps=60, out=parts, **settings)
+    assert len(ase.io.read(parts, ":")) == len(RunFiles(parts).log.read_text().splitlines()) - 1 == frames
+    simulate(crystal, springs, steps=60, out=parts, **settings)
+    assert_same_run(whole, parts)
+
+
+def test_a_log_that_cannot_grow_takes_the_frame_back(crystal, springs, tmp_path, monkeypatch):
+    out = tmp_path / "run.xyz"
+    simulate(crystal, springs, steps=20, out=out, **NVT)
+
+    def fail(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("csv.DictWriter.writerow", fail)
+        with pytest.raises(OSError, match=r"run.xyz cannot be written: the disk is full: make room and go on"):
+            simulate(crystal, springs, steps=60, out=out, resume=True, **NVT)
+    assert len(ase.io.read(out, ":")) == 3
+
+
+@pytest.mark.parametrize("name", ["run.traj", "run[1].xyz"])
+def test_restart_files_that_killed_processes_left_half_written_are_cleared_away(name, crystal, springs, tmp_path):
+    out = tmp_path / name
+    simulate(crystal, springs, steps=10, out=out, **NVT)
+    others = tmp_path / "other.traj.restart.1-2.partial"
+    for path in (RunFiles(out).restart.with_name(f"{name}.restart.12-3.partial"), others):
+        path.write_text("half")
+    simulate(crystal, springs, steps=20, out=out, resume=True, **NVT)
+    assert list(tmp_path.glob("*.partial")) == [others]
 
 
 @pytest.mark.parametrize("frames", [1, 2, 40, 43, 44, 60])

@@ -9,11 +9,13 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import filelock
 import pytest
+from matplotlib.figure import Figure
 
-from equinet.runs.files import remove_leftovers, replace_file
+from equinet.runs.files import explained, make_folder, remove_leftovers, replace_file, replace_picture
 from equinet.runs.interrupt import SIGNALS, GentleInterrupt, StopRequested, signal_of
 from equinet.runs.lock import InUseError, exclusive
 
@@ -79,6 +81,42 @@ def test_what_killed_processes_left_behind_is_removed_and_nothing_else(tmp_path:
     assert sorted(each.name for each in tmp_path.iterdir()) == ["a.eqn", "note.partially"]
 
 
+class HalfDrawn:
+    def savefig(self, file: Any, **_: object) -> None:
+        file.write(b"half")
+        raise KeyboardInterrupt
+
+
+def test_a_picture_is_replaced_as_a_whole(tmp_path: Path) -> None:
+    path = tmp_path / "picture.png"
+    path.write_bytes(b"old")
+    with pytest.raises(KeyboardInterrupt):
+        replace_picture(path, HalfDrawn())
+    assert path.read_bytes() == b"old"
+    for name, begins in (("picture.png", b"\x89PNG"), ("picture.pdf", b"%PDF"), ("picture", b"\x89PNG")):
+        replace_picture(tmp_path / name, Figure())
+        assert (tmp_path / name).read_bytes().startswith(begins)
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_folder(tmp_path / "a" / "b")
+    make_folder(tmp_path / "a" / "b")
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("os.mkdir", fail)
+    with pytest.raises(OSError, match="c cannot be written: the disk is full: make room and go on"):
+        make_folder(tmp_path / "c")
+
+
+def test_an_error_without_a_number_asks_whether_the_disk_is_full() -> None:
+    assert "x cannot be written: 8 requested and 2 written; is the disk full" in str(
+        explained(OSError("8 requested and 2 written"), "x")
+    )
+
+
 # Locks
 
 HOLD = """
@@ -112,6 +150,30 @@ def test_a_lock_is_refused_while_its_process_lives_and_not_held_by_the_dead(tmp_
     with exclusive(path, "the run"):
         assert path.read_text().startswith(f"process {os.getpid()} on ")
     assert path.read_text() == ""
+
+
+def test_a_killed_process_is_not_named_as_the_holder(tmp_path: Path) -> None:
+    path = tmp_path / ".lock"
+    with holder(path) as process:
+        process.kill()
+        process.wait()
+    left = path.read_text()
+    with exclusive(path, "the run"):
+        path.write_text(left)  # as in the moment after it was taken
+        with pytest.raises(InUseError, match="the run is being written by another process"), exclusive(path, "the run"):
+            pytest.fail("it is held")
+
+
+def test_a_lock_file_that_cannot_be_made_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(self: object, *_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(filelock.BaseFileLock, "acquire", fail)
+    with (
+        pytest.raises(OSError, match=r"\.lock cannot be written: the disk is full"),
+        exclusive(tmp_path / ".lock", "x"),
+    ):
+        pytest.fail("nobody holds it")
 
 
 def test_a_lock_is_given_back_after_an_error(tmp_path: Path) -> None:
@@ -175,6 +237,19 @@ def test_a_signal_that_is_ignored_stays_ignored() -> None:
         assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_once_nothing_needs_to_be_saved_a_signal_stops_at_once() -> None:
+    with GentleInterrupt(lambda: None) as interrupt:
+        interrupt.stop_at_once()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            with pytest.raises(StopRequested) as raised:
+                signal.raise_signal(number)
+            assert raised.value.signal == number
+    with GentleInterrupt(lambda: None) as interrupt:
+        signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(StopRequested):  # one that came before
+            interrupt.stop_at_once()
 
 
 def test_outside_the_main_thread_signals_are_left_alone() -> None:

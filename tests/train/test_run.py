@@ -2,6 +2,7 @@
 
 import copy
 import json
+import resource
 import shutil
 import signal
 import sys
@@ -19,6 +20,7 @@ from equinet.runs.interrupt import SIGNALS
 from equinet.runs.lock import InUseError, exclusive
 from equinet.tensorfile import read_tensors
 from equinet.train import Interrupted, evaluate_file, prepare, read_config, run
+from equinet.train.report.record import append_json
 from equinet.train.run import SilentRun
 
 loop, run_module = sys.modules["equinet.train.loop"], sys.modules["equinet.train.run"]
@@ -353,6 +355,16 @@ def test_a_finished_run_is_not_overwritten(finished, make_config):
     assert {path: path.read_bytes() for path in finished.out.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.parametrize("name", ["file", "file/out"])
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_file_in_place_of_the_folder_is_refused_before_any_work(name, resume, make_config, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("mine")
+    monkeypatch.setattr(run_module, "assemble", lambda config: pytest.fail("the data were read"))
+    with pytest.raises(NotADirectoryError, match=r"`out` must be a folder, but .*file is a file; choose another name"):
+        run(make_config(), tmp_path / name, resume=resume)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
 def test_there_must_be_something_to_go_on_with(make_config, tmp_path):
     with pytest.raises(FileNotFoundError, match="holds no run to go on with; start one without `resume=True`"):
         run(make_config(), tmp_path / "out", resume=True)
@@ -465,6 +477,45 @@ def test_a_run_stopped_by_a_scheduler_goes_on_to_the_very_same_model(number, mak
     assert records_of(tmp_path / "parts") == records_of(whole.out)
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("moment", ["plot_history", "save_potential"])
+def test_a_run_stopped_while_testing_says_so_and_goes_on(moment, number, make_config, finished, tmp_path, monkeypatch):
+    config, before = make_config(epochs=1), signal.getsignal(number)
+    whole = run(config, tmp_path / "whole")
+    real = getattr(run_module, moment)
+
+    def interrupted(*args, **options):
+        if moment == "plot_history" or "errors" in options["training"]:
+            signal.raise_signal(number)
+        real(*args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_module, moment, interrupted)
+        with pytest.raises(Interrupted, match="stopped while testing; the training is finished") as stopped:
+            run(config, tmp_path / "parts")
+    assert stopped.value.signal == number
+    assert signal.getsignal(number) is before
+    run(config, tmp_path / "parts", resume=True)
+    assert same(tensors_of(tmp_path / "parts" / "model.eqn"), tensors_of(whole.out / "model.eqn"))
+    assert records_of(tmp_path / "parts") == records_of(whole.out)
+    assert (tmp_path / "parts" / "errors.json").read_text() == (whole.out / "errors.json").read_text()
+
+
+def test_a_full_disk_takes_no_half_line_of_the_metrics(tmp_path, monkeypatch):
+    path = tmp_path / "metrics.jsonl"
+    append_json(path, {"epoch": 1})
+    before, limits = path.read_text(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 5, limits[1]))
+    try:
+        with pytest.raises(OSError, match=r"metrics.jsonl cannot be written"):
+            append_json(path, {"epoch": 2})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.read_text() == before
+    append_json(path, {"epoch": 2})
+    assert path.read_text().splitlines() == ['{"epoch": 1}', '{"epoch": 2}']
+
+
 def test_a_run_with_long_epochs_is_saved_within_them(make_config, tmp_path, monkeypatch):
     config = make_config(epochs=1)
     whole = run(config, tmp_path / "whole")
@@ -512,7 +563,8 @@ def test_two_runs_that_find_no_folder_do_not_share_it(make_config, tmp_path, mon
 def test_what_killed_processes_left_half_written_is_cleared_away(make_config, tmp_path):
     out = tmp_path / "out"
     run(make_config(epochs=1), out)
-    (out / "model.eqn.123-4.partial").write_text("half")
+    for name in ("model.eqn", "plots/parity.png"):
+        (out / f"{name}.123-4.partial").write_text("half")
     run(make_config(epochs=2), out, resume=True)
     assert not list(out.rglob("*.partial"))
 

@@ -9,6 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
+from equinet.runs.files import replace_picture
+
 from . import COMPILED, CUEQUIVARIANCE, EAGER, EQUINET
 
 STYLES: dict[str, dict[str, Any]] = {
@@ -42,4 +44,4 @@ def save(figure: Figure, path: Path, caption: str = "") -> None:
     """Write a PNG file with a caption at the bottom."""
     if caption:
         figure.supxlabel(caption, fontsize=7, color="0.4")
-    figure.savefig(path, dpi=150)
+    replace_picture(path, figure, dpi=150)

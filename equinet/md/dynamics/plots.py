@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from equinet.runs.files import replace_picture
+
 from .record import Summary
 from .restart import read_run
 
@@ -54,7 +56,7 @@ def plot_run(run: Summary | str | os.PathLike[str], out_png: str | os.PathLike[s
     bottom.set_xlabel(f"time ({unit})")
     for axes in (top, bottom):
         _tidy(axes)
-    figure.savefig(out_png)
+    replace_picture(out_png, figure)
 
 
 def _draw_temperature(axes: Axes, time: NDArray[np.float64], summary: Summary) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import csv
+import glob
+import io
 import os
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,15 +15,14 @@ import ase.io
 import numpy as np
 import torch
 from ase import Atoms
-from ase.io.trajectory import Trajectory
 from numpy.typing import NDArray
 
-from equinet.runs.files import explained, sync
+from equinet.runs.files import explained, remove_leftovers, sync
 from equinet.tensorfile import read_tensors, save_tensors
 
 from .ensembles import Settings
 from .record import Observation, Summary
-from .trajectory import cut_trajectory
+from .trajectory import append_frame, cut_trajectory
 
 KIND = "state of a simulation"
 FORMAT = 2  # since then with a checksum
@@ -113,22 +115,37 @@ class RunFiles:
         return [] if self.trajectory.suffix != ".traj" else [name for name in atoms.arrays if name not in IN_TRAJ]
 
     def append(self, frame: Atoms, observation: Observation) -> None:
-        """Add a frame to the trajectory and a line to the log."""
+        """Add a frame to the trajectory and a line to the log, all or nothing.
+
+        Raises:
+            OSError: If they cannot be written; names the trajectory and the remedy.
+        """
+        before = self.lengths()
         try:
-            if self.trajectory.suffix == ".traj":
-                with Trajectory(self.trajectory, "a") as trajectory:
-                    trajectory.write(frame)
-            else:
-                ase.io.write(self.trajectory, frame, format="extxyz", append=True)
-            values = {COLUMNS[name]: value for name, value in asdict(observation).items() if value is not None}
-            with self.log.open("a", newline="") as file:
-                writer = csv.DictWriter(file, values)
-                if file.tell() == 0:
-                    writer.writeheader()
-                writer.writerow(values)
+            self._append_frame(frame)
+            self._append_line(observation)
         except OSError as error:
+            with suppress(OSError, ValueError):
+                self._cut(**before)  # a full disk takes half a frame
             raise explained(error, self.trajectory) from error
         self.frames += 1
+
+    def _append_frame(self, frame: Atoms) -> None:
+        if self.trajectory.suffix == ".traj":
+            append_frame(self.trajectory, frame)
+            return
+        text = io.StringIO()
+        ase.io.write(text, frame, format="extxyz")
+        with self.trajectory.open("ab") as file:
+            file.write(text.getvalue().encode())  # at once, so that a kill leaves no half of it
+
+    def _append_line(self, observation: Observation) -> None:
+        values = {COLUMNS[name]: value for name, value in asdict(observation).items() if value is not None}
+        with self.log.open("a", newline="") as file:
+            writer = csv.DictWriter(file, values)
+            if file.tell() == 0:
+                writer.writeheader()
+            writer.writerow(values)
 
     def lengths(self) -> dict[str, int]:
         """Length of trajectory and log now, as the fields of :class:`State`."""
@@ -144,12 +161,19 @@ class RunFiles:
         Raises:
             ValueError: If they end before it.
         """
-        if self.trajectory.suffix == ".traj":
-            cut_trajectory(self.trajectory, state.frames, state.trajectory_bytes)
-        else:
-            _cut_bytes(self.trajectory, state.trajectory_bytes)
-        _cut_bytes(self.log, state.log_bytes)
+        self._cut(state.frames, state.trajectory_bytes, state.log_bytes)
         self.frames = state.frames
+
+    def _cut(self, frames: int, trajectory_bytes: int, log_bytes: int) -> None:
+        if self.trajectory.suffix == ".traj":
+            cut_trajectory(self.trajectory, frames, trajectory_bytes)
+        else:
+            _cut_bytes(self.trajectory, trajectory_bytes)
+        _cut_bytes(self.log, log_bytes)
+
+    def remove_leftovers(self) -> None:
+        """Remove restart files that killed processes left half written."""
+        remove_leftovers(self.restart.parent, glob.escape(self.restart.name))
 
     def save_state(self, state: State) -> None:
         """Replace the restart file, all or nothing, once the frames that it counts are on the disk."""

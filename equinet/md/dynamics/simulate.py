@@ -124,10 +124,12 @@ def simulate(
         save_every=int(save_every),
         seed=int(seed),
     )
+    require_steps(steps)
     require_suitable(atoms, settings)
     files = RunFiles(out)
     run = _Run(atoms, calculator, settings, files)
     with exclusive(files.lock, str(files.trajectory)), GentleInterrupt(lambda: None) as stop:
+        files.remove_leftovers()
         try:
             if resume:
                 run.resume(steps)
@@ -140,6 +142,12 @@ def simulate(
         finally:
             run.write_state()
     return read_run(out)
+
+
+def require_steps(steps: int) -> None:
+    """Raise ValueError if a run cannot have so many steps."""
+    if steps < 0:
+        raise ValueError(f"`steps` must be 0 or more, those before a resume included, got {steps}")
 
 
 class _Run:

@@ -1,4 +1,4 @@
-"""ASE trajectories (``.traj``) cut to their first frames where they are, without a copy."""
+"""ASE trajectories (``.traj``): frames added and cut off where they are, without a copy."""
 
 from __future__ import annotations
 
@@ -6,11 +6,28 @@ import os
 import struct
 from pathlib import Path
 
+from ase import Atoms
 from ase.io.trajectory import Trajectory
 
 # ASE's ULM format: a magic word and a tag, then three int64, little-endian: version, number of frames, place of the table of
 # frames. Frames and tables follow in the order in which they were written.
 COUNT_AT, TABLE_AT = 32, 40
+
+
+def append_frame(path: Path, frame: Atoms) -> None:
+    """Add a frame to a trajectory, which is made if it is not there.
+
+    Raises:
+        OSError: If it cannot be written; nothing is written later.
+    """
+    trajectory = Trajectory(path, "a")
+    try:
+        trajectory.write(frame)  # the number of frames comes last, so half a frame does not count
+        trajectory.close()
+    except BaseException:
+        # Closed by ASE it would count the half frame, and by the garbage collector write the rest of its buffer.
+        trajectory.backend.fd.raw.close()
+        raise
 
 
 def cut_trajectory(path: Path, frames: int, length: int) -> None:

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter, StrMethodFormatter
 
 from equinet.datasets.properties import PROPERTIES
+from equinet.runs.files import replace_picture
 from equinet.train.metrics import Predictions, errors
 
 from .tables import shown_properties
@@ -51,7 +52,7 @@ def plot_history(history: Sequence[Mapping[str, Any]], path: str | os.PathLike[s
         ax.yaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.5)))
         ax.set_xlabel("epoch")
         _clean(ax)
-    figure.savefig(path, dpi=150)
+    replace_picture(path, figure, dpi=150)
 
 
 def plot_parity(parts: Mapping[str, Predictions], path: str | os.PathLike[str]) -> None:
@@ -96,7 +97,7 @@ def plot_parity(parts: Mapping[str, Predictions], path: str | os.PathLike[str]) 
         )
         ax.legend(frameon=False, markerscale=3, loc="upper left")
         _clean(ax)
-    figure.savefig(path, dpi=150)
+    replace_picture(path, figure, dpi=150)
 
 
 def _clean(ax: Axes) -> None:

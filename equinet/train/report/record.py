@@ -5,17 +5,25 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from equinet.runs.files import explained, replace_file
 
 
 def append_json(path: str | os.PathLike[str], record: Mapping[str, Any]) -> None:
-    """Add one line to a JSON-lines file."""
+    """Add one line to a JSON-lines file, all or nothing.
+
+    Raises:
+        OSError: If it cannot be written; names the file and the remedy.
+    """
+    length = os.path.getsize(path) if os.path.exists(path) else 0
     try:
         with open(path, "a") as file:
             file.write(json.dumps(dict(record)) + "\n")
     except OSError as error:
+        with suppress(OSError):
+            os.truncate(path, length)  # a full disk takes half a line
         raise explained(error, path) from error
 
 

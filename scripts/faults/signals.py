@@ -1,0 +1,106 @@
+"""Signals to `equinet train` and `equinet md` as a user starts them: what they say, and whether the command they name goes on."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import ase.io
+import dynamics
+import training
+from kills import Case, Found, tiny_model
+
+from equinet.train.config import to_toml
+
+SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGINT)
+LONGEST = 120  # seconds
+EPOCHS = 6
+
+
+def signals(shared: Path) -> Case:
+    """A maker of cases in which a command gets a signal; trainings and simulations take turns."""
+    model = tiny_model(shared)
+    config = training.configuration(shared, epochs=EPOCHS)
+    (shared / "config.toml").write_text(to_toml(config))
+    ase.io.write(shared / "start.xyz", training.structure())
+    whole: dict[str, dict[str, Any]] = {}
+
+    def case(source: random.Random, place: Path, number: int) -> Found:
+        trains = number % 2 == 0
+        kind: Any = training if trains else dynamics
+        sent = SIGNALS[number // 2 % len(SIGNALS)]
+        name = ("run", f"run{dynamics.SUFFIXES[number // 2 % 2]}")[not trains]
+
+        def command(out: Path) -> list[str]:
+            if trains:
+                return ["train", str(shared / "config.toml"), "--out", str(out)]
+            start = ["md", str(model), str(shared / "start.xyz"), "--out", str(out), "--steps", "800"]
+            return [*start, "--ensemble", "nvt", "--save-every", "7"]
+
+        if name not in whole:
+            (shared / "undisturbed").mkdir(exist_ok=True)
+            out = shared / "undisturbed" / name
+            code, said = _ended(_start(command(out)))
+            if code:
+                raise RuntimeError(f"a command that nothing disturbs fails: {said}")
+            whole[name] = kind.result(out)
+        out = place / name
+        state = out / training.MODULE.STATE if trains else dynamics.RunFiles(out).restart
+        process = _start(command(out))
+        while not state.exists() and process.poll() is None:
+            time.sleep(0.005)
+        time.sleep(source.uniform(0, 1.2))
+        os.kill(process.pid, sent)  # not yet waited for
+        code, said = _ended(process)
+        events = Counter({f"{sent.name} {'train' if trains else 'md'}": 1})
+        if code == 0:
+            events["finished before"] += 1
+            return Found(_differences(kind, out, whole[name]), events)
+        complaints = kind.unreadable(out)
+        if code != 128 + sent:
+            complaints.append(f"exit code {code} after {sent.name}: {said[-150:]!r}")
+        if "Traceback" in said:
+            complaints.append(f"a traceback after {sent.name}")
+        going_on = [*command(out), "--resume"]
+        if trains:
+            if told := re.search(r"To go on: equinet (.*--resume)", said):
+                going_on = shlex.split(told[1])
+            else:
+                complaints.append(f"does not say how to go on: {said[-150:]!r}")
+        elif "same call and --resume" not in said:
+            complaints.append(f"does not say how to go on: {said[-150:]!r}")
+        code, said = _ended(_start(going_on))
+        if code:
+            return Found([*complaints, f"does not go on: {said[-150:]!r}"], events)
+        return Found([*complaints, *_differences(kind, out, whole[name])], events)
+
+    return case
+
+
+def _differences(kind: Any, out: Path, expected: dict[str, Any]) -> list[str]:
+    return [each for each in kind.differences(out, expected) if not each.startswith("files")] + [
+        f"left {path.name}" for path in out.parent.rglob("*.partial")
+    ]
+
+
+def _start(words: list[str]) -> subprocess.Popen[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "80"}
+    command = [sys.executable, "-m", "equinet", *words]
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+
+
+def _ended(process: subprocess.Popen[str]) -> tuple[int, str]:
+    """Exit code as a shell shows it, and what was said."""
+    said, _ = process.communicate(timeout=LONGEST)
+    return (process.returncode if process.returncode >= 0 else 128 - process.returncode), said
