@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal
 
 import e3nn
@@ -20,11 +20,13 @@ from equinet.models.base import problems
 from equinet.nn import EnergyScale
 from equinet.ops.methods.cp import factors_to_be_loaded
 from equinet.potential import Potential
+from equinet.quotes import quoted, shortened
 from equinet.tensorfile import read_tensors, save_tensors
 
 FORMAT = 5  # since then with a checksum
 UNITS = {"length": "Å", "energy": "eV", "forces": "eV/Å", "stress": "eV/Å^3, tension positive"}
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
+LARGEST_NUMBER = 1e9  # of weights and constants, which are near one; energies of atoms are below 1e7 eV
 
 # What a model may allocate while it is built: a multiple of its weights, which the file holds, and tables of couplings.
 ALLOCATIONS_PER_BYTE, ALLOCATIONS_OF_TABLES = 16, 2**26
@@ -32,7 +34,7 @@ ALLOCATIONS_PER_BYTE, ALLOCATIONS_OF_TABLES = 16, 2**26
 
 def _ascending(symbols: list[str]) -> list[str]:
     if unknown := [symbol for symbol in symbols if symbol not in SYMBOLS[1:]]:
-        raise ValueError(f"{', '.join(unknown)} is no element")
+        raise ValueError(f"{shortened(unknown[0])} is no element")
     numbers = [SYMBOLS.index(symbol) for symbol in symbols]
     if numbers != sorted(set(numbers)):
         raise ValueError("elements must be distinct and in the order of their atomic numbers")
@@ -82,16 +84,21 @@ def save_potential(
         training: Anything JSON can hold that says where the model comes from: resolved config, hash of the data, errors.
 
     Raises:
-        ValueError: If a weight is not finite, or the precision is neither float32 nor float64.
+        ValueError: If a weight is not finite or absurdly large, or the precision is neither float32 nor float64, or not one.
         TypeError: If JSON cannot hold ``training``.
         OSError: If the file cannot be written; names it and the remedy.
     """
     state = potential.state_dict()
-    _refuse_not_finite(state, "the potential")
+    _refuse_absurd(state, "the potential")
+    _refuse_out_of_bounds(potential, "the potential")
     dtype = str(potential.dtype).removeprefix("torch.")
     if dtype not in DTYPES:
         raise ValueError(
             f"a model file holds weights in {' or '.join(DTYPES)}, and the potential is in {dtype}; convert it by `.float()`"
+        )
+    if other := [name for name, weight in potential.named_parameters() if weight.dtype != potential.dtype]:
+        raise ValueError(
+            f"a potential is in one precision, and this one is in {dtype} but for `{other[0]}`; convert all of it by `.float()`"
         )
     header = {
         "kind": "potential",
@@ -129,14 +136,14 @@ def load_potential(
     if dtype is not None and wanted is None:
         raise ValueError(f"`dtype` must be one of {', '.join(DTYPES)}, got {dtype!r}")
     tensors, header = _read(path)
-    _refuse_not_finite(tensors, str(path))
+    _refuse_absurd(tensors, str(path))
     if header.format == 1:
         tensors = {_name_since_format_2(name): tensor for name, tensor in tensors.items()}
     potential = _built(path, header, sum(tensor.nbytes for tensor in tensors.values()))
-    try:
-        potential.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise ValueError(f"the weights in {path} do not fit the architecture it states: {error}") from error
+    if reason := _misfit(tensors, potential.state_dict()):
+        raise ValueError(f"the weights in {path} do not fit the architecture it states: {reason}")
+    potential.load_state_dict(tensors)
+    _refuse_out_of_bounds(potential, str(path))
     potential.origin = dict(header.origin)
     return potential.to(device=device, dtype=wanted).eval()
 
@@ -163,10 +170,12 @@ def versions() -> dict[str, str]:
 def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], PotentialHeader]:
     tensors, found = read_tensors(path)
     if found.get("kind") != "potential":
-        raise ValueError(f"{path} holds a {found.get('kind', 'thing of unknown kind')}, not a potential")
+        raise ValueError(
+            f"{path} holds a {shortened(str(found.get('kind', 'thing of unknown kind')))}, not a potential"
+        )
     newer = found.get("format")
     if isinstance(newer, int) and newer > FORMAT:
-        raise ValueError(f"{path} has format {newer}, this equinet reads up to {FORMAT}; upgrade equinet")
+        raise ValueError(f"{path} has format {quoted(newer)}, this equinet reads up to {FORMAT}; upgrade equinet")
     try:
         return tensors, PotentialHeader.model_validate(found)
     except ValidationError as error:
@@ -190,12 +199,41 @@ def _built(path: str | os.PathLike[str], header: PotentialHeader, weight_bytes: 
         raise ValueError(f"{path} states a model that cannot be built here: {error}") from error
 
 
-def _refuse_not_finite(tensors: Mapping[str, Tensor], where: str) -> None:
+def _misfit(tensors: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
+    """In what the tensors of a file differ from the state of a model, each kind with a count and the first; empty if in nothing."""
+    both = [name for name in tensors if name in state]
+    shapes = {name: [tuple(each[name].shape) for each in (tensors, state)] for name in both}
+    dtypes = {name: [str(each[name].dtype).removeprefix("torch.") for each in (tensors, state)] for name in both}
+    kinds = {
+        "missing": [f"`{name}`" for name in state if name not in tensors],
+        "unexpected": [f"`{shortened(name)}`" for name in tensors if name not in state],
+        "of another shape": [
+            f"`{name}` with {have} instead of {want}" for name, (have, want) in shapes.items() if have != want
+        ],
+        "of another type": [
+            f"`{name}` in {have} instead of {want}" for name, (have, want) in dtypes.items() if have != want
+        ],
+    }
+    return "; ".join(f"{len(names)} {kind}, first {names[0]}" for kind, names in kinds.items() if names)
+
+
+def _refuse_absurd(tensors: Mapping[str, Tensor], where: str) -> None:
     for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+        if not tensor.is_floating_point():
+            continue
+        sizes = tensor.double().abs()
+        if not bool((sizes <= LARGEST_NUMBER).all()):
+            what = f"beyond {LARGEST_NUMBER:g}" if bool(sizes.isfinite().all()) else "that are not finite"
             raise ValueError(
-                f"{where} holds numbers that are not finite, in `{name}`; training diverged, or the file is damaged"
+                f"{where} holds numbers {what}, in `{shortened(name)}`; training diverged, or the file is damaged"
             )
+
+
+def _refuse_out_of_bounds(potential: Potential, where: str) -> None:
+    for name, module in potential.named_modules():
+        check: Callable[[], str | None] = getattr(module, "out_of_bounds", lambda: None)
+        if reason := check():
+            raise ValueError(f"{where} has numbers in `{name}` with which nothing can be computed: {reason}")
 
 
 def _name_since_format_2(name: str) -> str:

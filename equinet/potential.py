@@ -348,7 +348,10 @@ class Potential(nn.Module):
         edges, vectors = self.geometry(graph)
         with full_float32(self.device):
             output = self.model(vectors, self.species(graph.atomic_numbers), edges)
-        assert output.features is not None
+        if output.features is None:
+            raise ValueError(
+                f"{type(self.model).__name__} has `descriptor_irreps`, and its `forward` returned no features"
+            )
         return to_mul_ir(output.features, irreps)
 
     @property

@@ -478,3 +478,123 @@ def test_a_model_may_be_loaded_whatever_the_mode_and_the_default_device(
     with torch.device("meta"):
         there = load_potential(path)
     assert torch.equal(there(triclinic).forces, expected)
+
+
+def test_a_long_value_in_a_header_is_quoted_in_part(potential: Potential, path: Path) -> None:
+    save_potential(potential, path)
+    deep: list[Any] = []
+    for _ in range(800):
+        deep = [deep]
+    _, header = read_tensors(path)
+    model = header["model"]
+    for changes in (
+        {"format": deep},
+        {"dtype": "a" * 10_000},
+        {"kind": "a" * 10_000},
+        {"elements": ["\x1b[31m" * 2000]},
+        {"model": {**model, "architecture": "a" * 10_000}},
+        {"model": {**model, "many_body": {"method": "a" * 10_000}}},
+        {"model": {**model, "many_body": {"method": "gaunt_grid", "a" * 10_000: 1}}},
+        {"model": {**model, "many_body": {"method": "gaunt_grid", "copies": "a" * 10_000}}},
+        {"model": {**model, "a" * 10_000: 1}},
+        {"model": {**model, "channels": {"a": deep}}},
+    ):
+        save_potential(potential, path)
+        rewrite(path, **changes)
+        with pytest.raises(ValueError, match=r"model\.eqn") as caught:
+            load_potential(path)
+        assert len(str(caught.value)) < 1000, changes.keys()
+        assert str(caught.value).isprintable(), changes.keys()
+
+
+MISFITS: dict[str, tuple[Callable[[dict[str, torch.Tensor]], Any], str]] = {
+    "missing": (lambda t: [t.pop(name) for name in list(t)[1:]], r"\d+ missing, first `[a-z_.0-9]+`$"),
+    "unexpected": (
+        lambda t: t.update({"a" * 10_000 + str(n): torch.ones(1) for n in range(300)}),
+        r"300 unexpected, first `a{39}\.\.\.a*\d+`$",
+    ),
+    "shape": (
+        lambda t: t.update({"model.embedding": t["model.embedding"].T.contiguous()}),
+        r"1 of another shape, first `model.embedding` with \(8, 3\) instead of \(3, 8\)$",
+    ),
+    "int": (
+        lambda t: t.update({"model.embedding": t["model.embedding"].int()}),
+        "1 of another type, first `model.embedding` in int32 instead of float64$",
+    ),
+    "bool": (
+        lambda t: t.update({"scale.shift": t["scale.shift"].bool()}),
+        "1 of another type, first `scale.shift` in bool instead of float64$",
+    ),
+    "complex": (
+        lambda t: t.update({"model.embedding": t["model.embedding"].to(torch.complex64)}),
+        "1 of another type, first `model.embedding` in complex64 instead of float64$",
+    ),
+    "half": (
+        lambda t: t.update({"model.embedding": t["model.embedding"].half()}),
+        "1 of another type, first `model.embedding` in float16 instead of float64$",
+    ),
+    "single": (
+        lambda t: t.update({"scale.reference": t["scale.reference"].float()}),
+        "1 of another type, first `scale.reference` in float32 instead of float64$",
+    ),
+    "several": (
+        lambda t: t.update({"x": t.pop("model.embedding"), "y": torch.ones(1)}),
+        "1 missing, first `model.embedding`; 2 unexpected, first `x`$",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", MISFITS)
+def test_weights_of_another_model_are_told_in_one_sentence(potential: Potential, path: Path, what: str) -> None:
+    change, words = MISFITS[what]
+    save_potential(potential, path)
+    tensors, _ = read_tensors(path)
+    change(tensors)
+    rewrite(path, tensors)
+    with pytest.raises(ValueError, match=rf"model\.eqn do not fit the architecture it states: {words}") as caught:
+        load_potential(path)
+    assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize(
+    ("name", "number", "words"),
+    [
+        ("model.embedding", 3e38, r"holds numbers beyond 1e\+09, in `model\.embedding`"),
+        (
+            "scale.reference",
+            1e8,
+            r"numbers in `scale` with which nothing can be computed: `reference` is beyond 1e\+07 eV",
+        ),
+        ("scale.scale", -1e8, "numbers in `scale` with which nothing can be computed: `scale` is beyond"),
+        ("scale.shift", 1e8, "numbers in `scale` with which nothing can be computed: `shift` is beyond"),
+        (
+            "model.interactions.0.normalization",
+            0.0,
+            r"`model\.interactions\.0` .*: `normalization` must be from .*, and is 0$",
+        ),
+        ("model.interactions.1.normalization", 1e-300, r"`model\.interactions\.1` .*: `normalization` must be from"),
+        ("model.interactions.1.normalization", -1.0, r"`model\.interactions\.1` .*: `normalization` must be from"),
+    ],
+)
+def test_numbers_with_which_nothing_can_be_computed_are_neither_loaded_nor_saved(
+    potential: Potential, path: Path, name: str, number: float, words: str
+) -> None:
+    save_potential(potential, path)
+    tensors, header = read_tensors(path)
+    tensors[name].fill_(number)
+    save_tensors(path, tensors, header)
+    with pytest.raises(ValueError, match=rf"model\.eqn .*{words}"):
+        load_potential(path)
+    with torch.no_grad():
+        potential.state_dict()[name].fill_(number)
+    with pytest.raises(ValueError, match=f"the potential .*{words}"):
+        save_potential(potential, path)
+
+
+def test_a_potential_in_two_precisions_is_not_saved(potential: Potential, path: Path) -> None:
+    potential.model.interactions[1].float()
+    with pytest.raises(
+        ValueError, match=r"this one is in float64 but for `model\.interactions\.1\..*`; convert all of it"
+    ):
+        save_potential(potential, path)
+    assert not path.exists()

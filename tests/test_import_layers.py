@@ -30,12 +30,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "md": {"verify", "accelerate", "checkpoint", "datasets", "potential", "models", "nn", "ops", "graph"},
     "": {"checkpoint", "convert", "potential"},  # equinet/__init__.py, lazily
 }
-# The ground floor, which every room stands on: tables as plain data, names of packages that are looked up late, what keeps long
+# The ground floor, which every room stands on: tables as plain data, quotes, names of packages that are looked up late, what keeps long
 # runs whole, and files of tensors.
-GROUND = {"tables", "lazy", "runs", "tensorfile"}
+GROUND = {"tables", "quotes", "lazy", "runs", "tensorfile"}
 for rooms in MAY_IMPORT.values():
     rooms |= GROUND
-MAY_IMPORT |= {name: set() for name in GROUND} | {"tensorfile": {"runs"}}
+MAY_IMPORT |= {name: set() for name in GROUND} | {"tensorfile": {"runs", "quotes"}}
 MAY_IMPORT["bench"] = set(MAY_IMPORT) - {"", "testing"}
 MAY_IMPORT["cli"] = MAY_IMPORT["bench"] | {"bench", "testing"}
 MAY_IMPORT["__main__"] = {"cli"}
@@ -72,7 +72,7 @@ LAZY = {
     ("", "convert"),
 }
 # Modules that import nothing but the standard library.
-LIGHT = {"graph.elements", "tables"}
+LIGHT = {"graph.elements", "tables", "quotes"}
 
 # mace-torch reads the process-wide dtype; one context manager there sets it and puts it back.
 MACE_FORCES_IT = {

@@ -18,9 +18,12 @@ import numpy as np
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.geometry import complete_cell, minkowski_reduce
+from ase.io.extxyz import key_val_str_to_dict
+from ase.io.formats import filetype
 from numpy.typing import NDArray
 
 from equinet.graph.elements import no_element
+from equinet.quotes import quoted, shortened
 
 from .plausible import beyond_bounds, outlier
 from .properties import BUILT_IN, PROPERTIES, property_named
@@ -28,6 +31,7 @@ from .properties import BUILT_IN, PROPERTIES, property_named
 SOURCE = "equinet_source"  # where a frame came from, kept in atoms.info for error messages
 ISOLATED = "IsolatedAtom"
 LARGEST_WEIGHT = 1e6  # of a frame among others of weight 1
+NOISE_OF_STRESS = 1e-5  # eV/Å³, 1.6 MPa
 WIDTHS = re.compile(r":[A-Za-z]:(\d+)")  # of columns, in the `Properties` of extended XYZ
 EMPTY_SPACE = 10.0  # Å to the nearest image; no bond is a third as long
 
@@ -118,22 +122,39 @@ def _read(path: Path) -> list[Atoms]:
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
     try:
-        if path.suffix == ".gz":  # ASE seeks in the compressed stream, which is tens of times slower than this
+        if path.suffix.lower() == ".gz":  # ASE seeks in the compressed stream, which is tens of times slower than this
             text = io.StringIO(gzip.decompress(path.read_bytes()).decode())
-            if _format(path.with_suffix("")):
+            form = _format(path.with_suffix(""))
+            if form:
                 _refuse_what_has_no_end(text)
                 text.seek(0)
-            frames = ase.io.read(text, index=":", format=_format(path.with_suffix("")))
+            frames = ase.io.read(text, index=":", format=form, **READING.get(form, {}))
         else:
-            if _format(path):
+            form = _format(path)
+            if form:
                 with path.open(errors="replace") as file:
                     _refuse_what_has_no_end(file)
-            frames = ase.io.read(path, index=":", format=_format(path))
+            frames = ase.io.read(path, index=":", format=form, **READING.get(form, {}))
     except Exception as error:  # ASE's readers raise almost anything; the user needs the file's name
-        raise ValueError(f"{path} cannot be read: {type(error).__name__}: {error}") from error
+        raise ValueError(f"{path} cannot be read: {type(error).__name__}: {shortened(str(error), 400)}") from error
     if not frames:
         raise ValueError(f"{path} holds no frames")
-    return frames if isinstance(frames, list) else [frames]
+    frames = frames if isinstance(frames, list) else [frames]
+    for atoms in frames:
+        if (stress := atoms.info.pop(STRESS_AS_WRITTEN, None)) is not None:
+            atoms.calc.results["stress"] = stress
+    return frames
+
+
+def _with_stress_as_written(comment: str) -> dict[str, Any]:
+    """The items of a frame's comment line, as ASE reads them, and a stress once more: of that ASE keeps one triangle only."""
+    items: dict[str, Any] = key_val_str_to_dict(comment)
+    return {**items, STRESS_AS_WRITTEN: items["stress"]} if "stress" in items else items
+
+
+STRESS_AS_WRITTEN = "equinet_stress_as_written"  # in atoms.info while a file is read
+# Arguments of ASE's readers by format.
+READING: dict[str | None, dict[str, Any]] = {"extxyz": {"properties_parser": _with_stress_as_written}}
 
 
 def _refuse_what_has_no_end(lines: Iterable[str]) -> None:
@@ -181,7 +202,10 @@ def read_structure(path: str | os.PathLike[str]) -> Atoms:
 
 
 def _format(path: Path) -> str | None:
-    return "extxyz" if path.suffix in (".xyz", ".extxyz") else None
+    """ "extxyz", or None for a file that ASE is to know by itself."""
+    if path.suffix.lower() in (".xyz", ".extxyz") or (path.is_file() and filetype(str(path)) == "extxyz"):
+        return "extxyz"
+    return None
 
 
 def source(atoms: Atoms) -> str:
@@ -262,7 +286,7 @@ def _full(stress: NDArray[np.float64]) -> NDArray[np.float64]:
         xx, yy, zz, yz, xz, xy = stress
         return np.array([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]])
     full = stress.reshape(3, 3)
-    if np.abs(full - full.T).max() > 1e-3 * max(np.abs(full).max(), 1e-6):
+    if np.abs(full - full.T).max() > max(1e-3 * np.abs(full).max(), NOISE_OF_STRESS):
         raise ValueError(f"is not symmetric: {full.tolist()}")
     return (full + full.T) / 2
 
@@ -271,7 +295,7 @@ def _checked(atoms: Atoms, name: str, value: object, shapes: list[tuple[int, ...
     try:
         array = np.asarray(value, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{source(atoms)}: `{name}` is not a number: {value!r}; correct the frame") from error
+        raise ValueError(f"{source(atoms)}: `{name}` is not a number: {quoted(value)}; correct the frame") from error
     if array.shape not in shapes:
         wanted = " or ".join(map(str, shapes))
         raise ValueError(f"{source(atoms)}: `{name}` has shape {array.shape}, must be {wanted}; correct the frame")

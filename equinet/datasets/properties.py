@@ -11,6 +11,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from equinet.quotes import quoted
+
 
 @dataclass(frozen=True, kw_only=True)
 class Property:
@@ -155,7 +157,7 @@ def property_named(name: str) -> Property:
     if name not in PROPERTIES:
         near = difflib.get_close_matches(name, PROPERTIES, n=1)
         raise ValueError(
-            f"there is no property {name!r}{f'; did you mean {near[0]!r}?' if near else ''}; there are: {', '.join(PROPERTIES)}. "
+            f"there is no property {quoted(name)}{f'; did you mean {near[0]!r}?' if near else ''}; there are: {', '.join(PROPERTIES)}. "
             "Register one of your own with equinet.datasets.properties.register_property"
         )
     return PROPERTIES[name]

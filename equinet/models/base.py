@@ -23,7 +23,10 @@ from equinet.graph.elements import HEAVIEST
 from equinet.ops.devices import made_on_cpu
 from equinet.ops.edges import Edges
 from equinet.ops.species import SpeciesGroups
+from equinet.quotes import quoted, shortened
 
+# Of what is wrong with a configuration: how many reasons are told, and the length of one that a check of ours gives.
+MOST_PROBLEMS, LONGEST_REASON = 3, 360
 DEFAULT = "mace"
 ENTRY_POINTS = "equinet.models"
 
@@ -33,10 +36,11 @@ def _of_python(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-# Numbers of a configuration: no text, and true is not 1. Each field adds an upper bound, above all that the field uses and so low that no
-# file makes loading it take minutes or gigabytes by one number.
+# Numbers and truth values of a configuration: no text, true is not 1, and 0 is not false. Each field of numbers adds an upper bound, above
+# all that the field uses and so low that no file makes loading it take minutes or gigabytes by one number.
 Whole = Annotated[int, BeforeValidator(_of_python), Strict()]
 Real = Annotated[float, BeforeValidator(_of_python), Strict()]
+Truth = Annotated[bool, BeforeValidator(_of_python), Strict()]
 
 
 class ModelConfig(BaseModel):
@@ -48,7 +52,7 @@ class ModelConfig(BaseModel):
     """Name of the architecture; it decides which other keys [model] may have."""
     cutoff: Real = Field(5.0, gt=0, le=100)
     """Radius in Å beyond which atoms do not see each other directly."""
-    exact_isolated_atoms: bool = True
+    exact_isolated_atoms: Truth = True
     """An atom alone has exactly its reference energy. False: MACE's form, in which the shift stays with it."""
 
 
@@ -271,7 +275,7 @@ def model_class(name: str) -> type[Model]:
                 ) from error
     if name not in _MODELS:
         raise ValueError(
-            f"there is no architecture {name!r}; there are: {', '.join(model_names())}. One of another package must be "
+            f"there is no architecture {quoted(name)}; there are: {', '.join(model_names())}. One of another package must be "
             "registered first: install that package, or import the module that calls equinet.models.register_model"
         )
     return _MODELS[name]
@@ -299,11 +303,14 @@ def model_config(value: Any) -> ModelConfig:
 
 def problems(error: ValidationError, depth: int) -> str:
     """What pydantic found wrong with a configuration, as one line: keys of so many parts, what they must be and what came."""
-    return "; ".join(
-        f"`{'.'.join(str(part) for part in item['loc'][:depth])}`: {item['msg'].removeprefix('Value error, ')}"
-        + (f", got {item['input']!r}" if item["type"] not in ("missing", "value_error") else "")
-        for item in error.errors()
+    found = error.errors()
+    told = "; ".join(
+        f"`{shortened('.'.join(str(part) for part in item['loc'][:depth]))}`: "
+        + shortened(item["msg"].removeprefix("Value error, "), LONGEST_REASON)
+        + (f", got {quoted(item['input'])}" if item["type"] not in ("missing", "value_error") else "")
+        for item in found[:MOST_PROBLEMS]
     )
+    return told + (f"; and {len(found) - MOST_PROBLEMS} more" if len(found) > MOST_PROBLEMS else "")
 
 
 def _validated(value: Any) -> ModelConfig:
@@ -311,10 +318,10 @@ def _validated(value: Any) -> ModelConfig:
     if isinstance(value, ModelConfig):
         return value
     if not isinstance(value, Mapping):
-        raise ValueError(f"a model is described by a table of keys, got {value!r}")
+        raise ValueError(f"a model is described by a table of keys, got {quoted(value)}")
     name = value.get("architecture", DEFAULT)
     if not isinstance(name, str):
-        raise ValueError(f"`architecture` must be the name of an architecture, got {name!r}")
+        raise ValueError(f"`architecture` must be the name of an architecture, got {quoted(name)}")
     return model_class(name).config_class.model_validate(value)
 
 

@@ -24,6 +24,8 @@ from .table import RadialTable
 # Root mean square of the density at the start. Of 0.3, 0.5 and 1 all train alike; larger ones make the cubic products of
 # a few atoms so large that the first steps are spent on them.
 DENSITY_SIZE = 0.5
+# What can divide densities, in float32 too; in trained models it is between 1e-5 and 1e3.
+NORMALIZATIONS = 1e-12, 1e9
 
 MESSAGES = "Σ_j R(r_ij) (W h_j) ⊗ Y(r̂_ij)"
 
@@ -120,6 +122,13 @@ class Convolving(Float64Buffers):
         self.convolution = spec.method.convolution(product)
         self.irreps_density = list(self.convolution.copies)
         self.register_buffer("normalization", torch.tensor(float(normalization), dtype=torch.float64))
+
+    def out_of_bounds(self) -> str | None:
+        """Reason why the constant cannot divide densities; None if it can."""
+        least, most = NORMALIZATIONS
+        if not least <= self.normalization.item() <= most:
+            return f"`normalization` must be from {least:g} to {most:g}, and is {self.normalization.item():g}"
+        return None
 
     @torch.no_grad()
     def calibrate(

@@ -11,6 +11,8 @@ from torch import Tensor
 from equinet.ops.constants import Float64Buffers
 from equinet.ops.devices import made_on_cpu
 
+LARGEST_ENERGY = 1e7  # eV; an atom of the heaviest element with all its electrons has -1.5e6 eV
+
 
 class EnergyScale(Float64Buffers):
     r"""Reference energies, scale and shift, in float64 whatever the model is in.
@@ -58,6 +60,13 @@ class EnergyScale(Float64Buffers):
             if not tensor.isfinite().all():
                 raise ValueError(f"`{name}` must be finite numbers, got {list(values)}")
             self.register_buffer(name, tensor)
+
+    def out_of_bounds(self) -> str | None:
+        """Reason why the numbers are none of energies of atoms; None if they may be."""
+        for name in ("reference", "scale", "shift"):
+            if bool((getattr(self, name).abs() > LARGEST_ENERGY).any()):
+                return f"`{name}` is beyond {LARGEST_ENERGY:g} eV"
+        return None
 
     def forward(
         self, output: Float[Tensor, " nodes"], coordination: Float[Tensor, " nodes"], species: Int[Tensor, " nodes"]

@@ -22,6 +22,16 @@ ELEMENTS = (1, 6, 8)
 NEIGHBORS = 8.0
 
 
+def require(condition: bool | Tensor, message: str) -> None:
+    """As ``assert``, which ``python -O`` would leave out.
+
+    Raises:
+        AssertionError: If the condition is not true.
+    """
+    if not condition:
+        raise AssertionError(message)
+
+
 class ModelContract:
     """Checks of one configuration of an architecture.
 
@@ -60,7 +70,7 @@ class ModelContract:
     def check_configuration(self) -> None:
         """Plain data gives the same configuration and the same class back."""
         again = model_config(self.config.model_dump(mode="json"))
-        assert again == self.config, f"{self.config!r} comes back from plain data as {again!r}"
+        require(again == self.config, f"{self.config!r} comes back from plain data as {again!r}")
 
     def check_outputs(self) -> None:
         """Outputs have one row per node, and the precision of the model."""
@@ -71,19 +81,18 @@ class ModelContract:
             output = potential.model(vectors, potential.groups(graph.atomic_numbers), edges)
             for name in ("energy", "coordination"):
                 value = getattr(output, name)
-                assert value.shape == (graph.num_nodes,), (
-                    f"`{name}` has shape {tuple(value.shape)}, not one number per node"
-                )
-                assert value.dtype == dtype, f"`{name}` is {value.dtype} in a model of {dtype}"
+                shape = tuple(value.shape)
+                require(shape == (graph.num_nodes,), f"`{name}` has shape {shape}, not one number per node")
+                require(value.dtype == dtype, f"`{name}` is {value.dtype} in a model of {dtype}")
             missing = set(potential.model.predicts) - set(output.properties)
-            assert not missing, f"`predicts` names {missing}, which `forward` does not return"
+            require(not missing, f"`predicts` names {missing}, which `forward` does not return")
 
     def check_empty(self) -> None:
         """Structures without edges, and a structure of one atom, give finite energies and zero forces."""
         lonely = [atoms for atoms in own_structures(ELEMENTS, self.config.cutoff) if len(atoms) == 1]
         result = self.potential(collate([from_atoms(atoms, self.config.cutoff) for atoms in 2 * lonely]))
-        assert bool(result.energy.isfinite().all()), "an atom alone has no finite energy"
-        assert not result.forces.any(), "an atom alone has a force"
+        require(result.energy.isfinite().all(), "an atom alone has no finite energy")
+        require(not result.forces.any(), "an atom alone has a force")
 
     def check_training(self) -> None:
         """A loss on forces has a finite gradient in the weights, and a calibration keeps outputs finite."""
@@ -93,13 +102,13 @@ class ModelContract:
         weights = [weight for weight in potential.parameters() if weight.requires_grad]
         loss = result.forces.square().sum() + result.energy.sum()
         gradients = torch.autograd.grad(loss, weights, allow_unused=True, materialize_grads=True)
-        assert all(bool(gradient.isfinite().all()) for gradient in gradients), "a gradient in the weights is not finite"
-        assert any(bool(gradient.any()) for gradient in gradients), "no weight has a gradient"
+        require(all(each.isfinite().all() for each in gradients), "a gradient in the weights is not finite")
+        require(any(each.any() for each in gradients), "no weight has a gradient")
 
     def check_physics(self) -> None:
         """Symmetries, additivity and derivatives hold."""
         failures = check(self.potential).failures
-        assert not failures, f"physics that does not hold: {failures}"
+        require(not failures, f"physics that does not hold: {failures}")
 
     def check_cutoff(self) -> None:
         """Edges longer than the cutoff add exactly nothing, or the model says why not."""
@@ -110,14 +119,14 @@ class ModelContract:
         model = self.potential.model
         far = model(vectors, species, Edges.by_receiver(index, 2)).energy
         alone = model(vectors[:0], species, Edges.by_receiver(index[:, :0], 2)).energy
-        assert torch.equal(far, alone), "an edge beyond the cutoff changes energies, and the model does not say why"
+        changes = "an edge beyond the cutoff changes energies, and the model does not say why"
+        require(torch.equal(far, alone), changes)
 
     def check_executors(self) -> None:
         """Every executor is a submodule, and its reference form gives the same energies and forces."""
         for path, executor in self.potential.model.executors().items():
-            assert self.potential.model.get_submodule(path) is executor, (
-                f"`executors` names {path}, which is another module"
-            )
+            same = self.potential.model.get_submodule(path) is executor
+            require(same, f"`executors` names {path}, which is another module")
         require_backend_match(self.potential, self._graph())
 
     def check_file(self) -> None:
@@ -126,9 +135,8 @@ class ModelContract:
             path = Path(folder) / "model.eqn"
             save_potential(self.potential, path)
             again = load_potential(path)
-        assert torch.equal(again(self._graph()).energy, self._energies()), (
-            "a model read from its file gives other energies"
-        )
+        same = torch.equal(again(self._graph()).energy, self._energies())
+        require(same, "a model read from its file gives other energies")
 
     def _graph(self) -> AtomicGraph:
         return collate(

@@ -15,7 +15,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from equinet.datasets import LabelKeys
 from equinet.datasets.properties import BUILT_IN, property_named
 from equinet.models import AnyModelConfig, MACEConfig, model_class
-from equinet.models.base import Real, Whole, problems
+from equinet.models.base import LONGEST_REASON, Real, Truth, Whole, problems
+from equinet.quotes import quoted, shortened
 
 # Keys that configurations were written with before, and those that say the same now.
 RENAMED = {"model.residual_first": "model.first_interaction", "model.density_normalization": "model.interaction"}
@@ -56,7 +57,7 @@ class DataConfig(BaseModel):
     """Name of a frame's weight in the loss; 1 where a frame has none."""
     keys: dict[Annotated[str, AfterValidator(_registered)], str] = {}
     """Names of further registered properties in the files, { dipole = "dipole_dft" }; by default their own."""
-    allow_missing: bool = False
+    allow_missing: Truth = False
     """Accept frames that lack a weighted label as long as others have it."""
 
     def label_keys(self) -> LabelKeys:
@@ -102,7 +103,7 @@ class TrainConfig(BaseModel):
     """Precision of weights and arithmetic; energies are summed in float64 in any case."""
     device: str = "auto"
     """"auto" (CUDA if there is one), "cpu", "cuda", "cuda:1", ..."""
-    compile: bool = False
+    compile: Truth = False
     """Put the training step through torch.compile, minutes before the first step; docs/compile.md says when it pays."""
 
 
@@ -139,7 +140,7 @@ def read_config(path: str | os.PathLike[str], settings: Sequence[str] = ()) -> R
     try:
         tree = tomllib.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:  # bytes that are no text, too many digits, too many brackets
-        raise ValueError(f"{path} is not valid TOML: {error}") from error
+        raise ValueError(f"{path} is not valid TOML: {shortened(str(error), LONGEST_REASON)}") from error
     _make_absolute(tree, path.parent)
     for setting in settings:
         _apply(tree, setting)
@@ -158,7 +159,7 @@ def parse_config(tree: Mapping[str, Any], origin: str = "the configuration") -> 
         elsewhere = [other for other, _, _ in describe_keys() if other.split(".")[-1] == key.split(".")[-1]]
         renamed = [RENAMED[key]] if key in RENAMED else []
         near = renamed or elsewhere or difflib.get_close_matches(key, known, n=1, cutoff=0.0)
-        raise ValueError(f"{origin}: there is no key `{key}`; did you mean `{near[0]}`?")
+        raise ValueError(f"{origin}: there is no key `{shortened(key)}`; did you mean `{near[0]}`?")
     try:
         return RunConfig.model_validate(tree)
     except ValidationError as error:
@@ -195,7 +196,7 @@ def _apply(tree: dict[str, Any], setting: str) -> None:
     key, equals, text = setting.partition("=")
     parts = key.strip().split(".")
     if not equals or len(parts) < 2 or not all(parts):
-        raise ValueError(f"`settings` must read section.key=value, e.g. model.channels=64, got {setting!r}")
+        raise ValueError(f"`settings` must read section.key=value, e.g. model.channels=64, got {quoted(setting)}")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
@@ -204,7 +205,7 @@ def _apply(tree: dict[str, Any], setting: str) -> None:
     for part in parts[:-1]:
         branch = branch.setdefault(part, {})
         if not isinstance(branch, dict):
-            raise ValueError(f"`settings`: in {setting!r} `{part}` is a value, not a section")
+            raise ValueError(f"`settings`: in {quoted(setting)} `{shortened(part)}` is a value, not a section")
     branch[parts[-1]] = value
 
 

@@ -126,9 +126,10 @@ def _edit_tensors(source: random.Random, tensors: dict[str, Tensor]) -> None:
         lambda: tensor.to(torch.complex64),
         lambda: tensor[..., None].clone(),
         lambda: tensor.T.contiguous() if tensor.ndim == 2 else tensor.ravel(),
-        lambda: torch.full_like(tensor, math.nan),
-        lambda: torch.full_like(tensor, math.inf),
-        lambda: torch.full_like(tensor, 3e38),
+        *(
+            lambda each=each: torch.full_like(tensor, each, dtype=torch.float64).to(tensor.dtype)
+            for each in (math.nan, math.inf, 3e38)
+        ),
         lambda: torch.zeros(0),
         lambda: torch.zeros(()),
         lambda: tensor * 1.5,

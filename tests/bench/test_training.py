@@ -16,7 +16,7 @@ from equinet.bench.core.record import Record, Settings
 from equinet.bench.core.report import write
 from equinet.bench.core.timing import timed_epoch
 from equinet.bench.training.report import FORCES, SUITE, ratios
-from equinet.bench.training.run import BEFORE, TEST, Row, compare, config_of, trainers_of
+from equinet.bench.training.run import BEFORE, TEST, Row, compare, config_of, require_same, trainers_of
 from equinet.cli import app
 from equinet.datasets import SAMPLE
 from equinet.train import RunConfig, parse_config
@@ -148,3 +148,9 @@ def test_frames_without_forces_are_refused_by_name(config) -> None:
     alone.calc = type("Labels", (), {"results": {"energy": -13.6}})()
     with pytest.raises(ValueError, match=r"`isolated` must cover every element, but has no atomic numbers \[8\]"):
         reference_energies([], [1, 8], [alone])
+
+
+def test_trainings_on_other_frames_are_not_compared() -> None:
+    require_same("train", [1.0, 2.0], [1.0, 2.0])
+    with pytest.raises(ValueError, match=r"`data\.train` gave the two packages other frames"):
+        require_same("train", [1.0, 2.0], [2.0, 1.0])

@@ -86,6 +86,40 @@ def test_stress_is_read_in_both_orders(tmp_path: Path, name: str, text: str) -> 
     np.testing.assert_array_equal(to_graph(atoms, 3.0).stress[0].numpy(), FULL)
 
 
+@pytest.mark.parametrize("name", ["stress", "REF_stress"])
+def test_stress_that_is_symmetric_but_for_noise_is_made_so(tmp_path: Path, name: str) -> None:
+    comment = f'{name}="1e-6 0 0 2e-6 1e-6 0 0 0 1e-6" Lattice="5 0 0 0 5 0 0 0 5"'
+    (atoms,) = read_frames(write(tmp_path / "a.xyz", comment), LabelKeys(stress=name))
+    stress = find_labels(atoms).get("stress")
+    assert stress is not None
+    np.testing.assert_allclose(stress, [[1e-6, 1e-6, 0], [1e-6, 1e-6, 0], [0, 0, 1e-6]])
+    np.testing.assert_array_equal(atoms.get_stress(), stress.ravel()[[0, 4, 8, 5, 2, 1]])
+    assert not any("stress" in key for key in atoms.info if key != name)
+
+
+def test_a_stress_that_is_not_asked_for_may_be_anything(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.xyz", 'energy=1 stress="0.1 5 0 0 0.1 0 0 0 0.1"')
+    (atoms,) = read_frames(path, LabelKeys(stress="REF_stress"))
+    assert find_labels(atoms).keys() == {"energy", "forces"}
+    assert read_structure(path).calc is None
+
+
+@pytest.mark.parametrize("name", ["a.xyz", "a.extxyz", "A.XYZ", "frames", "a.xyz.gz", "A.XYZ.GZ"])
+def test_extended_xyz_is_checked_under_every_name(tmp_path: Path, name: str) -> None:
+    """What ASE reads as such: by the end of the name, or by its first lines."""
+    content = write(tmp_path / "good", 'stress="0.1 5 0 0 0.1 0 0 0 0.1"').read_bytes()
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(content) if name.lower().endswith("gz") else content)
+    with pytest.raises(ValueError, match=rf"{re.escape(name)}, frame 0: `stress` is not symmetric"):
+        read_frames(path)
+    path.write_bytes(gzip.compress(MANY_ATOMS) if name.lower().endswith("gz") else MANY_ATOMS)
+    with pytest.raises(ValueError, match=rf"{re.escape(name)} cannot be read: .* announces 1000000000000 atoms"):
+        read_frames(path)
+
+
+MANY_ATOMS = b"1000000000000\nProperties=species:S:1:pos:R:3 energy=1\nH 0 0 0\n"
+
+
 def test_stress_of_a_calculator_is_in_voigt_order() -> None:
     atoms = Atoms("H2", [[0, 0, 0], [0, 0, 0.8]], cell=[5, 5, 5], pbc=True)
     atoms.calc = SinglePointCalculator(atoms, energy=-1.0, stress=np.array(VOIGT))
@@ -177,6 +211,8 @@ def test_a_frame_without_labels_has_none(tmp_path: Path) -> None:
         ('stress="1e4 0 0 0 0 0 0 0 0"', FORCES, r"`stress` has 10000 eV/Å³; labels of more than 1000 eV/Å³ come"),
         ('energy="1 2 3"', FORCES, r"`energy` has shape \(3,\), must be \(\)"),
         ("energy=low", FORCES, "`energy` is not a number: 'low'"),
+        ("energy=" + "a" * 10_000, FORCES, r"`energy` is not a number: 'a{30,40}\.\.\.a{30,40}'; correct the frame$"),
+        ('stress="0.1 5 0 0 0.1 0 0 0 0.1"', FORCES, r"`stress` is not symmetric: \[\[0.1, .*; correct the frame"),
     ],
 )
 def test_a_label_that_cannot_be_right_is_refused_with_file_and_frame(

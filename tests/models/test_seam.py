@@ -11,6 +11,7 @@ from typing import Any, Literal
 import pytest
 import torch
 from ase import Atoms
+from e3nn import o3
 from torch import nn
 from toy import Pair, PairConfig
 from typer.testing import CliRunner
@@ -21,6 +22,7 @@ from equinet.cli import app
 from equinet.convert.mace import to_mace_arguments
 from equinet.convert.products import convert
 from equinet.datasets import SAMPLE
+from equinet.graph import from_atoms
 from equinet.md import EquinetCalculator
 from equinet.models import MACE, MACEConfig, Model, ModelConfig, build_model, model_class, model_config, register_model
 from equinet.nn import EnergyScale
@@ -73,6 +75,16 @@ def test_the_contract_finds_a_model_that_breaks_a_symmetry() -> None:
     contract.potential.model.__class__ = Drifting
     with pytest.raises(AssertionError, match=r"physics that does not hold: \[.*rotation"):
         contract.check_physics()
+
+
+class Featureless(Pair):
+    descriptor_irreps = o3.Irreps("4x0e")
+
+
+def test_a_model_that_promises_features_and_returns_none_is_refused(pair: Potential, ethanol: Atoms) -> None:
+    pair.model.__class__ = Featureless
+    with pytest.raises(ValueError, match="Featureless has `descriptor_irreps`, and its `forward` returned no features"):
+        pair.descriptors(from_atoms(ethanol, pair.cutoff))
 
 
 class Far(Pair):

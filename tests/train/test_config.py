@@ -355,3 +355,42 @@ def test_the_saved_configuration_finds_its_data_from_anywhere(folders, tmp_path)
     config = read_config(project / "c.toml")
     (tmp_path / "saved.toml").write_text(to_toml(config))
     assert read_config(tmp_path / "saved.toml") == config
+
+
+LONG = "a" * 10_000
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f'data.train = "a.xyz"\ntrain.dtype = "{LONG}"',
+        f'data.train = "a.xyz"\ntrain.{LONG} = 1',
+        f'data.train = "a.xyz"\n{LONG} = 1',
+        f'data.train = "a.xyz"\nmodel.architecture = "{LONG}"',
+        f'data.train = "a.xyz"\nmodel.convolution = "{LONG}"',
+        f'data.train = "a.xyz"\nmodel.many_body = {{ method = "cg", {LONG} = 1 }}',
+        f'data.train = "a.xyz"\ndata.keys = {{ {LONG} = "x" }}',
+        f"data.train = {{ a = [{', '.join(['[[1]]'] * 3000)}] }}",
+        f"data.train = [{', '.join(['1'] * 3000)}]",
+        f'data.train = "a.xyz"\ntrain.epochs = 0x{"f" * 10_000}',
+        'data.train = "a.xyz"\ndata.keys = { "\\u001b[31m" = "x" }',
+    ],
+    ids=range(11),
+)
+def test_long_values_are_quoted_in_part(write_config, text):
+    with pytest.raises(ValueError, match=r"config\.toml: ") as caught:
+        write_config(text)
+    assert len(str(caught.value)) < 1500
+    assert str(caught.value).isprintable()
+
+
+def test_of_many_faults_the_first_are_told():
+    with pytest.raises(ValueError, match=r"`train.epochs`: .*; `train.batch_size`: .*; `train.seed`: .*; and 2 more$"):
+        parse_config({"data": DATA, "train": {"epochs": -1, "batch_size": 0, "seed": -1, "dtype": "x", "compile": 0}})
+
+
+def test_a_setting_that_is_none_is_quoted_in_part(write_config):
+    for setting in (LONG, f"data.train.{LONG}=1"):
+        with pytest.raises(ValueError, match="`settings`") as caught:
+            write_config(settings=[setting])
+        assert len(str(caught.value)) < 400

@@ -101,6 +101,29 @@ def test_no_number_is_a_truth_value(kind: type[BaseModel], name: str, schema: di
         assert about & {"int_type", "float_type"}, f"{kind.__name__}.{name} takes {value}"
 
 
+def truths() -> Iterator[Any]:
+    for kind in CONFIGS:
+        for name, schema in kind.model_json_schema()["properties"].items():
+            if "boolean" in str(schema):
+                yield pytest.param(kind, name, id=f"{kind.__name__}.{name}")
+
+
+def test_the_truth_values_are_found() -> None:
+    found = {tuple(each.values) for each in truths()}
+    assert found >= {(MACEConfig, "zbl"), (DataConfig, "allow_missing"), (TrainConfig, "compile")}
+
+
+@pytest.mark.parametrize(("kind", "name"), list(truths()))
+def test_no_truth_value_is_a_number_or_a_word(kind: type[BaseModel], name: str) -> None:
+    for value in (0, 1, -0.0, 1.0, "true", "yes", "0", np.int64(1)):
+        with pytest.raises(ValidationError) as caught:
+            kind.model_validate({"train": "a.xyz", name: value} if kind is DataConfig else {name: value})
+        assert [(each["loc"], each["type"]) for each in caught.value.errors()] == [((name,), "bool_type")]
+    for value in (True, np.False_):
+        read = kind.model_validate({"train": "a.xyz", name: value} if kind is DataConfig else {name: value})
+        assert getattr(read, name) is bool(value)
+
+
 @pytest.mark.parametrize(("kind", "name", "schema"), FIELDS)
 def test_every_list_of_numbers_is_bounded(kind: type[BaseModel], name: str, schema: dict[str, Any]) -> None:
     if schema.get("type") == "array":

@@ -208,6 +208,20 @@ class EquinetTrainer:
         return GraphLoader(self.prepared.graphs[part], batch_size=32)
 
 
+def require_same(part: str, one: Sequence[float], other: Sequence[float]) -> None:
+    """Refuse to compare trainings on frames that differ.
+
+    Args:
+        part: "train", "valid" or "test".
+        one, other: Energies of the frames, in their order.
+
+    Raises:
+        ValueError: If they differ.
+    """
+    if one != other:
+        raise ValueError(f"`data.{part}` gave the two packages other frames; were the files changed meanwhile?")
+
+
 def trainers_of(config: RunConfig) -> tuple[Trainer, EquinetTrainer]:
     """mace-torch and equinet on the same frames in the same order.
 
@@ -236,8 +250,9 @@ def trainers_of(config: RunConfig) -> tuple[Trainer, EquinetTrainer]:
         train, valid = everything, split_isolated(read_frames(data.valid, keys))[0]
     frames = {"train": train, "valid": valid, "test": split_isolated(read_frames(data.test, keys))[0]}
     for part, graphs in prepared.graphs.items():
-        energies = [atoms.calc.results["energy"] for atoms in frames[part]]
-        assert [graph.energy.item() for graph in graphs] == energies, f"other {part} frames"
+        require_same(
+            part, [atoms.calc.results["energy"] for atoms in frames[part]], [each.energy.item() for each in graphs]
+        )
     return MaceTrainer(as_mace(config.model), config.train, frames, isolated), EquinetTrainer(config, prepared)
 
 

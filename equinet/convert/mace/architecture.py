@@ -16,6 +16,7 @@ from equinet.models import MACEConfig
 from equinet.models.mace.config import InteractionKind
 from equinet.ops import natural_irreps
 from equinet.ops.layout import one_of_each
+from equinet.quotes import shortened
 
 from .records import Record, irreps_of, refusing_what_is_damaged
 
@@ -73,7 +74,9 @@ def architecture_of(mace: Record) -> Architecture:
     """
     reasons = list(dict.fromkeys(_reasons_against(mace)))
     if reasons:
-        raise ValueError(f"this model cannot be converted; equinet has no form for {'; nor for '.join(reasons)}")
+        raise ValueError(
+            f"this model cannot be converted; equinet has no form for {'; nor for '.join(shortened(reason, 300) for reason in reasons)}"
+        )
     interactions, products = mace["interactions"].children(), mace["products"].children()
     first, last = interactions[0], mace["readouts"].children()[-1]
     numbers = mace["atomic_numbers"].tolist()
@@ -182,7 +185,7 @@ def _reasons_against(mace: Record) -> Iterator[str]:
     yield from _against_readouts(mace)
     unknown = [name for name in mace.parameters() if not PARAMETERS.fullmatch(name)]
     if unknown:
-        yield f"the weights {', '.join(unknown[:3])}{' and others' if len(unknown) > 3 else ''}"
+        yield f"the weights {', '.join(map(shortened, unknown[:3]))}{' and others' if len(unknown) > 3 else ''}"
     dtype = mace["node_embedding.linear.weight"].dtype
     if dtype not in DTYPES:
         yield f"weights in {dtype}"

@@ -13,11 +13,12 @@ from torch import nn
 from equinet.models import MACE
 from equinet.nn import EnergyScale
 from equinet.potential import Potential
+from equinet.quotes import shortened
 
 from .architecture import Architecture, architecture_of
 from .calculator import head_within, model_within
 from .origin import origin_of, warning_of
-from .reader import read_record
+from .reader import LONGEST_COMPLAINT, read_record
 from .records import Record, refusing_what_is_damaged
 from .weights import weights_of
 
@@ -65,9 +66,8 @@ def load_mace(
         taken = choose_head(architecture, head_within(source, head))
         potential = potential_of(mace, architecture, taken, device=device, dtype=dtype)
     except ValueError as error:
-        if isinstance(source, (str, os.PathLike)):
-            raise ValueError(f"{source}: {error}") from error
-        raise
+        file = f"{source}: " if isinstance(source, (str, os.PathLike)) else ""
+        raise ValueError(file + shortened(str(error), LONGEST_COMPLAINT)) from error
     if isinstance(source, (str, os.PathLike)):
         potential.origin = origin_of(source, head)
         if warning := warning_of(potential.origin):

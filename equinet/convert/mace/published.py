@@ -145,9 +145,14 @@ def _by_name() -> dict[str, Published]:
 
 
 def _published(row: dict[str, Any]) -> Published:
-    """Turn one row of the table into a :class:`Published`; a damaged row is a bug of ours."""
-    assert row.keys() <= _TYPES.keys() <= row.keys() | _OPTIONAL, f"{_TABLE.name}: wrong row {row}"
-    assert all(type(value) is _TYPES[key] for key, value in row.items()), f"{_TABLE.name}: wrong row {row}"
+    """Turn one row of the table into a :class:`Published`; a damaged row is a bug of ours.
+
+    Raises:
+        ValueError: If a row has other keys or types than it must have.
+    """
+    known = row.keys() <= _TYPES.keys() <= row.keys() | _OPTIONAL
+    if not known or not all(type(value) is _TYPES[key] for key, value in row.items()):
+        raise ValueError(f"{_TABLE.name}: wrong row {row}")
     return Published(**row)
 
 

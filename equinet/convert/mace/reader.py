@@ -15,6 +15,8 @@ from typing import Any, BinaryIO
 
 import torch
 
+from equinet.quotes import shortened
+
 from .budget import Budget
 from .opcodes import value_of_pickle
 from .records import Record
@@ -26,6 +28,7 @@ DAMAGE = (
     *(ValueError, LookupError, OverflowError, EOFError, OSError, RuntimeError),
     *(struct.error, zipfile.BadZipFile, zlib.error),
 )
+LONGEST_COMPLAINT = 1000  # characters, of what is wrong with a file
 TAKE_THE_MODEL = "take the .model file that mace_run_train writes beside it"
 
 
@@ -51,7 +54,9 @@ def read_record(source: str | os.PathLike[str] | bytes | BinaryIO) -> Record:
             archive = Archive(file, size)
             root = value_of_pickle(archive.bytes_of("data.pkl"), archive.storage, Budget(size))
         except DAMAGE as error:
-            raise ValueError(f"{called} cannot be read as a MACE model: {error}") from error
+            raise ValueError(
+                f"{called} cannot be read as a MACE model: {shortened(str(error), LONGEST_COMPLAINT)}"
+            ) from error
     return _module_only(root, called)
 
 

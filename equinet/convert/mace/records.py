@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from equinet.models.base import problems
+from equinet.quotes import quoted
 
 MISSING = object()
 # A file may name one module or tensor under many parents, and with few bytes more often, or by longer names, than memory holds.
@@ -187,7 +188,7 @@ def refusing_what_is_damaged() -> Iterator[None]:
     except (RuntimeError, TypeError, AttributeError, LookupError) as error:
         raise ValueError(
             f"this model is not what one of mace-torch is; it is damaged, or from a version that equinet does not know: "
-            f"{type(error).__name__}: {error}"
+            f"{type(error).__name__}: {' '.join(str(error).split())}"
         ) from error
 
 
@@ -204,7 +205,7 @@ def irreps_of(value: Any) -> o3.Irreps:
         try:
             return o3.Irreps(value)
         except (ValueError, AssertionError) as error:
-            raise ValueError(f"the text {value!r} describes no irreps") from error
+            raise ValueError(f"the text {quoted(value)} describes no irreps") from error
     return o3.Irreps([_multiple_of(each) for each in _contents(value, "Irreps", None)])
 
 

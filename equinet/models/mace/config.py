@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PlainSerializer
 
-from equinet.models.base import ModelConfig, Whole
+from equinet.models.base import ModelConfig, Truth, Whole
 from equinet.ops import method_from_config, method_to_config
 
 # A name or a table in a file, a method object in Python; written back as what the file would say.
@@ -36,7 +36,7 @@ class MACEConfig(ModelConfig):
     """Tensor product of neighbour features with edge harmonics: "cg", "gaunt_grid", "gaunt_fourier", "bracket", "matrix", "so2", or a table with arguments such as { method = "cp", rank = 24 }."""
     many_body: TensorProduct = Field("cg", validate_default=True)
     """Tensor product of a node's features with themselves; likewise, but for "so2"."""
-    pseudotensors: bool = False
+    pseudotensors: Truth = False
     """Also carry pseudotensors (0o, 1e, 2o, ...), as far as products reach them: about twice the features."""
     bessel_functions: Whole = Field(8, ge=1, le=64)
     """Number of Bessel functions of the distance."""
@@ -54,13 +54,13 @@ class MACEConfig(ModelConfig):
     """How all other layers do: "plain" sum, with a "residual" connection, divided by a learned "density" instead of a constant (where coordination varies), "density_residual", or MACE's non-linear residual block, "gated"."""
     edge_channels: Annotated[Whole, Field(ge=1, le=1024)] | None = None
     """Channels of what is sent to neighbours, if not `channels`; fewer are faster."""
-    edge_channels_first: bool = False
+    edge_channels_first: Truth = False
     """Whether `edge_channels` holds for the first layer too."""
     readout_hidden: Whole = Field(16, ge=0, le=1024)
     """Width of the hidden layer of the last readout; 0 for a linear one."""
-    readout_biases: bool = False
+    readout_biases: Truth = False
     """Give the last readout a second hidden layer, and biases."""
     readout_layers: Literal["all", "last"] = "all"
     """Which layers add to the energy."""
-    zbl: bool = False
+    zbl: Truth = False
     """Add the Ziegler-Biersack-Littmark repulsion of atoms closer than the sum of their covalent radii."""

@@ -42,6 +42,9 @@ def register_family(family: str, **members: Operator) -> tuple[Any, ...]:
 
     Returns:
         The operators, in the order of ``members``.
+
+    Raises:
+        ValueError: If an operator has a tensor behind other arguments.
     """
     return tuple(_register(f"equinet::{family}_{name}", member) for name, member in members.items())
 
@@ -51,7 +54,8 @@ def _register(name: str, member: Operator) -> Any:
     operator = getattr(torch.ops.equinet, name.removeprefix("equinet::")).default
     is_tensor = [str(argument.type) in ("Tensor", "Optional[Tensor]") for argument in operator._schema.arguments]
     count, derivative = sum(is_tensor), member.derivative
-    assert all(is_tensor[:count]), f"{name} has a tensor behind other arguments"
+    if not all(is_tensor[:count]):
+        raise ValueError(f"{name} has a tensor behind other arguments; tensors come first")
 
     def save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         ctx.save_for_backward(*inputs[:count])

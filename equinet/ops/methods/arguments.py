@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from equinet.quotes import quoted
+
 
 def require_whole(name: str, value: object, most: int) -> None:
     """Refuse a value that is not a whole number from 1 to ``most``.
@@ -10,7 +12,7 @@ def require_whole(name: str, value: object, most: int) -> None:
         ValueError: If it is none; names the argument.
     """
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
-        raise ValueError(f"`{name}` must be a whole number from 1 to {most}, got {value!r}")
+        raise ValueError(f"`{name}` must be a whole number from 1 to {most}, got {quoted(value)}")
 
 
 def require_one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
@@ -20,4 +22,4 @@ def require_one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
         ValueError: If it is not; names the argument and the allowed values.
     """
     if value not in allowed:
-        raise ValueError(f"`{name}` must be one of {', '.join(allowed)}, got {value!r}")
+        raise ValueError(f"`{name}` must be one of {', '.join(allowed)}, got {quoted(value)}")

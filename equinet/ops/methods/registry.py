@@ -15,6 +15,7 @@ from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Any, cast
 
 from equinet.ops.protocols import Method
+from equinet.quotes import quoted, shortened
 
 from . import plugins
 from .bracket import Bracket
@@ -71,7 +72,7 @@ def method_class(name: str) -> type:
             known = method_names()
             near = difflib.get_close_matches(name.lower(), known, n=1)
             choose = f"did you mean {near[0]!r}? Choose one of" if near else "choose one of"
-            raise ValueError(f"there is no tensor product called {name!r}; {choose}: {', '.join(known)}")
+            raise ValueError(f"there is no tensor product called {quoted(name)}; {choose}: {', '.join(known)}")
         plugins.load(name, register_method)
     return METHODS[name]
 
@@ -110,7 +111,7 @@ def method_from_config(value: str | Mapping[str, Any] | Method) -> Method:
         return value
     if not isinstance(value, Mapping) or not isinstance(value.get("method"), str):
         raise ValueError(
-            f'a tensor product is a name or a table such as {{ method = "cp", rank = 24 }}, got {value!r}; the names are '
+            f'a tensor product is a name or a table such as {{ method = "cp", rank = 24 }}, got {quoted(value)}; the names are '
             f"{', '.join(method_names())}. A class of your own needs one too: equinet.ops.register_method(name, class)"
         )
     name, arguments = value["method"], {key: item for key, item in value.items() if key != "method"}
@@ -120,7 +121,7 @@ def method_from_config(value: str | Mapping[str, Any] | Method) -> Method:
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
             hint = f"did you mean `{near[0]}`?" if near else "it has none"
-            raise ValueError(f"the tensor product {name!r} has no argument `{key}`; {hint}")
+            raise ValueError(f"the tensor product {name!r} has no argument `{shortened(str(key))}`; {hint}")
     missing = [key for key in needed_arguments(kind) if key not in arguments]
     if missing:
         raise ValueError(

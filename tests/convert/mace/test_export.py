@@ -19,11 +19,14 @@ from ase.io import read, write
 from e3nn import o3
 
 from equinet.convert.mace import load_mace
-from equinet.convert.mace.export import to_mace_arguments, to_mace_state_dict
+from equinet.convert.mace.couplings import u_matrix
+from equinet.convert.mace.export import _many_body_weights, to_mace_arguments, to_mace_state_dict
 from equinet.convert.mace.forms import INTERACTIONS
 from equinet.graph import collate, from_atoms
 from equinet.models import MACE, MACEConfig
 from equinet.nn import EnergyScale
+from equinet.ops import ManyBodySpec
+from equinet.ops.kernels.node.reference import ReferenceManyBody
 from equinet.potential import Potential
 
 OLD_E3NN = Path(__file__).resolve().parents[3] / ".reference" / "e3nn-0.4.4"
@@ -379,3 +382,12 @@ def test_mace_torch_has_the_names_and_builds_the_extremes(exportable):
     with pytest.raises(TypeError):
         build_mace(to_mace_arguments(exportable()) | {"readout_cls": "LinearReadoutBlock"})
     assert set(INTERACTIONS.values()) <= set(modules.interaction_classes)
+
+
+def test_u_matrices_that_do_not_reach_all_polynomials_are_a_bug_that_is_told() -> None:
+    product = ReferenceManyBody(ManyBodySpec("2x0e+2x1o", "2x0e", 2, 1))
+    u = u_matrix(product.spec.irreps_in, o3.Irrep("0e"), 2, signs="0.6")
+    weight = torch.ones(1, product.paths[0, 2], 2, dtype=torch.float64)
+    assert _many_body_weights(product, 0, 2, u, weight).isfinite().all()
+    with pytest.raises(ArithmeticError, match="do not reach all polynomials of 2 factors"):
+        _many_body_weights(product, 0, 2, 0 * u, weight)

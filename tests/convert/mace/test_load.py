@@ -265,6 +265,39 @@ def test_all_reasons_are_named_together() -> None:
         architecture_of(read_mace(mace))
 
 
+def _with_shape(name: str) -> Any:
+    mace = random_mace(config_of())
+    mace.get_parameter(name).data = torch.ones(7)
+    return mace
+
+
+def _with_irreps(value: str) -> Any:
+    mace = random_mace(config_of())
+    mace.interactions[0].target_irreps = value
+    return mace
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: _with_weight("products.0.linear", "b" * 10_000 + "\n"),
+        lambda: _foreign_class("B" * 10_000, "radial_embedding.bessel_fn"),
+        lambda: _with_irreps("x" * 10_000),
+        lambda: _with_shape("interactions.0.linear_up.weight"),
+        lambda: _with_shape("interactions.0.conv_tp_weights.layer0.weight"),
+        lambda: _with_shape("node_embedding.linear.weight"),
+    ],
+    ids=range(6),
+)
+def test_whatever_a_file_holds_is_told_in_part_and_on_one_line(tmp_path: Path, make: Any) -> None:
+    path = tmp_path / "long.model"
+    torch.save(make(), path)
+    with pytest.raises(ValueError, match=r"long\.model: ") as caught:
+        load_mace(path)
+    assert len(str(caught.value)) < 1500
+    assert str(caught.value).isprintable()
+
+
 def test_another_kind_of_model_is_refused() -> None:
     with pytest.raises(ValueError, match="equinet has no form for the model class Linear"):
         load_mace(torch.nn.Linear(2, 3))

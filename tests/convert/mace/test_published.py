@@ -128,7 +128,7 @@ def test_hash_and_size_of_a_row_may_be_absent() -> None:
 )
 def test_a_damaged_row_of_the_table_is_a_bug(row: dict[str, object]) -> None:
     damaged = {name: value for name, value in (GOOD_ROW | row).items() if value is not None}
-    with pytest.raises(AssertionError, match=r"published\.toml: wrong row"):
+    with pytest.raises(ValueError, match=r"published\.toml: wrong row"):
         published._published(damaged)
 
 

@@ -67,7 +67,7 @@ def test_tensors_come_first() -> None:
     def nothing(*arguments: Any) -> None:
         raise AssertionError
 
-    with pytest.raises(AssertionError, match="test_order_value has a tensor behind other arguments"):
+    with pytest.raises(ValueError, match="test_order_value has a tensor behind other arguments"):
         register_family("test_order", value=Operator("(str s, Tensor x) -> Tensor", nothing, nothing, nothing))
 
 

@@ -14,6 +14,7 @@ from equinet.ops.kernels.linear.maps import (
     Plan,
     gradients,
     gradients_in_torch,
+    maps_of,
     mix,
     product,
     product_in_torch,
@@ -135,3 +136,9 @@ def test_all_sizes_of_tiles_and_any_number_of_threads_give_the_same(
                 torch.testing.assert_close(found, other)
     finally:
         torch.set_num_threads(threads)
+
+
+def test_weights_of_another_plan_are_refused_before_machine_code_reads_them() -> None:
+    plan = Plan((Block(0, 4, 0, 4, 1.0),), 4, 4)
+    with pytest.raises(ValueError, match=r"weights of shape \(8, 6\) do not fit together with .* and 4 to 6 channels"):
+        maps_of(plan, (torch.Size((8, 6)),), 4, 6)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
+import equinet
 from equinet.nn import EquivariantLinear, SpeciesLinear
 from equinet.ops import ClebschGordan, ManyBodySpec, SpeciesGroups, TensorProductSpec, natural_irreps
 from equinet.ops.edges import Edges
@@ -100,3 +103,61 @@ print(os.waitpid(child, 0)[1])
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
     assert done.stdout.strip() == "0", done.stderr
+
+
+OPTIMISED = """
+import torch
+assert False, "assertions are left out"
+from equinet.nn import EquivariantLinear
+from equinet.ops import ClebschGordan, GauntGrid, ManyBodySpec, SpeciesGroups, TensorProductSpec, natural_irreps
+from equinet.ops.kernels.linear.maps import Block, Plan, mix
+from equinet.ops.kernels.linear.operator import outer, product
+
+edges = torch.randint(3, (2, 5))
+nodes, harmonics, weight = torch.randn(3, 4, 4), torch.randn(5, 4), torch.randn(5, 4, 4)
+spec, groups = TensorProductSpec("4x0e+4x1o", "0e+1o", "0e+1o"), SpeciesGroups(torch.tensor([0, 1, 1]))
+many = ClebschGordan("generated").many_body(ManyBodySpec("4x0e+4x1o", "4x0e", 2, 2))
+linear = EquivariantLinear({ir: 1 for _, ir in natural_irreps(1)}, 4, 4)
+plan = [0, 4, 0, 4], [1.0], 4, 4
+for made in (ClebschGordan("generated"), GauntGrid(backend="generated")):
+    convolution = made.convolution(spec)
+    calls = {
+        "features": lambda: convolution(nodes[:, :3], harmonics, weight, edges),
+        "channels": lambda: convolution(torch.randn(3, 4, 5), harmonics, weight, edges),
+        "harmonics": lambda: convolution(nodes, torch.randn(5, 9), weight, edges),
+        "weights": lambda: convolution(nodes, harmonics, weight[:, :3], edges),
+        "edges": lambda: convolution(nodes, harmonics[:4], weight, edges),
+        "powers": lambda: many(torch.randn(3, 9, 4), many.initial_weight(), groups),
+        "powers of other nodes": lambda: many(nodes[:2], many.initial_weight(), groups),
+        "linear": lambda: linear(torch.randn(3, 5, 4)),
+        "linear map by other weights": lambda: mix(nodes, [torch.randn(8, 4)], Plan((Block(0, 4, 0, 4, 1.0),), 4, 4)),
+        "linear operator": lambda: product(nodes, torch.randn(7), None, None, *plan, False, 4),
+        "linear outer": lambda: outer(nodes, torch.randn(3, 5, 4), None, None, *plan, 16),
+    }
+    for name, call in calls.items():
+        try:
+            call()
+        except (ValueError, RuntimeError):
+            continue
+        print("taken:", name, made)
+print("done")
+"""
+
+
+def test_what_does_not_fit_is_refused_without_assertions_too() -> None:
+    """In one process of its own, which a wrong size would kill."""
+    done = subprocess.run(
+        [sys.executable, "-O", "-c", OPTIMISED], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert (done.returncode, done.stdout.split("\n")) == (0, ["done", ""]), done.stderr
+
+
+def test_nothing_that_native_code_relies_on_is_an_assertion() -> None:
+    """``python -O`` leaves assertions out; the contracts of ``equinet.testing`` are nothing else, and must hold with it too."""
+    package = Path(equinet.__file__).parent
+    for folder in ("ops/kernels", "ops/codegen", "testing"):
+        sources = sorted((package / folder).rglob("*.py"))
+        assert sources
+        for source in sources:
+            found = [node.lineno for node in ast.walk(ast.parse(source.read_text())) if isinstance(node, ast.Assert)]
+            assert not found, f"{source}, lines {found}: raise an error, which `python -O` does not leave out"

@@ -53,13 +53,20 @@ class Plan(NamedTuple):
 
 @lru_cache(maxsize=512)
 def maps_of(plan: Plan, shapes: tuple[torch.Size, ...], channels: int, to_channels: int) -> cpu.Maps:
-    """The blocks as plain numbers, for machine code."""
+    """The blocks as plain numbers, for machine code.
+
+    Raises:
+        ValueError: If the shape of a weight is not that of its block.
+    """
     numbers, before = [], 0
     for block, shape in zip(plan.blocks, shapes):
         depth, columns = shape[-2:]
         components = min(block.stop - block.start, block.to_stop - block.to_start)
         sizes = (block.stop - block.start) * channels, (block.to_stop - block.to_start) * to_channels
-        assert (components * depth, components * columns) == sizes, f"{block} has weights {tuple(shape)}"
+        if (components * depth, components * columns) != sizes:
+            raise ValueError(
+                f"weights of shape {tuple(shape)} do not fit together with {block} and {channels} to {to_channels} channels"
+            )
         numbers += [
             block.start * channels,
             block.to_start * to_channels,
