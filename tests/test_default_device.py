@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 
+import preloaded
 import pytest
 import torch
 from ase import Atoms
@@ -64,9 +64,7 @@ def file(potential: Potential, tmp_path: Path) -> Path:
 @pytest.mark.parametrize("device", ["meta", "cuda"])
 def test_no_result_depends_on_the_default_device(file: Path, device: str) -> None:
     def numbers(*arguments: str) -> list[str]:
-        result = subprocess.run(
-            [sys.executable, "-c", CODE, str(file), *arguments], capture_output=True, text=True, check=False
-        )
+        result = preloaded.run([sys.executable, "-c", CODE, str(file), *arguments])
         assert result.returncode == 0, result.stderr
         return result.stdout.split()
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 
 import numpy as np
+import preloaded
 import pytest
 import torch
 from ase import Atoms
@@ -46,7 +46,7 @@ def test_periodic_direction_without_a_lattice_vector_is_refused(cell):
 
 def run(code):
     head = "import numpy as np\nfrom ase import Atoms\nfrom equinet.graph import from_atoms\n"
-    return subprocess.run([sys.executable, "-c", head + code], timeout=60, capture_output=True, text=True, check=False)
+    return preloaded.run([sys.executable, "-c", head + code], timeout=60)
 
 
 @pytest.mark.parametrize("bad", ["np.nan", "np.inf"])

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import math
 import re
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import preloaded
 import pytest
 import torch
 from ase import Atoms
@@ -211,7 +211,7 @@ def test_neither_mace_torch_nor_its_e3nn_is_imported(files, tmp_path):
         f"equinet.cli.app(['convert-mace', {str(files['one'])!r}, {str(tmp_path / 'one.eqn')!r}], standalone_mode=False)\n"
         "assert not any(name.startswith('mace.') for name in sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    done = preloaded.run([sys.executable, "-c", script])
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "one.eqn").exists()
 
@@ -412,9 +412,7 @@ def test_the_python_of_the_page_runs(files, build, tmp_path):
     blocks = re.findall(r"^```python\n(.*?)^```", PAGE, flags=re.MULTILINE | re.DOTALL)
     (tmp_path / "page.py").write_text("\n".join(blocks))
     works(files["one"], tmp_path / "mace.eqn")
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "page.py"], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
+    done = preloaded.run([sys.executable, "-W", "ignore", "page.py"], cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert float(done.stdout.split()[-1]) < 1e-9  # the way back
 
@@ -427,7 +425,7 @@ def test_the_example_runs_and_is_short(files, tmp_path):
         ([files["heads"], SAMPLE_ETHANOL, "pbe"], " eV, largest force "),
     ):
         command = [sys.executable, str(example), *map(str, arguments)]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        done = preloaded.run(command, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         assert words in done.stdout
     assert load_potential(tmp_path / "from_mace.eqn").symbols == ("H", "C", "O")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any, Literal
 
+import preloaded
 import pytest
 import torch
 from ase import Atoms
@@ -218,7 +218,7 @@ def test_an_installed_package_offers_its_architecture_by_an_entry_point(tmp_path
         "assert 'pair' in model_names()\n"
         "print(repr(model_config({'architecture': 'pair', 'functions': 3})))"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    done = preloaded.run([sys.executable, "-c", script])
     if broken:
         assert (
             "the architecture 'pair' of somebody:Pair cannot be loaded: OSError: libsomebody.so is missing"

@@ -30,20 +30,27 @@ def available_versions(package: str = "mace") -> list[str]:
 def write(
     version: str, e3nn_version: str, arguments: Mapping[str, Any], folder: Path
 ) -> tuple[Path, dict[str, np.ndarray]]:
-    """Build and save a model under these versions.
+    """Build and save one model under these versions; see :func:`write_all`."""
+    return write_all(version, e3nn_version, {"": arguments}, folder)[""]
+
+
+def write_all(
+    version: str, e3nn_version: str, models: Mapping[str, Mapping[str, Any]], folder: Path
+) -> dict[str, tuple[Path, dict[str, np.ndarray]]]:
+    """Build and save models under these versions, all in one process.
 
     Args:
         version: Of mace-torch.
         e3nn_version: Of e3nn.
-        arguments: ``class``: ``"MACE"`` or ``"ScaleShiftMACE"``; ``model``: its arguments by mace's names, with classes,
-            gates and irreps as text and atomic energies as (heads, elements), an error if the version does not know one;
-            ``if_known``: more of them, left out where the version does not know them; ``seed``; ``dtype``: of the
-            weights; ``factor``: on all weights; ``structures``: an extended XYZ file, or nothing.
+        models: Arguments by the names of models: ``class``: ``"MACE"`` or ``"ScaleShiftMACE"``; ``model``: its arguments by
+            mace's names, with classes, gates and irreps as text and atomic energies as (heads, elements), an error if the
+            version does not know one; ``if_known``: more of them, left out where the version does not know them; ``seed``;
+            ``dtype``: of the weights; ``factor``: on all weights; ``structures``: an extended XYZ file, or nothing.
         folder: Where to put the files.
 
     Returns:
-        The model file, and arrays: ``state/NAME`` for its ``state_dict``, and for structure i and head h ``i/h/NAME`` for
-        ``energy``, ``interaction_energy`` (``ScaleShiftMACE`` only), ``node_energy``, ``forces``, ``virials``, ``stress``,
+        For each model its file, and arrays: ``state/NAME`` for its ``state_dict``, and for structure i and head h ``i/h/NAME``
+        for ``energy``, ``interaction_energy`` (``ScaleShiftMACE`` only), ``node_energy``, ``forces``, ``virials``, ``stress``,
         predicted in float64. ``energy`` and ``node_energy`` have the energies of the isolated atoms in them.
     """
     paths = [FOLDER / f"{package}-{v}" for package, v in (("mace", version), ("e3nn", e3nn_version))]
@@ -51,9 +58,11 @@ def write(
         if wanted not in available_versions(package):
             raise FileNotFoundError(f"{package} {wanted} is neither installed nor in {path.name} of {FOLDER.name}")
     folder.mkdir(parents=True, exist_ok=True)
-    stem = folder / f"mace-{version}-e3nn-{e3nn_version}"
-    inputs, model, arrays = (Path(f"{stem}.{end}") for end in ("json", "model", "npz"))
-    inputs.write_text(json.dumps(dict(arguments), default=str))
+    files: dict[str, tuple[Path, ...]] = {}
+    for name, arguments in models.items():
+        stem = folder / f"mace-{version}-e3nn-{e3nn_version}{name}"
+        files[name] = tuple(Path(f"{stem}.{end}") for end in ("json", "model", "npz"))
+        files[name][0].write_text(json.dumps(dict(arguments), default=str))
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join(str(path) for path in paths if path.is_dir()),
         "OMP_NUM_THREADS": "1",
@@ -61,12 +70,21 @@ def write(
         "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1",
     }
     script = Path(__file__).with_name("write_model.py")
-    command = [sys.executable, "-W", "ignore", str(script), *map(str, (inputs, model, arrays))]
+    command = [
+        sys.executable,
+        "-W",
+        "ignore",
+        str(script),
+        *(str(file) for of_one in files.values() for file in of_one),
+    ]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     if done.returncode:
         raise RuntimeError(f"mace {version} on e3nn {e3nn_version} failed:\n{done.stderr[-3000:]}")
-    with np.load(arrays) as found:
-        return model, dict(found)
+    written = {}
+    for name, (_, model, arrays) in files.items():
+        with np.load(arrays) as found:
+            written[name] = (model, dict(found))
+    return written
 
 
 def _installed(package: str) -> set[str]:

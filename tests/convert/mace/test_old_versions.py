@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +12,12 @@ import numpy as np
 import pytest
 import torch
 from mace_models import CUTOFF, ELEMENTS, assert_same, structures
-from old_versions import available_versions, write
+from old_versions import available_versions, write_all
 
 from equinet.convert.mace import load_mace
+
+# By the case: a model file, and what the model predicts.
+Written = dict[str, tuple[Path, dict[str, np.ndarray]]]
 
 # e3nn 0.4.4, which mace-torch pins, has other signs of couplings than today's.
 E3NN = "0.4.4"
@@ -44,8 +49,7 @@ WRITTEN = {
 }
 
 
-def arguments_of(case: str, tmp_path: Path) -> dict[str, Any]:
-    ase.io.write(tmp_path / "structures.xyz", structures(), format="extxyz")
+def arguments_of(case: str, file: Path) -> dict[str, Any]:
     heads = len(CASES[case].get("heads", ["Default"]))
     model = {
         "r_max": CUTOFF,
@@ -74,22 +78,39 @@ def arguments_of(case: str, tmp_path: Path) -> dict[str, Any]:
         "seed": 1,
         "dtype": "float64",
         "factor": 1.3,
-        "structures": str(tmp_path / "structures.xyz"),
+        "structures": str(file),
     }
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path, Written]]:
+    """A function: the structures, and what a version writes of all its cases, in one process."""
+
+    @cache
+    def of_version(version: str) -> tuple[Path, Written]:
+        folder = tmp_path_factory.mktemp(f"mace-{version}")
+        ase.io.write(folder / "structures.xyz", structures(), format="extxyz")
+        models = {case: arguments_of(case, folder / "structures.xyz") for case in WRITTEN[version]}
+        return folder / "structures.xyz", write_all(version, E3NN, models, folder)
+
+    return of_version
 
 
 @pytest.mark.skipif(
     E3NN not in available_versions("e3nn"), reason="older versions are not here; `make reference` fetches them"
 )
 @pytest.mark.parametrize(("version", "case"), [(version, case) for version, cases in WRITTEN.items() for case in cases])
-def test_a_file_of_an_older_version_is_the_same_function(version: str, case: str, tmp_path: Path) -> None:
+def test_a_file_of_an_older_version_is_the_same_function(
+    version: str, case: str, files: Callable[[str], tuple[Path, Written]]
+) -> None:
     if version not in available_versions("mace"):
         pytest.skip(f"mace-torch {version} is not here; `make reference` fetches it")
-    path, arrays = write(version, E3NN, arguments_of(case, tmp_path), tmp_path)
+    frames, written = files(version)
+    path, arrays = written[case]
     heads = CASES[case].get("heads", ["Default"])
     for h, head in enumerate(heads):
         potential = load_mace(path, head=head if len(heads) > 1 else None)
-        for i, atoms in enumerate(ase.io.read(tmp_path / "structures.xyz", ":")):  # with the digits of the file
+        for i, atoms in enumerate(ase.io.read(frames, ":")):  # with the digits of the file
             theirs = {name: arrays[f"{i}/{h}/{name}"] for name in ("energy", "node_energy", "forces", "virials")}
             assert_same(
                 potential, {name: torch.from_numpy(np.atleast_1d(value)) for name, value in theirs.items()}, atoms

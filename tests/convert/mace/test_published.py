@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import re
-import subprocess
 import sys
 import tomllib
 from dataclasses import replace
 from pathlib import Path
 
+import preloaded
 import pytest
 
 from equinet.convert.mace import published
@@ -139,7 +139,7 @@ def test_the_table_is_read_once_and_only_when_asked_for() -> None:
         "identify(''), identify('')\n"
         "print(before, _table.cache_info().misses)"
     )
-    result = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
+    result = preloaded.run([sys.executable, "-c", code], cwd=REPOSITORY)
     assert result.stdout.split() == ["0", "1"], result.stderr
 
 

@@ -1,6 +1,7 @@
-"""Write a small random MACE model as a version of mace-torch does, and what it predicts. Run in a process of that version.
+"""Write small random MACE models as a version of mace-torch does, and what they predict. Run in a process of that version.
 
-``python write_model.py arguments.json out.model out.npz``; :func:`old_versions.write` runs it and says what goes in and out.
+``python write_model.py arguments.json out.model out.npz``, and three more for every further model;
+:func:`old_versions.write_all` runs it and says what goes in and out.
 """
 
 from __future__ import annotations
@@ -83,4 +84,7 @@ def main(arguments_file: str, model_file: str, arrays_file: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    files = sys.argv[1:]
+    for start in range(0, len(files), 3):
+        torch.set_default_dtype(torch.float32)  # as at the beginning
+        main(*files[start : start + 3])

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
+import preloaded
 import pytest
 import torch
 from torch import Tensor
@@ -127,7 +127,7 @@ def test_executors_can_be_sent_to_another_process(tmp_path: Path) -> None:
     expected = [convolution(*inputs[0]), product(*inputs[1])]
     torch.save((convolution, product, *inputs, expected), tmp_path / "executors.pt")
     command = [sys.executable, "-c", PICKLED, str(tmp_path / "executors.pt")]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(generated_powers.__file__).parents[3])
+    done = preloaded.run(command, cwd=Path(generated_powers.__file__).parents[3])
     assert done.returncode == 0, done.stderr
 
 
