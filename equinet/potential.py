@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import torch
 from e3nn import o3
@@ -17,6 +16,7 @@ from equinet.graph.elements import SYMBOLS, no_element
 from equinet.models import Model
 from equinet.nn import EnergyScale
 from equinet.nn.derivatives import Frame, forces_from_pairs, stress_from_pairs
+from equinet.nn.prediction import NodeValues, Prediction
 from equinet.ops import SpeciesGroups, to_mul_ir
 from equinet.ops.devices import made_on_cpu
 from equinet.ops.edges import Edges, sum_on_nodes
@@ -28,53 +28,6 @@ if TYPE_CHECKING:
     from ase import Atoms
 
     from equinet.graph.atomic_graph import AtomicGraph
-
-
-class NodeValues(NamedTuple):
-    """Per-node values in physical units.
-
-    Attributes:
-        energy: ``(nodes,)`` eV, float64.
-        properties: Further properties that the model predicts, ``(nodes, ...)`` each.
-    """
-
-    energy: Tensor
-    properties: Mapping[str, Tensor]
-
-
-@dataclass(frozen=True, eq=False)
-class Prediction(Mapping[str, Tensor]):
-    """Energies, forces and further properties of one or several structures.
-
-    A property can also be had by its name, ``prediction["forces"]``, as code that runs through the table of properties does.
-
-    Attributes:
-        energy: ``(graphs,)`` eV, float64.
-        node_energy: ``(nodes,)`` eV, float64; their sums are the energies.
-        forces: ``(nodes, 3)`` eV/Å.
-        stress: ``(graphs, 3, 3)`` eV/Å³, tension positive, NaN for a structure without a periodic direction; None if not asked for.
-        properties: Further properties that the model predicts, ``(nodes, ...)`` or ``(graphs, ...)``.
-    """
-
-    energy: Tensor
-    node_energy: Tensor
-    forces: Tensor
-    stress: Tensor | None = None
-    properties: Mapping[str, Tensor] = field(default_factory=dict)
-
-    def __iter__(self) -> Iterator[str]:
-        """Names of everything that is predicted."""
-        names = ("energy", "node_energy", "forces", *(["stress"] if self.stress is not None else []))
-        return iter((*names, *self.properties))
-
-    def __len__(self) -> int:
-        return len(tuple(iter(self)))
-
-    def __getitem__(self, name: str) -> Tensor:
-        if name not in tuple(iter(self)):
-            raise KeyError(f"{name!r} is not predicted; there are: {', '.join(self)}")
-        value: Tensor = self.properties[name] if name in self.properties else getattr(self, name)
-        return value
 
 
 class Potential(nn.Module):

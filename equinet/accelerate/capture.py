@@ -19,9 +19,10 @@ from torch import Tensor
 
 from equinet.graph.atomic_graph import AtomicGraph, displacements
 from equinet.graph.verlet import Candidates
+from equinet.nn.prediction import Prediction
 from equinet.ops import SpeciesGroups
 from equinet.ops.edges import Edges, Incoming
-from equinet.potential import Potential, Prediction, only_energies
+from equinet.potential import Potential, only_energies
 
 if TYPE_CHECKING:
     from ase import Atoms

@@ -26,9 +26,10 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 
 from equinet.graph.atomic_graph import AtomicGraph
+from equinet.nn.prediction import NodeValues, Prediction
 from equinet.ops import SpeciesGroups
 from equinet.ops.edges import Edges, Incoming
-from equinet.potential import NodeValues, Potential, Prediction, only_energies
+from equinet.potential import Potential, only_energies
 
 # Sizes to write a graph down with. They may be any that are neither 0 nor 1, which torch takes for what they will always be.
 NODES, ROWS, GRAPHS = 5, 7, 3

@@ -13,14 +13,13 @@ if TYPE_CHECKING:
         Labels,
         find_labels,
         is_isolated_atom,
-        read_frames,
-        read_structure,
         require_labels,
         source,
         with_labels,
     )
     from .loader import GraphLoader, random_split, to_graph, to_graphs
     from .properties import Property, register_property
+    from .reading import read_frames, read_structure
     from .sample import SAMPLE
     from .statistics import Statistics, measure, reference_energies, split_isolated
 
@@ -55,13 +54,12 @@ _HOMES = {
         "Labels",
         "find_labels",
         "is_isolated_atom",
-        "read_frames",
-        "read_structure",
         "require_labels",
         "source",
         "with_labels",
     ),
     "loader": ("GraphLoader", "random_split", "to_graph", "to_graphs"),
+    "reading": ("read_frames", "read_structure"),
     "sample": ("SAMPLE",),
     "statistics": ("Statistics", "measure", "reference_energies", "split_isolated"),
 }

@@ -21,10 +21,11 @@ from equinet.checkpoint import load_potential
 from equinet.datasets.properties import property_named
 from equinet.graph.atomic_graph import AtomicGraph
 from equinet.graph.verlet import VerletGraph
+from equinet.nn.prediction import Prediction
 from equinet.ops import SpeciesGroups
 from equinet.ops.devices import choose_device
 from equinet.ops.precision import Precision, matmul_precision, require_available
-from equinet.potential import Potential, Prediction
+from equinet.potential import Potential
 from equinet.verify.backends import Rounding, require_backend_match, rounding
 
 from .refusing import RefusingCalculator, require_atoms

@@ -14,8 +14,9 @@ from torch.optim import Optimizer
 from equinet.datasets import GraphLoader
 from equinet.datasets.properties import PROPERTIES
 from equinet.graph.atomic_graph import AtomicGraph
+from equinet.nn.prediction import Prediction
 from equinet.ops.precision import full_float32
-from equinet.potential import Potential, Prediction
+from equinet.potential import Potential
 
 from .config import TrainConfig
 from .loss import Loss

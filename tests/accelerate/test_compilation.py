@@ -16,9 +16,10 @@ from torch.fx.experimental.proxy_tensor import make_fx
 import equinet.ops.kernels.linear.operator as linear_operator
 from equinet.accelerate.compilation import Batch, CompiledPotential, CompiledTraining, erase_detach, write_down
 from equinet.graph import AtomicGraph, collate, from_atoms
+from equinet.nn.prediction import NodeValues
 from equinet.ops import ClebschGordan, CPDecomposed, GauntFourier, SpeciesGroups
 from equinet.ops.kernels.linear.maps import Block, Plan, mix
-from equinet.potential import NodeValues, Potential
+from equinet.potential import Potential
 from equinet.train.loop import train_step
 from equinet.train.loss import Loss
 

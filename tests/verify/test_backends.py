@@ -20,12 +20,13 @@ from equinet.cli import app
 from equinet.datasets import SAMPLE
 from equinet.graph import AtomicGraph, collate, displacements, from_atoms
 from equinet.md import EquinetCalculator
+from equinet.nn.prediction import NodeValues
 from equinet.ops import ClebschGordan
 from equinet.ops.kernels.edge.reference import ReferenceConvolution
 from equinet.ops.kernels.linear import cpu as linear_cpu
 from equinet.ops.kernels.node.reference import ReferenceManyBody
 from equinet.ops.kernels.row import operator as row_operator
-from equinet.potential import NodeValues, Potential
+from equinet.potential import Potential
 from equinet.train import evaluate_file, parse_config, run
 from equinet.verify import backends
 from equinet.verify.backends import (

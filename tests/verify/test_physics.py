@@ -24,8 +24,9 @@ from equinet.cli import app, console, errors_to
 from equinet.cli.render import render
 from equinet.datasets import SAMPLE, read_frames
 from equinet.graph import from_atoms
+from equinet.nn.prediction import Prediction
 from equinet.ops.edges import sum_on_nodes
-from equinet.potential import Potential, Prediction
+from equinet.potential import Potential
 from equinet.verify.physics import NO_LABELS, PROPERTIES, check, own_structures
 
 
