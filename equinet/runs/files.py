@@ -85,12 +85,19 @@ def explained(error: OSError, path: str | os.PathLike[str]) -> OSError:
 
 
 def sync(path: str | os.PathLike[str]) -> None:
-    """Wait until what was written to a file is on the disk."""
-    descriptor = os.open(path, os.O_RDWR)
+    """Wait until what was written to a file is on the disk.
+
+    Raises:
+        OSError: If it cannot be written; names the file and the remedy.
+    """
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        descriptor = os.open(path, os.O_RDWR)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:  # some disks notice only now that they are full
+        raise explained(error, path) from error
 
 
 def remove_leftovers(folder: Path, name: str = "*") -> None:

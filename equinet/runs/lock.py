@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import time
 import warnings
@@ -13,6 +14,9 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from .files import explained
+
+# How long to wait for a holder that has not yet written its name.
+READS, SECONDS_BETWEEN_READS = 10, 0.05
 
 
 class InUseError(OSError):
@@ -49,7 +53,8 @@ def exclusive(path: Path, what: str) -> Iterator[None]:
         return
     try:
         with suppress(OSError):  # Windows lets nobody write to a locked file
-            path.write_text(f"{_name(os.getpid())} since {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
+            since = time.strftime("%Y-%m-%d %H:%M:%S")
+            path.write_text(f"process {os.getpid()} on {socket.gethostname()} since {since}\n")
         yield
     finally:
         with suppress(OSError):
@@ -57,17 +62,33 @@ def exclusive(path: Path, what: str) -> Iterator[None]:
         lock.release()
 
 
-def _name(process: int | str) -> str:
-    return f"process {process} on {socket.gethostname()}"
-
-
 def _holder(path: Path) -> str:
-    """Who holds a lock, as far as its file says: "another process" until the holder has written its name."""
+    """Who holds a lock, as far as its file says; the holder writes its name a moment after it has taken it."""
+    for _ in range(READS):
+        if name := _living(path):
+            return name
+        time.sleep(SECONDS_BETWEEN_READS)
+    return "another process"
+
+
+def _living(path: Path) -> str:
+    """Name in a lock file; empty if there is none, or that of a process that was killed while it held the lock."""
     try:
         text = path.read_text().strip()
-        number = text.split()[1] if text else ""
-        if text.startswith(_name(number)):
-            os.kill(int(number), 0)  # sends nothing; fails if it is a killed one, whose name is still there
-    except (OSError, ValueError, IndexError):  # Windows lets nobody read a locked file
-        return "another process"
-    return text or "another process"
+    except OSError:  # Windows lets nobody read a locked file
+        return ""
+    found = re.match(r"process (\d+) on (\S+)", text)
+    return "" if found and found[2] == socket.gethostname() and not _is_there(int(found[1])) else text
+
+
+def _is_there(process: int) -> bool:
+    """Whether a process of this machine lives, where the system can say so without harm."""
+    if os.name != "posix":
+        return True
+    try:
+        os.kill(process, 0)  # sends nothing
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:  # another user's
+        pass
+    return True

@@ -23,7 +23,7 @@ from equinet.train.config import to_toml
 
 SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGINT)
 LONGEST = 120  # seconds
-EPOCHS = 6
+EPOCHS, STEPS, SAVE_EVERY = 6, 1000, 7
 
 
 def signals(shared: Path) -> Case:
@@ -43,8 +43,8 @@ def signals(shared: Path) -> Case:
         def command(out: Path) -> list[str]:
             if trains:
                 return ["train", str(shared / "config.toml"), "--out", str(out)]
-            start = ["md", str(model), str(shared / "start.xyz"), "--out", str(out), "--steps", "800"]
-            return [*start, "--ensemble", "nvt", "--save-every", "7"]
+            start = ["md", str(model), str(shared / "start.xyz"), "--out", str(out), "--steps", str(STEPS)]
+            return [*start, "--ensemble", "nvt", "--save-every", str(SAVE_EVERY)]
 
         if name not in whole:
             (shared / "undisturbed").mkdir(exist_ok=True)
@@ -56,15 +56,19 @@ def signals(shared: Path) -> Case:
         out = place / name
         state = out / training.MODULE.STATE if trains else dynamics.RunFiles(out).restart
         process = _start(command(out))
-        while not state.exists() and process.poll() is None:
-            time.sleep(0.005)
-        time.sleep(source.uniform(0, 1.2))
+        log = out / "metrics.jsonl" if trains else dynamics.RunFiles(out).log
+        lines = source.randint(0, EPOCHS if trains else STEPS // SAVE_EVERY * 9 // 10)
+        while process.poll() is None and not (state.exists() and _lines(log) >= lines):
+            time.sleep(0.002)
+        time.sleep(source.uniform(0, 0.3 if trains else 0.01))  # after the last epoch come tests and plots
         os.kill(process.pid, sent)  # not yet waited for
         code, said = _ended(process)
-        events = Counter({f"{sent.name} {'train' if trains else 'md'}": 1})
+        what = "train" if trains else "md"
+        events = Counter({f"{sent.name} {what}": 1})
         if code == 0:
-            events["finished before"] += 1
+            events[f"{what} finished before"] += 1
             return Found(_differences(kind, out, whole[name]), events)
+        events["of these while testing"] += "while testing" in said
         complaints = kind.unreadable(out)
         if code != 128 + sent:
             complaints.append(f"exit code {code} after {sent.name}: {said[-150:]!r}")
@@ -84,6 +88,10 @@ def signals(shared: Path) -> Case:
         return Found([*complaints, *_differences(kind, out, whole[name])], events)
 
     return case
+
+
+def _lines(path: Path) -> int:
+    return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
 def _differences(kind: Any, out: Path, expected: dict[str, Any]) -> list[str]:

@@ -600,6 +600,20 @@ def test_a_log_that_cannot_grow_takes_the_frame_back(crystal, springs, tmp_path,
     assert len(ase.io.read(out, ":")) == 3
 
 
+def test_files_that_cannot_be_cut_back_are_named(crystal, springs, tmp_path, monkeypatch):
+    out = tmp_path / "run.xyz"
+    simulate(crystal, springs, steps=20, out=out, **NVT)
+    with out.open("a") as file:
+        file.write("half a frame")
+
+    def fail(*_):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr("os.truncate", fail)
+    with pytest.raises(OSError, match=r"run.xyz cannot be written: the disk can only be read: choose another place"):
+        simulate(crystal, springs, steps=60, out=out, resume=True, **NVT)
+
+
 @pytest.mark.parametrize("name", ["run.traj", "run[1].xyz"])
 def test_restart_files_that_killed_processes_left_half_written_are_cleared_away(name, crystal, springs, tmp_path):
     out = tmp_path / name

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import filelock
 import pytest
 from matplotlib.figure import Figure
 
-from equinet.runs.files import explained, make_folder, remove_leftovers, replace_file, replace_picture
+from equinet.runs.files import explained, make_folder, remove_leftovers, replace_file, replace_picture, sync
 from equinet.runs.interrupt import SIGNALS, GentleInterrupt, StopRequested, signal_of
 from equinet.runs.lock import InUseError, exclusive
 
@@ -117,6 +118,17 @@ def test_an_error_without_a_number_asks_whether_the_disk_is_full() -> None:
     )
 
 
+def test_a_disk_that_notices_late_that_it_is_full_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "log").write_text("x")
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("os.fsync", fail)
+    with pytest.raises(OSError, match="log cannot be written: the disk is full: make room and go on"):
+        sync(tmp_path / "log")
+
+
 # Locks
 
 HOLD = """
@@ -162,6 +174,24 @@ def test_a_killed_process_is_not_named_as_the_holder(tmp_path: Path) -> None:
         path.write_text(left)  # as in the moment after it was taken
         with pytest.raises(InUseError, match="the run is being written by another process"), exclusive(path, "the run"):
             pytest.fail("it is held")
+
+
+def test_a_holder_that_has_not_yet_written_its_name_is_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / ".lock"
+    with holder(path) as process:
+        name = path.read_text()
+        path.write_text("")
+        with ThreadPoolExecutor(1) as pool:
+
+            def write_late() -> None:
+                time.sleep(0.1)
+                path.write_text(name)
+
+            pool.submit(write_late)
+            with pytest.raises(InUseError, match=f"by process {process.pid} on"), exclusive(path, "the run"):
+                pytest.fail("it is held")
+        process.kill()
+        process.wait()
 
 
 def test_a_lock_file_that_cannot_be_made_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -160,8 +160,12 @@ class RunFiles:
 
         Raises:
             ValueError: If they end before it.
+            OSError: If they cannot be changed; names the trajectory and the remedy.
         """
-        self._cut(state.frames, state.trajectory_bytes, state.log_bytes)
+        try:
+            self._cut(state.frames, state.trajectory_bytes, state.log_bytes)
+        except OSError as error:
+            raise explained(error, self.trajectory) from error
         self.frames = state.frames
 
     def _cut(self, frames: int, trajectory_bytes: int, log_bytes: int) -> None:
