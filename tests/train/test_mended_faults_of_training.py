@@ -62,7 +62,8 @@ def test_loss_of_nan_prediction_with_label_is_nan(make_config, make_parts):
 def test_evaluating_a_broken_model_does_not_look_like_missing_labels(finished, files, tmp_path):
     p = load_potential(finished.out / "model.eqn")
     with torch.no_grad():
-        p.model.embedding.fill_(3e38)  # finite, as a file must be, and beyond all bounds when multiplied
+        for weight in p.parameters():
+            weight.fill_(1e9)  # as large as a file may have them, and beyond all bounds when multiplied
     save_potential(p, tmp_path / "m.eqn")
     with pytest.raises((FloatingPointError, ValueError)):
         evaluate_file(tmp_path / "m.eqn", files["valid"])
