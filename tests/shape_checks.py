@@ -30,6 +30,9 @@ from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 ARRAYS = re.compile(r"\b(Float|Int|Bool)\d*\[")
 
 _active = True
+_checks: dict[
+    Callable[..., Any], _Check
+] = {}  # not in the functions themselves, which torch.compile reads with all they hold
 
 
 def install(package: str) -> None:
@@ -63,15 +66,14 @@ def checked(thing: Any) -> Any:
         if dataclasses.is_dataclass(thing):
             thing.__init__ = checked(thing.__init__)
         return thing
-    check: _Check | None = None
 
     @functools.wraps(thing)
     def function(*args: Any, **kwargs: Any) -> Any:
-        nonlocal check
         if torch.compiler.is_compiling() or not _active or is_in_torch_dispatch_mode():
             return thing(*args, **kwargs)
+        check = _checks.get(thing)
         if check is None:  # at the first call, when all that annotations name is there
-            check = _Check(thing)
+            check = _checks[thing] = _Check(thing)
         return check.call(args, kwargs)
 
     return function
