@@ -25,6 +25,7 @@ import torch
 from ase import Atoms
 from ase.build import molecule
 from e3nn import o3
+from interpreting import prepare_once
 from poison import poison
 from torch import Tensor
 
@@ -76,7 +77,9 @@ def make_potential() -> Callable[..., Potential]:
         scale = EnergyScale(REFERENCE, SCALE, SHIFT, exact_isolated_atoms=config.exact_isolated_atoms)
         potential = Potential(model, scale).double().eval()
         graph = collate([from_atoms(atoms, config.cutoff) for atoms in (an_ethanol(), a_crystal())])
-        with torch.random.fork_rng(devices=[]):
+        # By code for the CPU, also in a test of kernels for GPUs, which are interpreted here.
+        with torch.random.fork_rng(devices=[]), pytest.MonkeyPatch.context() as patch:
+            patch.setattr(tiles, "_interpreted", False)
             torch.manual_seed(seed)
             give_every_part_unit_size(potential, graph)
         with torch.no_grad():
@@ -235,7 +238,8 @@ def gpu() -> Iterator[torch.device]:
     version = tuple(map(int, triton.__version__.split(".")[:2]))
     if version < (3, 7) and np.lib.NumpyVersion(np.__version__) >= "2.4.0":
         pytest.skip("Triton's interpreter before 3.7 cannot run loops over loaded bounds with numpy 2.4 or newer")
-    with tiles.interpreted():
+    with tiles.interpreted(), pytest.MonkeyPatch.context() as patch:
+        prepare_once(patch)
         yield torch.device("cpu")
 
 

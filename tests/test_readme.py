@@ -16,16 +16,18 @@ from equinet.datasets import SAMPLE
 
 REPOSITORY = Path(__file__).parent.parent
 README = (REPOSITORY / "README.md").read_text()
+# Of its couplings' number is how long code is made for a model.
+SMALL = "--set model.channels=4 --set model.sh_degree=2 --set model.correlation=2"
 # Commands run as printed, with these added so that they take seconds.
 SHORTER = {
-    "equinet train": "--set train.epochs=1 --set model.channels=4 --set data.train=few.xyz",
+    "equinet train": f"--set train.epochs=1 --set data.train=few.xyz {SMALL}",
     "equinet md": "--steps 5",
     "equinet check": "--max-frames 2",
     "equinet convert": "--copies 1",
     "equinet bench model": "--rounds 3 --seconds 0.2",
     "equinet bench conv": "--method cg --budget 1 --nodes 8",
     "equinet bench swap": "--minutes 0.01 --seeds 1 --only fourier --set data.train=few.xyz --set data.test=few.xyz "
-    "--set model.channels=2",
+    f"{SMALL}",
 }
 
 
