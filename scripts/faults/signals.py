@@ -44,7 +44,7 @@ def signals(shared: Path) -> Case:
             if trains:
                 return ["train", str(shared / "config.toml"), "--out", str(out)]
             start = ["md", str(model), str(shared / "start.xyz"), "--out", str(out), "--steps", str(STEPS)]
-            return [*start, "--ensemble", "nvt", "--save-every", str(SAVE_EVERY)]
+            return [*start, "--ensemble", "nvt", "--timestep", "0.25", "--save-every", str(SAVE_EVERY)]
 
         if name not in whole:
             (shared / "undisturbed").mkdir(exist_ok=True)
