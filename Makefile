@@ -1,6 +1,7 @@
 # make demo   from a fresh clone to molecular dynamics        make test   the whole test suite
 # make check  lint and types                                   make wheel  the wheel
-# make coverage   the test suite with the lines of equinet that it never runs (slower: Python 3.11 counts them by tracing)
+# make coverage   the test suite with the lines of equinet that it never runs (half as slow again: Python 3.11 counts them by tracing);
+#                 make coverage ROOMS="graph nn" runs the tests of some rooms, and counts these
 # make reference   mace-torch beside equinet, old versions too, for the tests and scripts that compare with it
 # make lock   requirements/ from constraints.txt               make licences   docs/licences.md from requirements/
 #
@@ -31,7 +32,8 @@ test: $(VENV)/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses=8
 
 coverage: $(VENV)/installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses=8 --cov=equinet --cov-report=term:skip-covered
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses=8 --cov-report=term:skip-covered \
+	  $(if $(ROOMS),$(ROOMS:%=tests/%) $(ROOMS:%=--cov=equinet/%),--cov=equinet)
 
 check: $(VENV)/installed-dev
 	$(BIN)/ruff check .

@@ -19,7 +19,7 @@ from equinet.models.allocation import AllocationLimit
 from equinet.models.base import problems
 from equinet.nn import EnergyScale
 from equinet.ops.methods.cp import factors_to_be_loaded
-from equinet.potential import Potential
+from equinet.potential import Potential, require_potential
 from equinet.quotes import quoted, shortened
 from equinet.tensorfile import read_tensors, save_tensors
 
@@ -88,6 +88,7 @@ def save_potential(
         TypeError: If JSON cannot hold ``training``.
         OSError: If the file cannot be written; names it and the remedy.
     """
+    require_potential(potential)
     state = potential.state_dict()
     _refuse_absurd(state, "the potential")
     _refuse_out_of_bounds(potential, "the potential")

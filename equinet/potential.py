@@ -160,6 +160,7 @@ class Potential(nn.Module):
     def _as_graph(self, structure: AtomicGraph | Atoms) -> AtomicGraph:
         from equinet.graph.atomic_graph import AtomicGraph
 
+        refuse_symbols(structure)
         return structure if isinstance(structure, AtomicGraph) else self.graph(structure)
 
     def hessian(self, graph: AtomicGraph | Atoms) -> Float[Tensor, "nodes 3 nodes 3"]:

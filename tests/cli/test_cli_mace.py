@@ -374,7 +374,9 @@ def test_weights_that_are_no_numbers_are_refused(build, tmp_path):
     with torch.no_grad():
         model.interactions[1].linear.weight[0] = math.nan
     torch.save(model, tmp_path / "nan.model")
-    assert "no numbers on random structures of its elements" in fails(tmp_path / "nan.model", tmp_path / "nan.eqn")
+    message = fails(tmp_path / "nan.model", tmp_path / "nan.eqn")
+    assert "holds numbers that are not finite, in `model.interactions.1.linear.weights." in message
+    assert not (tmp_path / "nan.eqn").exists()
 
 
 def test_a_file_that_does_not_read_as_it_was_written_is_not_kept(files, tmp_path, monkeypatch):
