@@ -188,16 +188,16 @@ def test_a_long_wait_for_code_is_announced_once_before_it(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(edge_operator, "LONG", 1e-3)
-    spec = TensorProductSpec("3x0e+3x1o", "0e+1o", "0e+1o")  # of no other test
+    spec = TensorProductSpec("13x0e+13x1o", "0e+1o", "0e+1o")  # of no other test
     product = tensor_product(spec, ClebschGordan("generated"))
     with caplog.at_level("INFO", logger="equinet"):
         for _ in range(2):
-            x = torch.ones(2, 4, 3, requires_grad=True)
-            product(x, torch.ones(2, 4), torch.ones(2, product.weight_numel, 3)).sum().backward()
+            x = torch.ones(2, 4, 13, requires_grad=True)
+            product(x, torch.ones(2, 4), torch.ones(2, product.weight_numel, 13)).sum().backward()
     (record,) = caplog.records
     assert record.levelname == "INFO"
     assert re.fullmatch(
-        r"making machine code for the convolution 3x0e\+3x1o x 1x0e\+1x1o x 1x0e\+1x1o takes about \d+ s in all, once in a process; "
+        r"making machine code for the convolution 13x0e\+13x1o x 1x0e\+1x1o x 1x0e\+1x1o takes about \d+ s in all, once in a process; "
         r'`backend="torch"` of the tensor product needs none',
         record.getMessage(),
     )
