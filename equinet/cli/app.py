@@ -94,7 +94,7 @@ def plain_warnings() -> Iterator[None]:
 
 
 def _without_words(error: BaseException) -> str:
-    """What to say of an error that says nothing itself."""
+    """Kind of an error without a message, and the line that raised it."""
     if isinstance(error, MemoryError):
         return "there is not enough memory for this (MemoryError); take less at a time, or a machine that has more"
     where = traceback.extract_tb(error.__traceback__)[-1]

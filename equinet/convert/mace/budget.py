@@ -1,4 +1,4 @@
-"""What reading a file may cost in steps and in memory, as a multiple of its size: no short file takes minutes or gigabytes."""
+"""Limits of the steps and the memory that reading a file may take, multiples of its size: no short file takes minutes or gigabytes."""
 
 from __future__ import annotations
 
