@@ -1,4 +1,4 @@
-"""What a user wrote as messages show it: on one line, printable, and never longer than a line."""
+"""Quotations of user input in messages: on one line, printable, and never longer than a line."""
 
 from __future__ import annotations
 

@@ -128,7 +128,7 @@ def collate(graphs: Sequence[AtomicGraph]) -> AtomicGraph:
     batch = Batch.from_data_list(list(graphs), exclude_keys=["cutoff"])
     cutoffs = [graph.cutoff for graph in graphs if "cutoff" in graph]
     if cutoffs:
-        batch.cutoff = min(cutoffs)  # a number and no tensor, so that nobody waits for a GPU to look at it
+        batch.cutoff = min(cutoffs)  # a number and no tensor, which would have to be copied from a GPU to be compared
     return batch
 
 

@@ -40,7 +40,7 @@ class RefusingCalculator(Calculator):
 
 
 def require_atoms(atoms: Atoms | None) -> None:
-    """Refuse a calculation that nobody gave atoms for.
+    """Refuse a calculation without atoms.
 
     Raises:
         ValueError: If ``atoms`` is None.

@@ -302,7 +302,7 @@ def model_config(value: Any) -> ModelConfig:
 
 
 def problems(error: ValidationError, depth: int) -> str:
-    """What pydantic found wrong with a configuration, as one line: keys of so many parts, what they must be and what came."""
+    """Describe the errors pydantic found in a configuration in one line: keys of so many parts, required and given values."""
     found = error.errors()
     told = "; ".join(
         f"`{shortened('.'.join(str(part) for part in item['loc'][:depth]))}`: "

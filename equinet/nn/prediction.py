@@ -1,4 +1,4 @@
-"""What a potential returns: values per node, and a prediction of structures."""
+"""Results of a potential: values per node, and the prediction of energies, forces and stress."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What every long run needs: files that a crash leaves whole, a lock for its folder, and signals heard at the right moment."""
+"""Crash-safe files, a lock for the folder of a run, and signals handled between two steps."""

@@ -28,7 +28,7 @@ def exclusive(path: Path, what: str) -> Iterator[None]:
     """Hold the lock of a run within the block.
 
     Args:
-        path: Lock file. It stays behind, as an empty file that nobody holds, because to remove it would let two processes in.
+        path: Lock file. It stays behind, as an empty file, because to remove it would let two processes in.
         what: Name of the run, for the message.
 
     Raises:
@@ -44,7 +44,7 @@ def exclusive(path: Path, what: str) -> Iterator[None]:
         ) from None
     except OSError as error:
         raise explained(error, path) from error
-    except NotImplementedError:
+    except NotImplementedError:  # filelock says so of file systems of some networks
         warnings.warn(
             f"the file system of {path.parent} has no locks: see yourself that no second process writes to {what}",
             stacklevel=3,
@@ -63,7 +63,7 @@ def exclusive(path: Path, what: str) -> Iterator[None]:
 
 
 def _holder(path: Path) -> str:
-    """Who holds a lock, as far as its file says; the holder writes its name a moment after it has taken it."""
+    """Holder of a lock as its file names it; the name is written a moment after the lock is taken."""
     for _ in range(READS):
         if name := _living(path):
             return name
@@ -82,7 +82,7 @@ def _living(path: Path) -> str:
 
 
 def _is_there(process: int) -> bool:
-    """Whether a process of this machine lives, where the system can say so without harm."""
+    """True if a process of this machine lives, or the system cannot tell without harm."""
     if os.name != "posix":
         return True
     try:

@@ -108,12 +108,12 @@ def namesakes() -> list[tuple[Cell, ...]]:
 
 
 def _was_ours(distribution: Distribution) -> bool:
-    """Whether it is this project, which was called ``equinet`` once; its ``equinet.egg-info`` may still lie in the checkout."""
+    """True if it is this project, which was called ``equinet`` once; its ``equinet.egg-info`` may still lie in the checkout."""
     return any(entry.name == "equinet" and entry.value == "equinet.cli:app" for entry in distribution.entry_points)
 
 
 def _has_a_package(distribution: Distribution, name: str) -> bool:
-    """Whether it put files into the folder ``name``; one that tells of no files is taken to have."""
+    """True if it put files into the folder ``name``, or lists no files at all."""
     files = distribution.files
     return files is None or any(file.parts[0] == name for file in files)
 

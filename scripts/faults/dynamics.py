@@ -33,7 +33,7 @@ class SameEMT(EMT):
 
     def calculate(self, atoms: Any = None, properties: Any = ("energy",), system_changes: Any = ()) -> None:
         """Compute everything from the structure alone."""
-        self.__init__()  # type: ignore[misc]
+        self.__init__()  # type: ignore[misc]  # forget the neighbour list, whose history changes the last bits
         super().calculate(atoms, list(properties), all_changes)
 
 
@@ -135,6 +135,6 @@ def unreadable(out: Path) -> list[str]:
                 wrong.append("read_run loses frames")
             if len(ase.io.read(out, ":")) < saved:
                 wrong.append("the trajectory lost frames")
-    except Exception as error:
+    except Exception as error:  # whatever a reader raises is a lost file
         wrong.append(f"a file cannot be read: {type(error).__name__}: {str(error)[:80]}")
     return wrong

@@ -99,7 +99,7 @@ def unreadable(out: Path) -> list[str]:
             continue
         try:
             _read(path)
-        except Exception as error:
+        except Exception as error:  # whatever a reader raises is a lost file
             wrong.append(f"{path.name} cannot be read: {type(error).__name__}: {str(error)[:80]}")
     return wrong
 

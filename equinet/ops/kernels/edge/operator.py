@@ -32,7 +32,7 @@ from .couplings import Couplings, couplings_of
 from .cpu import EdgeLoops, seconds_to_generate
 
 logger = logging.getLogger("equinet")
-LONG = 2.0  # seconds that nobody waits for without wondering
+LONG = 2.0  # seconds above which the wait is announced
 
 Tensors = tuple[Tensor, ...]
 
