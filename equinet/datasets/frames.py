@@ -180,6 +180,17 @@ def _checked(atoms: Atoms, name: str, value: object, shapes: list[tuple[int, ...
     return array
 
 
+def labelled(atoms: Atoms, keys: LabelKeys = OWN_NAMES) -> Atoms:
+    """The same frame, checked, with its labels as raw results of a calculator; what every reader ends in.
+
+    Raises:
+        ValueError: If an atom is of no element, a position or cell is not finite, or a label is wrong; names the frame and the remedy.
+    """
+    require_elements(atoms)
+    require_finite(atoms)
+    return with_labels(atoms, find_labels(atoms, keys))
+
+
 def with_labels(atoms: Atoms, found: Labels) -> Atoms:
     """The same frame with its labels as raw results of a calculator, under ASE's names."""
     result = atoms.copy()

@@ -20,16 +20,7 @@ from ase.io.formats import filetype
 from equinet.graph.elements import no_element
 from equinet.quotes import shortened
 
-from .frames import (
-    OWN_NAMES,
-    SOURCE,
-    LabelKeys,
-    find_labels,
-    not_finite,
-    require_elements,
-    require_finite,
-    with_labels,
-)
+from .frames import OWN_NAMES, SOURCE, LabelKeys, labelled, not_finite
 
 WIDTHS = re.compile(r":[A-Za-z]:(\d+)")  # of columns, in the `Properties` of extended XYZ
 STRESS_AS_WRITTEN = "equinet_stress_as_written"  # in atoms.info while a file is read
@@ -57,9 +48,7 @@ def read_frames(
     for path in [paths] if isinstance(paths, (str, os.PathLike)) else paths:
         for n, atoms in enumerate(_read(Path(path))):
             atoms.info[SOURCE] = f"{path}, frame {n}"
-            require_elements(atoms)
-            require_finite(atoms)
-            frames.append(with_labels(atoms, find_labels(atoms, keys)))
+            frames.append(labelled(atoms, keys))
     return frames
 
 
