@@ -67,7 +67,8 @@ def plain_errors(options: Sequence[Any] = ()) -> Iterator[None]:
         yield
     except TrainingInterrupted as stop:
         command = ["equinet", "train", str(stop.out / "config.toml"), "--out", str(stop.out), "--resume"]
-        _show("\n", f"{stop}. To go on: {shlex.join(command)}", "yellow")
+        remedy = f"To go on: {shlex.join(command)}" if stop.has_state else "To start again: the same command"
+        _show("\n", f"{stop}. {remedy}", "yellow")
         raise typer.Exit(128 + stop.signal) from None
     except RunInterrupted as stop:
         _show("\n", in_flags(str(stop), options), "yellow")

@@ -35,12 +35,13 @@ class GentleInterrupt:
 
     Args:
         announce: Called at the first signal, to tell the user that it was heard.
+        waits: False to begin as after :meth:`stop_at_once`.
     """
 
-    def __init__(self, announce: Callable[[], None]) -> None:
+    def __init__(self, announce: Callable[[], None], *, waits: bool = True) -> None:
         self.requested: int | None = None
         self._announce = announce
-        self._waits = True
+        self._waits = waits
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> GentleInterrupt:
@@ -65,6 +66,10 @@ class GentleInterrupt:
             return
         self.requested = number
         self._announce()
+
+    def wait_for_checks(self) -> None:
+        """From here on signals wait for :meth:`check`, as something is under way that must be saved as a whole."""
+        self._waits = True
 
     def stop_at_once(self) -> None:
         """From here on signals raise wherever they come, as all that must be whole is on the disk.

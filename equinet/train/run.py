@@ -46,9 +46,14 @@ class Interrupted(Exception):
     """Training was stopped by Ctrl-C or another signal; the message says where the state is.
 
     Attributes:
-        out: Folder of the run, which ``run(config, out, resume=True)`` continues.
+        out: Folder of the run.
         signal: Number of the signal.
     """
+
+    @property
+    def has_state(self) -> bool:
+        """True if ``run(config, out, resume=True)`` continues the run; False if it must begin anew."""
+        return (self.out / STATE).exists()
 
     def __init__(self, message: str, out: Path, signal: int) -> None:
         super().__init__(message)
@@ -103,7 +108,7 @@ def run(config: RunConfig, out: Path, *, resume: bool = False, reporter: RunRepo
         NotADirectoryError: If ``out`` or a folder above it is a file.
         FileExistsError: If ``out`` already holds a run and ``resume`` is False, so that nothing is overwritten.
         InUseError: If another process works in ``out``; names it.
-        Interrupted: After Ctrl-C, SIGTERM, SIGHUP or SIGUSR1, when the state has been saved.
+        Interrupted: After Ctrl-C, SIGTERM, SIGHUP or SIGUSR1, when the state has been saved; before the first step at once.
         BackendMismatchError: If the potential differs from its reference form on a few atoms of the training frames.
         ValueError, MemoryError, FloatingPointError: With file, frame and remedy.
     """
@@ -111,25 +116,35 @@ def run(config: RunConfig, out: Path, *, resume: bool = False, reporter: RunRepo
     out = Path(out)
     _require_folder(out)
     with ExitStack() as held:
-        if there := out.is_dir():  # so that a mistake is told before the data are read
-            held.enter_context(_claim(out, resume))
-        else:
-            _refuse_to_overwrite(out, resume)
-        reporter.say(Text("reading frames and finding neighbours …", "faint"))
-        parts = assemble(config)
-        if not there:
-            make_folder(out)
-            held.enter_context(_claim(out, resume))
-        if resume:
-            parts.state.restore(out / STATE, parts.identity)
-        require_backend_match(parts.potential, _one_with_edges(parts.graphs["train"]))
-        for block in describe(parts):
-            reporter.say(block)
-        with GentleInterrupt(reporter.stopping) as interrupt:
-            _begin(out, parts)
-            _train(out, parts, reporter, interrupt)
-            found = _conclude(out, parts, reporter, interrupt)
+        interrupt = held.enter_context(GentleInterrupt(reporter.stopping, waits=False))
+        try:
+            parts = _prepare(config, out, resume, reporter, held)
+        except KeyboardInterrupt as stop:
+            raise Interrupted("stopped before the first step; nothing is lost", out, signal_of(stop)) from None
+        interrupt.wait_for_checks()
+        _begin(out, parts)
+        _train(out, parts, reporter, interrupt)
+        found = _conclude(out, parts, reporter, interrupt)
     return Result(out, parts.potential, found, parts.state)
+
+
+def _prepare(config: RunConfig, out: Path, resume: bool, reporter: RunReporter, held: ExitStack) -> Parts:
+    """Everything before the first step; the folder is held for this run until ``held`` is closed."""
+    if there := out.is_dir():  # so that a mistake is told before the data are read
+        held.enter_context(_claim(out, resume))
+    else:
+        _refuse_to_overwrite(out, resume)
+    reporter.say(Text("reading frames and finding neighbours …", "faint"))
+    parts = assemble(config)
+    if not there:
+        make_folder(out)
+        held.enter_context(_claim(out, resume))
+    if resume:
+        parts.state.restore(out / STATE, parts.identity)
+    require_backend_match(parts.potential, _one_with_edges(parts.graphs["train"]))
+    for block in describe(parts):
+        reporter.say(block)
+    return parts
 
 
 @contextmanager

@@ -299,6 +299,16 @@ def test_a_stopped_run_exits_like_a_shell_and_says_how_to_go_on(project, tmp_pat
     assert f"equinet train {out}/config.toml --out {out} --resume" in unstyled(result.stderr)
 
 
+def test_a_run_stopped_while_it_reads_its_frames_says_that_there_is_nothing_to_go_on_with(
+    project, tmp_path, monkeypatch
+):
+    run_module = sys.modules["equinet.train.run"]  # `equinet.train.run` is the function
+    monkeypatch.setattr(run_module, "assemble", lambda config: signal.raise_signal(signal.SIGTERM))
+    result = call("train", project / "tiny.toml", "--out", tmp_path / "out")
+    assert result.exit_code == 143
+    assert "stopped before the first step; nothing is lost. To start again: the same command" in unstyled(result.stderr)
+
+
 def test_a_bug_of_ours_keeps_its_traceback(project, tmp_path, monkeypatch):
     def fault(*_, **__):
         raise KeyError("not the user's fault")

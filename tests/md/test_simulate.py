@@ -619,7 +619,8 @@ def test_restart_files_that_killed_processes_left_half_written_are_cleared_away(
     out = tmp_path / name
     simulate(crystal, springs, steps=10, out=out, **NVT)
     others = tmp_path / "other.traj.restart.1-2.partial"
-    for path in (RunFiles(out).restart.with_name(f"{name}.restart.12-3.partial"), others):
+    picture = out.with_name(f"{out.stem}.png.12-3.partial")
+    for path in (RunFiles(out).restart.with_name(f"{name}.restart.12-3.partial"), picture, others):
         path.write_text("half")
     simulate(crystal, springs, steps=20, out=out, resume=True, **NVT)
     assert list(tmp_path.glob("*.partial")) == [others]

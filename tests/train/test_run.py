@@ -477,6 +477,23 @@ def test_a_run_stopped_by_a_scheduler_goes_on_to_the_very_same_model(number, mak
     assert records_of(tmp_path / "parts") == records_of(whole.out)
 
 
+@pytest.mark.parametrize("number", SIGNALS, ids=[each.name for each in SIGNALS])
+def test_a_signal_before_the_first_step_stops_at_once_and_changes_nothing(
+    number, make_config, finished, tmp_path, monkeypatch
+):
+    before = signal.getsignal(number)
+    shutil.copytree(finished.out, tmp_path / "begun")
+    state = (tmp_path / "begun" / "state.safetensors").read_bytes()
+    monkeypatch.setattr(run_module, "assemble", lambda config: signal.raise_signal(number))
+    for name, there in (("new", False), ("begun", True)):
+        with pytest.raises(Interrupted, match="stopped before the first step; nothing is lost") as stopped:
+            run(make_config(epochs=1), tmp_path / name, resume=there)
+        assert (stopped.value.signal, stopped.value.has_state) == (number, there)
+    assert signal.getsignal(number) is before
+    assert not (tmp_path / "new").exists()
+    assert (tmp_path / "begun" / "state.safetensors").read_bytes() == state
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("moment", ["plot_history", "save_potential"])
 def test_a_run_stopped_while_testing_says_so_and_goes_on(moment, number, make_config, finished, tmp_path, monkeypatch):

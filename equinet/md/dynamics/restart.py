@@ -176,8 +176,9 @@ class RunFiles:
         _cut_bytes(self.log, log_bytes)
 
     def remove_leftovers(self) -> None:
-        """Remove restart files that killed processes left half written."""
-        remove_leftovers(self.restart.parent, glob.escape(self.restart.name))
+        """Remove restart files, and pictures beside them, that killed processes left half written."""
+        for path in (self.restart, self.trajectory.with_suffix(".png")):
+            remove_leftovers(path.parent, glob.escape(path.name))
 
     def save_state(self, state: State) -> None:
         """Replace the restart file, all or nothing, once the frames that it counts are on the disk."""
