@@ -55,7 +55,7 @@ def fit_to_composition(
     counts, energies, root = counts[used], energies[used], np.sqrt(weights[used])
     solution, _, rank, _ = np.linalg.lstsq(root[:, None] * counts, root * energies, rcond=None)
     if rank == counts.shape[1]:
-        return solution
+        return np.asarray(solution)
     sizes = counts.sum(axis=1)
     same = float((root**2 * sizes) @ energies / ((root**2 * sizes) @ sizes))
     rest = np.linalg.lstsq(root[:, None] * counts, root * (energies - same * sizes), rcond=None)[0]

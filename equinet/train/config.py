@@ -80,8 +80,8 @@ class DataConfig(BaseModel):
     allow_missing: Truth | list[Annotated[str, AfterValidator(_property)]] = False
     """Accept frames that lack a weighted label as long as others have it; or only for some labels, ["stress"]."""
 
-    def label_keys(self) -> LabelKeys:
-        """Names of all labels in the files."""
+    def label_keys(self, optional: Sequence[str] = ()) -> LabelKeys:
+        """Names, units and weights of all labels in the files; ``optional``: properties that nothing is trained on."""
         own = {name: getattr(self, f"{name}_key") for name in BUILT_IN}
         return LabelKeys(
             weight=self.weight_key,
@@ -90,6 +90,7 @@ class DataConfig(BaseModel):
             type_weights=self.config_type_weights,
             units=Units(**self.units),
             stress_sign=self.stress_sign,
+            optional=optional,
             **own,
             **self.keys,
         )
