@@ -93,6 +93,11 @@ def prepare(config: RunConfig) -> Prepared:
     statistics = measure(
         parts["train"], isolated, graphs["train"], e0s=data.e0s, per_element=data.scale_shift == "per_element"
     )
+    if statistics.scale_origin == "forces all zero" and "forces" in loss.terms:
+        raise ValueError(
+            "all training forces are zero, and the loss gives them a weight. Where they are so by symmetry, as in curves of energy against volume, "
+            "set `train.forces_weight = 0`, and the energies are trained on; else check `data.forces_key`"
+        )
     notices = (*second_labels(everything, keys), *left_out(everything, keys))
     return Prepared(graphs, statistics, len(isolated), notices, _digest([*parts.values(), isolated]))
 
