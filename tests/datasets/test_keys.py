@@ -81,7 +81,7 @@ def test_a_virial_without_volume_must_be_zero() -> None:
 def test_a_virial_that_is_not_symmetric_or_absurd_is_refused_by_its_own_name() -> None:
     with pytest.raises(ValueError, match="`virials` is not symmetric"):
         find_labels(frame(virials=24 * np.triu(STRESS)), LabelKeys(virial="virials"))
-    with pytest.raises(ValueError, match="`virials` has .* eV/Å³; labels of more than 1000"):
+    with pytest.raises(ValueError, match=r"`virials` has .* eV/Å³; labels of more than 1000"):
         find_labels(frame(virials=1e6 * VOIGT), LabelKeys(virial="virials"))
 
 
