@@ -73,6 +73,8 @@ def _complaint(name: str, without: Sequence[Atoms], count: int, keys: LabelKeys)
         remedy = f'set `data.allow_missing = true`, or `data.allow_missing = ["{name}"]` for this label alone'
     asked = keys.of(name)
     called = f"`{name}`" if asked == name else f"`{asked}` ({name})"
+    if name == "stress" and keys.virial:
+        called += f" and no `{keys.virial}`"
     return (
         f"{len(without)} of {count} frames have no label {called}, first {source(without[0])}; the loss gives it a "
         f"weight. The frame holds: {there}. If the label has another name there, set `{key}`; otherwise {remedy}{found}"

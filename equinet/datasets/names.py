@@ -109,6 +109,12 @@ def other_weights(frames: Sequence[Atoms], keys: LabelKeys) -> str | None:
 
     Raising them is left to the caller. Weights that are all 1 change nothing.
     """
+    if keys.weight not in ("weight", ""):
+        asked = {keys.weight, *map(keys.weight_of, PROPERTIES)}
+        if frames and not any(asked & atoms.info.keys() for atoms in frames):
+            return (
+                f"`data.weight_key` is {keys.weight!r}, and no frame carries it; leave the key out, or correct the name"
+            )
     if keys.weight != "weight":
         return None
     for key in ("config_weight", *(f"config_{name}_weight" for name in PROPERTIES)):

@@ -153,6 +153,8 @@ def test_weights_of_mace_that_nobody_asked_for_are_complained_of() -> None:
     assert 'set `data.weight_key = "config_weight"`' in complaint
     assert other_weights(frames[:2], KEYS) is None
     assert other_weights(frames, LabelKeys(weight="config_weight")) is None
+    assert other_weights(frames, LabelKeys(weight="")) is None
+    assert "`data.weight_key` is 'w', and no frame carries it" in str(other_weights(frames, LabelKeys(weight="w")))
     term = other_weights([labelled(frame(energy=1.0, config_forces_weight="2"))], KEYS)
     assert term is not None
     assert "`config_forces_weight` (2)" in term
@@ -191,6 +193,12 @@ def test_the_error_of_a_missing_label_lists_what_is_there_and_the_setting_that_t
         match=r"no label `dft_stress` \(stress\).*set `data\.stress_key = \"stress\"` or `data\.virial_key = \"REF_virial\"`$",
     ):
         require_labels(frames, ["stress"], allow_missing=False, keys=LabelKeys(stress="dft_stress"))
+
+
+def test_a_virial_that_is_not_there_is_named_with_the_stress() -> None:
+    keys = LabelKeys(virial="W")
+    with pytest.raises(ValueError, match="no label `stress` and no `W`, first"):
+        require_labels([labelled(frame(energy=1.0), keys)], ["stress"], allow_missing=False, keys=keys)
 
 
 def test_labels_may_be_missing_one_by_one() -> None:
