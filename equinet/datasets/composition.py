@@ -27,7 +27,9 @@ class UndeterminedReferences(UserWarning):
 
 def composition(frames: Sequence[Atoms], elements: Sequence[int]) -> NDArray[np.float64]:
     """Number of atoms of each element in each frame, ``(frames, elements)``."""
-    return np.array([[np.count_nonzero(atoms.numbers == z) for z in elements] for atoms in frames], dtype=np.float64)
+    chosen = list(elements)
+    counts = [np.bincount(atoms.numbers, minlength=len(chemical_symbols))[chosen] for atoms in frames]
+    return np.array(counts, dtype=np.float64).reshape(len(frames), len(chosen))
 
 
 def fit_to_composition(

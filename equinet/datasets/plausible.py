@@ -56,7 +56,7 @@ def implausible(frames: Sequence[Atoms]) -> list[Implausible]:
     Args:
         frames: Frames of one set, without isolated atoms, whose labels are raw results of their calculators. Frames of weight 0 are left out.
     """
-    return [*_force_outliers(frames), *_energy_outliers(frames)]
+    return [*force_outliers(frames), *energy_outliers(frames)]
 
 
 def require_plausible(frames: Sequence[Atoms], accept: Collection[str] = ()) -> list[Implausible]:
@@ -80,7 +80,7 @@ def require_plausible(frames: Sequence[Atoms], accept: Collection[str] = ()) -> 
     return found
 
 
-def _force_outliers(frames: Sequence[Atoms]) -> list[Implausible]:
+def force_outliers(frames: Sequence[Atoms]) -> list[Implausible]:
     """Frames with a force out of all proportion; one such force decides the scale of a model, which never recovers."""
     with_forces = [
         (atoms, atoms.calc.results["forces"])
@@ -102,7 +102,8 @@ def _force_outliers(frames: Sequence[Atoms]) -> list[Implausible]:
     ]
 
 
-def _energy_outliers(frames: Sequence[Atoms]) -> list[Implausible]:
+def energy_outliers(frames: Sequence[Atoms]) -> list[Implausible]:
+    """Frames whose energy is out of all proportion to that of their composition in the other frames."""
     with_energy = [atoms for atoms in frames if "energy" in atoms.calc.results and weight_of(atoms, "energy") > 0]
     if not with_energy:
         return []

@@ -14,7 +14,7 @@ from equinet.graph.atomic_graph import AtomicGraph
 
 from .composition import FAR_FROM_FIT, SPREADS, composition, deviations, fit_to_composition, spanning_compositions
 from .frames import find_labels, require_elements, source, weight_of, with_labels
-from .plausible import ABSURD_E0S, FORCE_OUTLIER, absurd_references, implausible, without_tail
+from .plausible import ABSURD_E0S, FORCE_OUTLIER, absurd_references, force_outliers, without_tail
 
 LEAST_SQUARES = "least squares over the training energies"
 SMALLEST_SCALE = 1e-3  # eV
@@ -66,7 +66,7 @@ class _Energies:
     def of(cls, frames: Sequence[Atoms], elements: Sequence[int]) -> _Energies:
         taken = [atoms for atoms in frames if "energy" in atoms.calc.results and weight_of(atoms, "energy") > 0]
         return cls(
-            composition(taken, elements).reshape(len(taken), len(elements)),
+            composition(taken, elements),
             np.array([atoms.calc.results["energy"] for atoms in taken], dtype=np.float64),
             np.array([weight_of(atoms, "energy") for atoms in taken], dtype=np.float64),
         )
@@ -172,8 +172,8 @@ def measure(
     for atoms in (*frames, *isolated):
         require_elements(atoms)
     frames, isolated = ([with_labels(atoms, find_labels(atoms)) for atoms in part] for part in (frames, isolated))
-    for fault in implausible(frames):
-        if fault.name == FORCE_OUTLIER and fault.name not in accept:
+    if FORCE_OUTLIER not in accept:
+        for fault in force_outliers(frames):
             raise ValueError(f"{source(fault.atoms)}: {fault.reason}")
     elements = tuple(sorted({int(z) for atoms in frames for z in atoms.numbers}))
     neighbors = _neighbors(frames, graphs)

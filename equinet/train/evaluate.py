@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 
 from equinet.checkpoint import load_potential
-from equinet.datasets import GraphLoader, LabelKeys, find_labels, read_frames, source, to_graphs
+from equinet.datasets import GraphLoader, LabelKeys, read_frames, source, to_graphs
 from equinet.datasets.composition import warn_if_undetermined
 from equinet.datasets.names import offered
 from equinet.datasets.properties import BUILT_IN
@@ -69,7 +69,7 @@ def evaluate_file(
             f"{data}: no frame has a label called {names}; if they have other names, say so with {arguments} (of `keys`){found}"
         )
     warn_if_undetermined(frames, potential.references)
-    if weightless := sum(find_labels(atoms).weight == 0 for atoms in frames):
+    if weightless := sum(atoms.info["weight"] == 0 for atoms in frames):
         tell(f"{weightless} of {len(frames)} frames have weight 0 and count in no error")
     graphs = to_graphs(frames, potential.cutoff, potential.elements)
     loader = GraphLoader(graphs, batch_size)

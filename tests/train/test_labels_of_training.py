@@ -197,8 +197,9 @@ def test_labels_are_counted_before_the_first_step(copper, config) -> None:
         del atoms.calc.results["energy"]
     said = lines(config(frames, allow_missing=["energy"]))
     assert "labels      train: energy 7 of 10, forces 10, stress 10\n" in said
+    frames[8].info["forces_weight"] = 2.5
     frames[9].info["weight"] = 0
-    assert "energy 6 of 10, forces 9 of 10, stress 9 of 10; 1 of weight 0, left out" in lines(
+    assert "energy 6 of 10, forces 9 of 10, stress 9 of 10; 1 of weight 0, left out; weights 1 to 2.5" in lines(
         config(frames, allow_missing=["energy"])
     )
 
