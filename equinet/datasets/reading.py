@@ -20,7 +20,8 @@ from ase.io.formats import filetype
 from equinet.graph.elements import no_element
 from equinet.quotes import shortened
 
-from .frames import OWN_NAMES, SOURCE, LabelKeys, labelled, not_finite
+from .frames import SOURCE, labelled, not_finite
+from .keys import OWN_NAMES, LabelKeys
 
 WIDTHS = re.compile(r":[A-Za-z]:(\d+)")  # of columns, in the `Properties` of extended XYZ
 STRESS_AS_WRITTEN = "equinet_stress_as_written"  # in atoms.info while a file is read
@@ -33,7 +34,7 @@ def read_frames(
     """Read every frame of one or several files (extended XYZ, also gzipped, or anything ASE reads).
 
     The labels end up, checked, as raw results of a ``SinglePointCalculator`` under ASE's own names, whatever they are
-    called in the file; :func:`labels_of` gives them back.
+    called in the file; :func:`find_labels` gives them back.
 
     Args:
         paths: File or files.

@@ -5,14 +5,17 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+import numpy as np
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import PydanticKnownError
 
-from equinet.datasets import LabelKeys
+from equinet.datasets import LabelKeys, Units
 from equinet.datasets.properties import BUILT_IN, property_named
 from equinet.models import AnyModelConfig, MACEConfig, model_class
 from equinet.models.base import LONGEST_REASON, Real, Truth, Whole, problems
@@ -32,6 +35,19 @@ def _registered(name: str) -> str:
     return property_named(name).name
 
 
+def _known_units(units: dict[str, str]) -> dict[str, str]:
+    Units(**units)
+    return units
+
+
+def _truth_or_properties(value: Any) -> bool | list[str]:
+    if isinstance(value, (list, tuple)):
+        return [property_named(str(name)).name for name in value]
+    if not isinstance(value, (bool, np.bool_)):
+        raise PydanticKnownError("bool_type")
+    return bool(value)
+
+
 class DataConfig(BaseModel):
     """Files of frames and the names of their labels."""
 
@@ -48,22 +64,42 @@ class DataConfig(BaseModel):
     scale_shift: Literal["global", "per_element"] = "global"
     """One energy scale and shift for all atoms, or one for each element."""
     energy_key: str = "energy"
-    """Name of the total energy (eV) in the files."""
+    """Name of the total energy in the files."""
     forces_key: str = "forces"
-    """Name of the forces (eV/Å) in the files."""
+    """Name of the forces in the files."""
     stress_key: str = "stress"
-    """Name of the stress (eV/Å³, tension positive) in the files."""
+    """Name of the stress in the files, six numbers xx yy zz yz xz xy or nine."""
+    stress_sign: Literal["tension", "compression"] = "tension"
+    """Sign of the stress in the files: a positive one pulls the cell together (ASE, equinet), or is a pressure (VASP)."""
+    virial_key: str = ""
+    """Name of a virial W in the files, in the unit of energy; the stress is -W / volume. Empty if there is none."""
+    units: Annotated[dict[Literal["energy", "length", "forces", "stress"], str], AfterValidator(_known_units)] = {}
+    """Units in the files, { energy = "Hartree", length = "Bohr" }; by default eV and Ang, forces and stress those of energy and length."""
     weight_key: str = "weight"
-    """Name of a frame's weight in the loss; 1 where a frame has none."""
+    """Name of a frame's weight in the loss; 1 where a frame has none. "config_weight" takes MACE's, and "" counts all frames alike."""
+    config_type_key: str = "config_type"
+    """Name of a frame's kind in the files, a word."""
+    config_type_weights: dict[str, Annotated[Real, Field(ge=0, le=1e6)]] = {}
+    """Factors of the weights of frames by their kind, { AIMD = 1.0, dimer = 0.1 }; "Default" is that of frames without a kind."""
     keys: dict[Annotated[str, AfterValidator(_registered)], str] = {}
     """Names of further registered properties in the files, { dipole = "dipole_dft" }; by default their own."""
-    allow_missing: Truth = False
-    """Accept frames that lack a weighted label as long as others have it."""
+    allow_missing: Annotated[bool | list[str], BeforeValidator(_truth_or_properties)] = False
+    """Accept frames that lack a weighted label as long as others have it; or only for some labels, ["stress"]."""
 
-    def label_keys(self) -> LabelKeys:
-        """Names of all labels in the files."""
+    def label_keys(self, optional: Sequence[str] = ()) -> LabelKeys:
+        """Names, units and weights of all labels in the files; ``optional``: properties that nothing is trained on."""
         own = {name: getattr(self, f"{name}_key") for name in BUILT_IN}
-        return LabelKeys(weight=self.weight_key, **own, **self.keys)
+        return LabelKeys(
+            weight=self.weight_key,
+            virial=self.virial_key,
+            config_type=self.config_type_key,
+            type_weights=self.config_type_weights,
+            units=Units(**self.units),
+            stress_sign=self.stress_sign,
+            optional=optional,
+            **own,
+            **self.keys,
+        )
 
 
 class TrainConfig(BaseModel):
@@ -257,7 +293,11 @@ def _toml(value: Any) -> str:
     if isinstance(value, str):
         return json.dumps(value, ensure_ascii=False)  # a TOML basic string has JSON's escapes
     if isinstance(value, Mapping):
-        return "{ " + ", ".join(f"{key} = {_toml(item)}" for key, item in value.items()) + " }"
+        return "{ " + ", ".join(f"{_toml_key(key)} = {_toml(item)}" for key, item in value.items()) + " }"
     if isinstance(value, (list, tuple)):
         return "[" + ", ".join(map(_toml, value)) + "]"
     return repr(value)
+
+
+def _toml_key(key: str) -> str:
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else json.dumps(key, ensure_ascii=False)

@@ -9,7 +9,9 @@ from collections.abc import Callable
 import torch
 
 from equinet.checkpoint import load_potential
-from equinet.datasets import GraphLoader, LabelKeys, read_frames, to_graphs
+from equinet.datasets import GraphLoader, LabelKeys, read_frames, source, to_graphs
+from equinet.datasets.composition import warn_if_undetermined
+from equinet.datasets.names import offered
 from equinet.datasets.properties import BUILT_IN
 from equinet.ops.devices import choose_device
 from equinet.ops.precision import Precision, matmul_precision, require_available
@@ -59,9 +61,16 @@ def evaluate_file(
     if not any(atoms.calc.results for atoms in frames):
         *others, last = (f"`{keys.of(name)}`" for name in BUILT_IN)
         names, arguments = f"{', '.join(others)} or {last}", ", ".join(f"`{name}_key`" for name in BUILT_IN)
-        raise ValueError(
-            f"{data}: no frame has a label called {names}; if they have other names, say so with {arguments} (of `keys`)"
+        settings = [each.removeprefix("data.") for name in BUILT_IN for each in offered(frames[0], name, keys)]
+        found = (
+            f"; {source(frames[0])} looks as if it needed {', '.join(map(_as_argument, settings))}" if settings else ""
         )
+        raise ValueError(
+            f"{data}: no frame has a label called {names}; if they have other names, say so with {arguments} (of `keys`){found}"
+        )
+    warn_if_undetermined(frames, potential.references)
+    if weightless := sum(atoms.info["weight"] == 0 for atoms in frames):
+        tell(f"{weightless} of {len(frames)} frames have weight 0 and count in no error")
     graphs = to_graphs(frames, potential.cutoff, potential.elements)
     loader = GraphLoader(graphs, batch_size)
     stress = any("stress" in atoms.calc.results for atoms in frames)
@@ -74,3 +83,9 @@ def evaluate_file(
             tell(f"matrix products in {matmul}: {rounding(potential, exact, first)}, on the first frame")
         predictions = predict(potential, loader, stress=stress, advance=lambda: advance(next(done), len(loader)))
     return predictions, errors(predictions)
+
+
+def _as_argument(setting: str) -> str:
+    """``energy_key = "REF_energy"`` as it is typed after a command."""
+    argument, _, name = setting.partition(" = ")
+    return f"`{argument}` {name}"

@@ -15,7 +15,7 @@ from child import Wrong
 from models import ELEMENTS, small_potential
 
 from equinet.datasets import read_frames, to_graphs
-from equinet.datasets.frames import has_volume, labels_of
+from equinet.datasets.frames import find_labels, has_volume
 
 SYMBOLS = {"H": 1, "C": 6, "O": 8}
 ODD_NUMBERS = (
@@ -135,7 +135,7 @@ class Frame:
 
     def require(self, atoms: Atoms) -> None:
         """The structure that was read has the numbers of these tokens."""
-        labels = labels_of(atoms)
+        labels = find_labels(atoms)
         _require_equal("the symbols", atoms.numbers, [SYMBOLS[row[0]] for row in self.rows])
         _require_equal("the positions", atoms.positions, [list(map(float, row[1:4])) for row in self.rows])
         _require_equal("the forces", labels.get("forces"), [list(map(float, row[4:7])) for row in self.rows])
@@ -312,7 +312,7 @@ def _require_usual(read: list[Atoms]) -> None:
             raise Wrong("positions or cell that are not finite are read without a word")
         if len(atoms) == 0:
             raise Wrong("a frame without atoms is read without a word")
-        labels = labels_of(atoms)
+        labels = find_labels(atoms)
         if not all(np.isfinite(value).all() for value in labels.values()) or not math.isfinite(labels.weight):
             raise Wrong("labels that are not finite are read without a word")
 
