@@ -21,6 +21,7 @@ from .required import require_units, said_units, with_units
 from .streams import name_inside, unpacked
 
 AT_ONCE = 1000  # rows in memory
+MAGIC = (0xBEEFC0DE).to_bytes(4, "little")  # behind the head of the first page of an LMDB file
 UNIT_OF, UNIT_OF_LENGTH = "_property_unit_dict", "_distance_unit"  # in the metadata of SchNetPack
 
 
@@ -36,6 +37,7 @@ def read_database(path: Path, keys: LabelKeys) -> Iterator[tuple[Atoms, LabelKey
     try:
         with unpacked(path) as plain:
             if is_lmdb:
+                _require_lmdb(plain, path)
                 database = ase.db.connect(str(plain), type="aselmdb", readonly=True, use_lock_file=False)
                 rows = database.select()
             else:
@@ -48,6 +50,12 @@ def read_database(path: Path, keys: LabelKeys) -> Iterator[tuple[Atoms, LabelKey
         raise ValueError(
             f"{path} cannot be read as a database of ASE: {type(error).__name__}: {shortened(str(error), 200)}"
         ) from error
+
+
+def _require_lmdb(plain: Path, path: Path) -> None:
+    with plain.open("rb") as file:
+        if file.read(20)[16:] != MAGIC:
+            raise ValueError(f"{path} is no LMDB file; was it cut short or renamed? Fetch it again")
 
 
 def _in_parts(database: Any) -> Iterator[Any]:

@@ -80,7 +80,10 @@ def _items(text: str) -> Iterator[tuple[str, str]]:
         at = _past_blanks(text, equals + 1)
         if at == len(text) or (at > equals + 1 and re.match(r"[^\s\"'{}\[\]]*=", text[at:])):
             raise BadItem(f"`{shortened(key)}` has no value; give it one, or remove the key with its `=`", begin)
+        enclosed = text[at] in CLOSING
         value, at = _word(text, at)
+        if key.lower() == "lattice" and not enclosed:
+            raise BadItem('`Lattice` must be nine numbers in quotes: Lattice="ax ay az bx by bz cx cy cz"', begin)
         if key.lower() == "pbc" and value in LOGICALS and (rest := MORE_TRUTHS.match(text, at)):
             value, at = f"{value} {rest[1]} {rest[2]}", rest.end()
         yield key, value

@@ -10,7 +10,7 @@ from typing import Any
 
 import ase.io
 from ase import Atoms
-from ase.io.formats import UnknownFileTypeError, filetype
+from ase.io.formats import UnknownFileTypeError, filetype, ioformats
 
 from equinet.datasets.keys import LabelKeys
 from equinet.quotes import shortened
@@ -52,7 +52,9 @@ def _format(plain: Path, path: Path) -> str:
     if plain.stat().st_size == 0:
         raise ValueError(f"{path} holds no frames: it is empty")
     try:
-        return str(filetype(str(plain)))
+        form = str(filetype(str(plain)))
+        if form in ioformats and ioformats[form].can_read:
+            return form
     except UnknownFileTypeError:
         pass
     except Exception as error:  # any byte may stand there

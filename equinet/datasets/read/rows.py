@@ -104,7 +104,7 @@ class Rows:
         for column, values in zip(self.columns.properties, self._values):
             mine = words[at : at + column.width]
             try:
-                values += map(float, mine) if plain and column.kind == REAL else map(CONVERT[column.kind], mine)
+                values += list(map(float if plain and column.kind == REAL else CONVERT[column.kind], mine))
             except ValueError:
                 values += self._one_by_one(column, text, at, place)
             at += column.width

@@ -100,6 +100,13 @@ class Window:
         self.data, self.at = self.data[self.at :] + new, 0
         return bool(new)
 
+    def is_over(self) -> bool:
+        """True if nothing is left but blanks."""
+        while not self.data[self.at :].strip():
+            if not self.more():
+                return True
+        return False
+
     def whole_lines(self) -> int:
         """Where the last whole line in memory ends; ``at`` if there is none."""
         return max(self.data.rfind(b"\n", self.at) + 1, self.at)

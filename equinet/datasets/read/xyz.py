@@ -97,7 +97,12 @@ def _by_python(window: Window, path: Path, number: int) -> tuple[Frame, Columns]
             raise place.error(
                 f"the frame announces {count} atoms, and only {rows.count} lines follow; was the file cut short? Fetch it again, or correct the number"
             )
-        rows.add(row, place.at(line=window.line - 1))
+        try:
+            rows.add(row, place.at(line=window.line - 1))
+        except ValueError as error:
+            if window.is_over():
+                raise ValueError(f"{error}. The file ends there: was it cut short? Fetch it again") from None
+            raise
     arrays: Arrays = rows.arrays(place.at(line=(place.line or 0) + 2))
     with_isotopes(arrays, arrays["numbers"])
     return Frame(
