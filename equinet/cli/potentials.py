@@ -69,6 +69,10 @@ def evaluate(
     forces_key: Annotated[str, typer.Option(help="Name of the forces in the file.")] = "forces",
     stress_key: Annotated[str, typer.Option(help="Name of the stress in the file.")] = "stress",
     virial_key: Annotated[str, typer.Option(help="Name of a virial in the file; the stress is -virial/volume.")] = "",
+    stress_sign: Annotated[
+        Literal["tension", "compression"], typer.Option(help="Sign of the stress in the file; VASP's is compression.")
+    ] = "tension",
+    weight_key: Annotated[str, typer.Option(help="Name of a frame's weight; only weight 0 matters.")] = "weight",
     units: Annotated[
         str, typer.Option(metavar="NAME=UNIT,...", help="Units in the file, e.g. energy=Hartree,length=Bohr.")
     ] = "",
@@ -85,7 +89,13 @@ def evaluate(
     from equinet.train.report.tables import error_table
 
     keys = LabelKeys(
-        energy=energy_key, forces=forces_key, stress=stress_key, virial=virial_key, units=units_from_text(units)
+        energy=energy_key,
+        forces=forces_key,
+        stress=stress_key,
+        virial=virial_key,
+        stress_sign=stress_sign,
+        weight=weight_key,
+        units=units_from_text(units),
     )
     with progress(console, "batches") as move:
         predictions, found = evaluate_file(

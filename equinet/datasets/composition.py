@@ -16,6 +16,7 @@ from .frames import source
 
 FEWEST = 5  # frames among which one can be told from the others
 STEPS = 30  # of the iteration for the smallest sum of absolute residuals; it needs about ten
+CONVERGED = 1e-6  # eV/atom
 SPREADS = 25.0  # robust standard deviations; a normal distribution ends at 6, sets of compressed frames at 20
 FAR_FROM_FIT = 5.0  # eV/atom beyond which an outlier does not take part in a fit
 
@@ -55,7 +56,7 @@ def fit_to_composition(
     counts, energies, root = counts[used], energies[used], np.sqrt(weights[used])
     solution, _, rank, _ = np.linalg.lstsq(root[:, None] * counts, root * energies, rcond=None)
     if rank == counts.shape[1]:
-        return solution
+        return np.asarray(solution)
     sizes = counts.sum(axis=1)
     same = float((root**2 * sizes) @ energies / ((root**2 * sizes) @ sizes))
     rest = np.linalg.lstsq(root[:, None] * counts, root * (energies - same * sizes), rcond=None)[0]
@@ -92,15 +93,19 @@ def deviations(
         # Residuals far below the typical one count alike, or the iteration would stay where one frame fits exactly.
         floor = max(1e-3 * _weighted_median(np.abs(residual), weights), 1e-9)
         pull = (weights / np.maximum(np.abs(residual), floor))[:, None] * rows
-        residual = values - rows @ np.linalg.lstsq(pull.T @ rows, pull.T @ values, rcond=1e-12)[0]
+        before, residual = residual, values - rows @ np.linalg.lstsq(pull.T @ rows, pull.T @ values, rcond=1e-12)[0]
+        if np.abs(residual - before).max() < CONVERGED:
+            break
     away = residual - _weighted_median(residual, weights)
     return away, 1.4826 * _weighted_median(np.abs(away), weights)
 
 
 def _weighted_median(values: NDArray[np.float64], weights: NDArray[np.float64]) -> float:
     """Number below which half of the weight lies; of an even number of equal weights the mean of the two in the middle."""
+    values, weights = values[weights > 0], weights[weights > 0]
+    if (weights == weights[0]).all():
+        return float(np.median(values))  # without sorting
     order = np.argsort(values, kind="stable")
-    order = order[weights[order] > 0]
     reached = np.cumsum(weights[order]) / weights[order].sum()
     low, high = (int(np.searchsorted(reached, 0.5 + side * 1e-12)) for side in (-1, 1))
     return float(values[order[low]] + values[order[min(high, len(order) - 1)]]) / 2

@@ -124,8 +124,11 @@ def find_labels(atoms: Atoms, keys: LabelKeys = OWN_NAMES) -> Labels:
             labels[row.name] = _full(atoms, key, value) if row.symmetric else value
     if keys.virial in found:
         _add_virial(atoms, keys, found, labels)
-    for name, value in labels.items():
+    for name, value in list(labels.items()):
         if reason := beyond_bounds(PROPERTIES[name], value, len(atoms)):
+            if name in keys.optional:
+                del labels[name]
+                continue
             key = keys.virial if name == "stress" and keys.of(name) not in found else keys.of(name)
             raise ValueError(f"{source(atoms)}: `{key}` {reason}")
         if (key := keys.weight_of(name)) in found and (weight := _one_weight(atoms, key, found)) != 1.0:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from types import MappingProxyType
 from typing import Literal
 
@@ -23,12 +23,14 @@ class LabelKeys:
         config_type: Kind of the frame, a word.
         type_weights: Factors of the weight by kind of frame; other kinds have 1.
         units: Units of positions, cells, energies, forces, stresses and virials.
+        optional: Properties whose labels are left out, and not refused, if they are larger than any can be: nothing is made of them.
         stress_sign: ``"tension"`` if a positive stress pulls the cell together, as everywhere in equinet and ASE; ``"compression"`` if it is
             a pressure, as VASP prints.
         keys: Names by property, see :mod:`equinet.datasets.properties`: ``energy``, ``forces``, ``stress`` (six numbers in Voigt order
             xx yy zz yz xz xy, or 3 x 3) and every registered one, which is in the unit of the table. "" for labels to ignore.
 
     Attributes:
+        weight, virial, config_type, optional: As given.
         units: As given.
         stress_sign: As given.
         type_weights: As given.
@@ -46,6 +48,7 @@ class LabelKeys:
         type_weights: Mapping[str, float] = MappingProxyType({}),
         units: Units = Units(),  # noqa: B008, frozen
         stress_sign: Literal["tension", "compression"] = "tension",
+        optional: Collection[str] = (),
         **keys: str,
     ) -> None:
         for name in keys:
@@ -59,6 +62,7 @@ class LabelKeys:
             )
         self.weight, self.virial, self.config_type = weight, virial, config_type
         self.type_weights, self.units, self.stress_sign = dict(type_weights), units, stress_sign
+        self.optional = tuple(optional)
         self._keys = keys
         self._none = False
 

@@ -63,17 +63,19 @@ def _loss_weight(name: str) -> str:
 
 
 def _complaint(name: str, without: Sequence[Atoms], count: int, keys: LabelKeys) -> str:
-    remedy = f"set `{_loss_weight(name)} = 0`" if len(without) == count else f'set `data.allow_missing = ["{name}"]`'
     there = ", ".join(sorted(held(without[0]))) or "nothing else"
-    settings = " or ".join(f"`{setting}`" for setting in offered(without[0], name, keys))
+    settings = [f"`{setting}`" for setting in offered(without[0], name, keys)]
+    found = f". It looks as if it were there: set {' or '.join(settings)}" if settings else ""
     key = f"data.{name}_key" if name in BUILT_IN else f"data.keys.{name}"
-    if settings:
-        found = f"It looks as if it were there under another name: set {settings}; otherwise {remedy}"
+    if len(without) == count:
+        remedy = f"set `{_loss_weight(name)} = 0`"
     else:
-        found = f"If the label has another name there, set `{key}`; otherwise {remedy}"
+        remedy = f'set `data.allow_missing = true`, or `data.allow_missing = ["{name}"]` for this label alone'
     asked = keys.of(name)
     called = f"`{name}`" if asked == name else f"`{asked}` ({name})"
+    if name == "stress" and keys.virial:
+        called += f" and no `{keys.virial}`"
     return (
         f"{len(without)} of {count} frames have no label {called}, first {source(without[0])}; the loss gives it a "
-        f"weight. The frame holds: {there}. {found}"
+        f"weight. The frame holds: {there}. If the label has another name there, set `{key}`; otherwise {remedy}{found}"
     )

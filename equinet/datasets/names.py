@@ -13,6 +13,7 @@ from ase import Atoms
 from .frames import NO_TYPE, SOURCE, source
 from .keys import LabelKeys
 from .properties import BUILT_IN, PROPERTIES
+from .tensors import SHAPES, voigt
 
 WORDS = {
     "energy": {"energy", "energies", "etot", "toten"},
@@ -63,7 +64,8 @@ def _fits(atoms: Atoms, key: str, value: Any) -> bool:
         array = np.asarray(value, dtype=np.float64)
     except (TypeError, ValueError):
         return False
-    shapes = {"energy": [()], "forces": [(len(atoms), 3)]}.get(label_named(key) or "", [(6,), (9,), (3, 3)])
+    by_name: dict[str | None, list[tuple[int, ...]]] = {"energy": [()], "forces": [(len(atoms), 3)]}
+    shapes = by_name.get(label_named(key), SHAPES)
     return not isinstance(value, (str, bool)) and array.shape in shapes
 
 
@@ -97,7 +99,7 @@ def _difference(atoms: Atoms, name: str, key: str, value: Any, keys: LabelKeys) 
     taken = np.asarray(atoms.calc.results[name])
     other = np.asarray(value, dtype=np.float64) * keys.factor(name)
     if other.shape != taken.shape:
-        other = other.ravel()[[0, 4, 8, 5, 2, 1]]
+        other = voigt(other)
     gap = float(np.abs(other - taken).max()) if taken.size else 0.0
     return gap if np.isfinite(gap) else 0.0
 
@@ -107,6 +109,12 @@ def other_weights(frames: Sequence[Atoms], keys: LabelKeys) -> str | None:
 
     Raising them is left to the caller. Weights that are all 1 change nothing.
     """
+    if keys.weight not in ("weight", ""):
+        asked = {keys.weight, *map(keys.weight_of, PROPERTIES)}
+        if frames and not any(asked & atoms.info.keys() for atoms in frames):
+            return (
+                f"`data.weight_key` is {keys.weight!r}, and no frame carries it; leave the key out, or correct the name"
+            )
     if keys.weight != "weight":
         return None
     for key in ("config_weight", *(f"config_{name}_weight" for name in PROPERTIES)):
@@ -119,6 +127,20 @@ def other_weights(frames: Sequence[Atoms], keys: LabelKeys) -> str | None:
                 '`data.weight_key = "config_weight"` to weigh them so, or `data.weight_key = ""` to count all frames alike'
             )
     return None
+
+
+def left_out(frames: Sequence[Atoms], keys: LabelKeys) -> list[str]:
+    """Sentences about labels that were left out because they cannot be right and nothing is trained on them (``keys.optional``)."""
+    sentences = []
+    for name in keys.optional:
+        found = [atoms for atoms in frames if keys.of(name) in held(atoms) and name not in atoms.calc.results]
+        if found:
+            sentences.append(
+                f"`{keys.of(name)}` of {len(found)} of {len(frames)} frames cannot be right, first {source(found[0])}: more than "
+                f"{PROPERTIES[name].largest:g} {PROPERTIES[name].plot_unit}. The loss gives it no weight, so it is left out; if it is in another "
+                f"unit, set data.units.{name}"
+            )
+    return sentences
 
 
 def quoted_number(value: Any) -> str:

@@ -180,7 +180,9 @@ def measure(
     reference, origin = reference_energies(frames, isolated, elements, e0s)
     total = _Energies.of(frames, elements)
     interaction = total.less(reference)
-    if (reason := absurd_references(interaction.per_atom, interaction.weights, origin)) and ABSURD_E0S not in accept:
+    values = ", ".join(f"{chemical_symbols[z]} {energy:.6g}" for z, energy in zip(elements, reference))
+    reason = absurd_references(interaction.per_atom, interaction.weights, f"{values} eV, from {origin}")
+    if reason and ABSURD_E0S not in accept:
         raise ValueError(reason)
     scale, scale_origin = _scale(frames, elements, interaction, per_element)
     spanning = spanning_compositions(total.counts, elements) if origin == LEAST_SQUARES and len(total.energies) else []

@@ -12,7 +12,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+import numpy as np
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import PydanticKnownError
 
 from equinet.datasets import LabelKeys, Units
 from equinet.datasets.properties import BUILT_IN, property_named
@@ -39,8 +41,12 @@ def _known_units(units: dict[str, str]) -> dict[str, str]:
     return units
 
 
-def _property(name: str) -> str:
-    return property_named(name).name
+def _truth_or_properties(value: Any) -> bool | list[str]:
+    if isinstance(value, (list, tuple)):
+        return [property_named(str(name)).name for name in value]
+    if not isinstance(value, (bool, np.bool_)):
+        raise PydanticKnownError("bool_type")
+    return bool(value)
 
 
 class DataConfig(BaseModel):
@@ -78,11 +84,11 @@ class DataConfig(BaseModel):
     """Factors of the weights of frames by their kind, { AIMD = 1.0, dimer = 0.1 }; "Default" is that of frames without a kind."""
     keys: dict[Annotated[str, AfterValidator(_registered)], str] = {}
     """Names of further registered properties in the files, { dipole = "dipole_dft" }; by default their own."""
-    allow_missing: Truth | list[Annotated[str, AfterValidator(_property)]] = False
+    allow_missing: Annotated[bool | list[str], BeforeValidator(_truth_or_properties)] = False
     """Accept frames that lack a weighted label as long as others have it; or only for some labels, ["stress"]."""
 
-    def label_keys(self) -> LabelKeys:
-        """Names of all labels in the files."""
+    def label_keys(self, optional: Sequence[str] = ()) -> LabelKeys:
+        """Names, units and weights of all labels in the files; ``optional``: properties that nothing is trained on."""
         own = {name: getattr(self, f"{name}_key") for name in BUILT_IN}
         return LabelKeys(
             weight=self.weight_key,
@@ -91,6 +97,7 @@ class DataConfig(BaseModel):
             type_weights=self.config_type_weights,
             units=Units(**self.units),
             stress_sign=self.stress_sign,
+            optional=optional,
             **own,
             **self.keys,
         )

@@ -60,7 +60,7 @@ def refit_references(potential: Potential, graphs: Sequence[AtomicGraph]) -> Non
     gaps, counts, weights = _gaps(potential, graphs)
     if not len(gaps):
         return
-    there = counts.any(axis=0)
+    there: NDArray[np.bool_] = np.any(counts > 0, axis=0)
     change = np.zeros(len(there))
     change[there] = fit_to_composition(counts[:, there], gaps, weights)
     potential.scale.reference += torch.from_numpy(change).to(potential.device)

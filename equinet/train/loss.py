@@ -86,9 +86,12 @@ class Loss:
 
 
 def label_weight(graph: AtomicGraph, name: str) -> Float[Tensor, " graphs"]:
-    """Weight of one label of each structure: that of the frame times that of the term."""
-    weight: Tensor = graph.weight
-    return weight * graph[f"{name}_weight"] if f"{name}_weight" in graph else weight
+    """Weight of one label of each structure: that of the frame times that of the term; 1 for each that a graph made by hand lacks."""
+    weight = torch.ones(graph.graph_count, dtype=torch.float64, device=graph.positions.device)
+    for factor in ("weight", f"{name}_weight"):
+        if factor in graph:
+            weight = weight * graph[factor]
+    return weight
 
 
 def _weighted_mean_square(

@@ -115,11 +115,8 @@ def _comparable(value: Tensor, name: str, graph: AtomicGraph, potential: Potenti
 
 
 def _weights(name: str, graph: AtomicGraph) -> Tensor:
-    """Weight in the loss of each of the values that :func:`_comparable` gives; 1 for graphs without weights."""
-    label = graph[name]
-    if "weight" not in graph:
-        return torch.ones_like(label, dtype=torch.float64).flatten()
-    weight = label_weight(graph, name)
+    """Weight in the loss of each of the values that :func:`_comparable` gives."""
+    label, weight = graph[name], label_weight(graph, name)
     if PROPERTIES[name].per == "atom":
         weight = weight[graph.graph_of_node]
     return weight.reshape(-1, *[1] * (label.dim() - 1)).expand_as(label).flatten()

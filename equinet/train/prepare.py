@@ -20,7 +20,7 @@ from equinet.datasets import (
     split_isolated,
     to_graphs,
 )
-from equinet.datasets.names import other_weights, second_labels, unknown_types
+from equinet.datasets.names import left_out, other_weights, second_labels, unknown_types
 from equinet.datasets.plausible import require_plausible
 from equinet.datasets.properties import BUILT_IN, PROPERTIES
 from equinet.graph.atomic_graph import AtomicGraph, collate
@@ -65,7 +65,7 @@ def prepare(config: RunConfig) -> Prepared:
         FileNotFoundError, ValueError: With file, frame and remedy, if anything is wrong with the data.
     """
     data, loss = config.data, make_loss(config)
-    keys = data.label_keys()
+    keys = data.label_keys([name for name in BUILT_IN if name not in loss.terms])
     frames, isolated = split_isolated(read_frames(data.train, keys))
     if not frames:
         raise ValueError(f"{data.train} holds isolated atoms only; there is nothing to train on")
@@ -93,7 +93,12 @@ def prepare(config: RunConfig) -> Prepared:
     statistics = measure(
         parts["train"], isolated, graphs["train"], e0s=data.e0s, per_element=data.scale_shift == "per_element"
     )
-    notices = tuple(second_labels(everything, keys))
+    if statistics.scale_origin == "forces all zero" and "forces" in loss.terms:
+        raise ValueError(
+            "all training forces are zero, and the loss gives them a weight. Where they are so by symmetry, as in curves of energy against volume, "
+            "set `train.forces_weight = 0`, and the energies are trained on; else check `data.forces_key`"
+        )
+    notices = (*second_labels(everything, keys), *left_out(everything, keys))
     return Prepared(graphs, statistics, len(isolated), notices, _digest([*parts.values(), isolated]))
 
 

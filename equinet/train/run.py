@@ -244,18 +244,19 @@ def describe(parts: Parts) -> list[Block]:
     counts = ", ".join(f"{len(graphs)} {part}" for part, graphs in parts.graphs.items())
     e0s = ", ".join(f"{SYMBOLS[z]} {e:.4f}" for z, e in zip(potential.elements, potential.scale.reference.tolist()))
     apart = f"; {parts.isolated} isolated atoms set apart" if parts.isolated else ""
+    compositions = potential.references.get("compositions")
     source = "" if parts.start is None else f" from {parts.start}"
     lines: list[Block] = [
         f"frames      {counts}{apart}",
         *_label_lines(parts),
-        f"E0          {e0s} eV ({parts.origin_of_references})",
+        f"E0          {e0s} eV ({parts.origin_of_references}{'; not determined' if compositions else ''})",
         f"interaction {min(statistics.shift):.3f} eV/atom on average; {_forces(statistics)}; "
         f"{statistics.avg_num_neighbors:.1f} neighbours within {potential.cutoff:g} Å",
         f"model       {potential.model.headline}{source}, {count_weights(potential):,} weights, "
         f"{parts.settings.dtype} on {potential.device}, {torch.get_num_threads()} threads",
     ]
     lines += [Text(notice, "warning") for notice in parts.notices]
-    if compositions := potential.references.get("compositions"):
+    if compositions:
         text = (
             f"E0s are not determined: {undetermined(compositions)}. Energies of other compositions will mean nothing; the model file "
             "remembers it. Isolated atoms among the training frames, or frames of other compositions, determine them"
