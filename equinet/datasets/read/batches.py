@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import machine
-from .columns import Columns
-from .scanner import CUT, LOGICAL, REAL, RECORD, SYMBOL, TEXT, UNUSUAL, scanner, tables
+from .comment import Cell, Periodic
+from .form import Form
+from .scanner import CUT, LITERAL, LOGICAL, PIECE, REAL, REALS, RECORD, SYMBOL, TEXT, UNUSUAL, scanner, tables
 from .streams import Window
 
 MOST_FRAMES = 4096  # in a batch
@@ -35,7 +36,7 @@ class Batch:
 
     Args:
         window: Bytes, from the beginning of a frame.
-        columns: The columns that are assumed.
+        form: Form of the comments that is assumed, with its columns.
 
     Attributes:
         records: For each frame where it begins, where its comment begins and ends, its atoms, first row, and line; see :mod:`.scanner`.
@@ -44,10 +45,11 @@ class Batch:
         line: Line there.
     """
 
-    def __init__(self, window: Window, columns: Columns) -> None:
+    def __init__(self, window: Window, form: Form) -> None:
+        columns = form.columns
         end = window.whole_lines()
         rows = (end - window.at) // (2 * columns.width) + 1  # a word and what ends it
-        self._data, self._columns = window.data, columns
+        self._data, self._columns, self._form = window.data, columns, form
         self._blocks = [_block(column.kind, rows, column.width) for column in columns.properties]
         table = np.array(
             [entry for column, block in zip(columns.properties, self._blocks) for entry in _entries(column, block)],
@@ -55,18 +57,53 @@ class Batch:
         )
         records, stop = np.empty((MOST_FRAMES, RECORD), np.int64), np.empty(3, np.int64)
         data = np.frombuffer(window.data, np.uint8)
-        powers, symbols = tables()
+        frames = min((end - window.at) // (2 * columns.width + 3) + 1, MOST_FRAMES)
+        self._reals, self._places = np.empty((frames, form.reals)), np.empty((frames, 2 * form.texts), np.int64)
+        pieces, _literals = self._pieces()
+        powers, symbols, letters = tables()
         count = scanner()(
             data.ctypes.data, window.at, end, window.line, table.ctypes.data, len(table), rows,
-            records.ctypes.data, MOST_FRAMES, stop.ctypes.data, powers.ctypes.data, symbols.ctypes.data,
+            records.ctypes.data, frames, stop.ctypes.data, pieces.ctypes.data, len(pieces),
+            powers.ctypes.data, symbols.ctypes.data, letters.ctypes.data,
         )  # fmt: skip
         self.records: list[list[int]] = records[:count].tolist()
         self.stopped, self.at, self.line = stop.tolist()
         self._names = [column.array if column.kind != SYMBOL else "numbers" for column in columns.properties]
         self._usual = {column.kind for column in columns.properties} <= {REAL, SYMBOL}
 
+    def _pieces(self) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
+        """The form as machine code takes it, and the bytes that it points to."""
+        form = self._form
+        literals = np.frombuffer(b"".join(literal for _, literal, _, _ in form.pieces) or b"-", np.uint8)
+        table, at, real, text = [], literals.ctypes.data, self._reals.ctypes.data, self._places.ctypes.data
+        for kind, literal, count, pointed in form.pieces:
+            if kind == LITERAL:
+                table.append((kind, at, len(literal), 0, 0))
+                at += len(literal)
+            elif kind == REALS:
+                table.append((kind, real, count, form.reals, pointed))
+                real += 8 * count
+            else:
+                table.append((kind, text, 0, 2 * form.texts, 0))
+                text += 16
+        return np.array(table, np.int64).reshape(-1, PIECE), literals
+
+    def told(self, frame: int) -> tuple[Cell, Periodic, dict[str, Any]]:
+        """Cell, periodicity and items of a comment that has the form.
+
+        Raises:
+            ValueError: If something is wrong with them.
+        """
+        form, row = self._form, self._reals[frame]
+        numbers, places = row.tolist(), self._places[frame].tolist()
+        return form.cell(numbers, row), form.periodic, form.info(self._data, numbers, row, places)
+
     def arrays(self, first: int, count: int) -> dict[str, NDArray[Any]]:
-        """Arrays of a frame by name, as :meth:`.rows.Rows.arrays`."""
+        """Arrays of a frame by name, as :meth:`.rows.Rows.arrays`.
+
+        Raises:
+            ValueError: If symbols and atomic numbers disagree.
+        """
         end = first + count
         if self._usual:
             return {name: block[first:end] for name, block in zip(self._names, self._blocks)}
@@ -76,7 +113,7 @@ class Batch:
             if column.kind == TEXT:
                 part = self._texts(part, column.width)
             if name in found and not np.array_equal(found[name], part):
-                return {}
+                raise ValueError("symbols and atomic numbers disagree")
             found[name] = part
         return found
 

@@ -22,9 +22,13 @@ from .machine import Function, Number, Variable
 REAL, INTEGER, LOGICAL, TEXT, SYMBOL, ATOMIC_NUMBER = range(6)
 # Why the scanner stopped.
 FULL, CUT, UNUSUAL = range(3)
-# Numbers for each frame: where it begins, where its comment begins and ends, atoms, first row, line of its first line (from 1).
-BEGIN, COMMENT, COMMENT_END, COUNT, ROW, LINE = range(6)
-RECORD = 6
+# Numbers for each frame: where it begins, where its comment begins and ends, atoms, first row, line of its first line (from 1), and 1 if the
+# comment has the form that was expected.
+BEGIN, COMMENT, COMMENT_END, COUNT, ROW, LINE, MATCHED = range(7)
+RECORD = 7
+# Pieces of a comment's form (:mod:`.form`): bytes that stay the same, numbers, a word, a text in quotes.
+LITERAL, REALS, WORD, QUOTED = range(4)
+PIECE = 5  # numbers for each piece: kind, address of the bytes or of what is read, how many, step to the next frame, whether a point is wanted
 
 MOST_DIGITS = 19  # of a number below 2^64
 FURTHEST = 280  # power of ten; beyond, results may be subnormal or infinite
@@ -38,13 +42,16 @@ def scanner() -> Callable[..., int]:
 
 
 @cache
-def tables() -> tuple[NDArray[np.uint64], NDArray[np.uint8]]:
-    """Powers of five, (powers, 2), high and low half; atomic numbers by the two letters of a symbol, (65536,), 0 for none."""
+def tables() -> tuple[NDArray[np.uint64], NDArray[np.uint8], NDArray[np.uint8]]:
+    """Powers of five, (powers, 2), high and low half; atomic numbers by the two letters of a symbol, (65536,), 0 for none; kinds of letters, (256,)."""
     powers = np.array([[*divmod(_power(q), 2**64)] for q in range(-FURTHEST - MOST_DIGITS, FURTHEST + 1)], np.uint64)
     symbols = np.zeros(2**16, np.uint8)
     for number, symbol in enumerate(SYMBOLS[1:], start=1):
         symbols[int.from_bytes(symbol.encode(), "little")] = number
-    return powers, symbols
+    letters = np.zeros(256, np.uint8)
+    for letter in range(32, 127):
+        letters[letter] = (chr(letter) not in " \"'{}[]\\=") << WORD | (chr(letter) not in '"\\') << QUOTED
+    return powers, symbols, letters
 
 
 def _power(q: int) -> int:
@@ -65,11 +72,27 @@ def _written() -> Function:
     Arguments: ``data``, ``at``, ``end``: the bytes and where in them to begin and end, behind a line end; ``line``: number of the first line;
     ``columns``, ``width``: for each column its kind, the address of its first value and the step to the next, in values;
     ``rows``: most rows; ``records``, ``frames``: array for what is said of each frame, and most frames; ``stop``: why it stopped, and where;
-    ``powers``, ``symbols``: :func:`tables`. Gives the number of frames.
+    ``form``, ``pieces``: form of the comments, and how many pieces it has; ``powers``, ``symbols``, ``letters``: :func:`tables`. Gives the number of frames.
     """
     code = Function(
         "scan_frames",
-        ["data", "at", "end", "line", "columns", "width", "rows", "records", "frames", "stop", "powers", "symbols"],
+        [
+            "data",
+            "at",
+            "end",
+            "line",
+            "columns",
+            "width",
+            "rows",
+            "records",
+            "frames",
+            "stop",
+            "form",
+            "pieces",
+            "powers",
+            "symbols",
+            "letters",
+        ],
     )
     a = code.argument
     at, line, p = code.variable(a["at"]), code.variable(a["line"]), code.variable()
@@ -88,6 +111,7 @@ def _written() -> Function:
             p.value += 1
         count = code.variable()
         code.go_if(scan.digits(count) > 9, unusual)
+        code.go_if(count.value.equals(0), unusual)
         scan.line_end()
         code.go_if(p.value >= a["end"], cut)
         comment = code.variable(p.value)
@@ -95,7 +119,8 @@ def _written() -> Function:
             code.leave_if(scan.letter().equals(NEW_LINE))
             p.value += 1
         comment_end = code.variable(p.value)
-        p.value += 1
+        matched = _match_form(code, p, comment.value, frames.value)
+        p.value = comment_end.value + 1
         atom = code.variable()
         with code.loop():
             code.leave_if(atom.value >= count.value)
@@ -111,7 +136,15 @@ def _written() -> Function:
                 column.value += 24
             scan.line_end()
             atom.value += 1
-        told = {BEGIN: at, COMMENT: comment, COMMENT_END: comment_end, COUNT: count, ROW: row, LINE: line}
+        told = {
+            BEGIN: at,
+            COMMENT: comment,
+            COMMENT_END: comment_end,
+            COUNT: count,
+            ROW: row,
+            LINE: line,
+            MATCHED: matched,
+        }
         for place, number in told.items():
             code.store(number.value, a["records"], frames.value * RECORD + place)
         row.value += count.value
@@ -131,11 +164,56 @@ def _written() -> Function:
     return code
 
 
-class _Scan:
-    """Code that reads one thing at ``p`` and moves ``p`` behind it, or goes to ``unusual``."""
+def _match_form(code: Function, p: Variable, comment: Number, frame: Number) -> Variable:
+    """Compare a comment with the form and read its values; 1 if it has it."""
+    a = code.argument
+    matched, different = code.variable(), code.label()
+    scan = _Scan(code, p, different, ends=(SPACE, NEW_LINE, TAB, RETURN, ord('"')))
+    p.value = comment
+    piece = code.variable(a["form"])
+    last = a["form"] + a["pieces"] * (8 * PIECE)
+    with code.loop():
+        code.leave_if(piece.value >= last)
+        kind, address, count, step, pointed = (code.load(piece.value, code.number(n)) for n in range(PIECE))
+        n, begin = code.variable(), code.variable(p.value)
+        with code.when(kind.equals(LITERAL)), code.loop():
+            code.leave_if(n.value >= count)
+            code.go_if(~scan.letter().equals(code.byte(address, n.value)), different)
+            n.value += 1
+            p.value += 1
+        with code.when(kind.equals(REALS)), code.loop():
+            code.leave_if(n.value >= count)
+            scan.blanks()
+            bits, point = scan.real(a["powers"])
+            code.go_if(point.equals(0) & pointed.equals(1), different)
+            code.store(bits, address, frame * step + n.value)
+            n.value += 1
+        with code.when(kind >= WORD):
+            with code.loop():
+                allowed = code.byte(a["letters"], scan.letter())
+                code.leave_if(((allowed >> kind) & 1).equals(0))
+                p.value += 1
+            code.go_if(p.value.equals(begin.value), different)
+            code.store(begin.value, address, frame * step)
+            code.store(p.value, address, frame * step + 1)
+        piece.value += 8 * PIECE
+    scan.line_end()
+    matched.value = 1
+    code.here(different)
+    return matched
 
-    def __init__(self, code: Function, p: Variable, unusual: object) -> None:
-        self.code, self.p, self.unusual = code, p, unusual
+
+class _Scan:
+    """Code that reads one thing at ``p`` and moves ``p`` behind it, or goes to ``unusual``.
+
+    Args:
+        ends: Letters that may follow a word.
+    """
+
+    def __init__(
+        self, code: Function, p: Variable, unusual: object, ends: tuple[int, ...] = (SPACE, NEW_LINE, TAB, RETURN)
+    ) -> None:
+        self.code, self.p, self.unusual, self.ends = code, p, unusual, ends
 
     def letter(self) -> Number:
         return self.code.byte(self.code.argument["data"], self.p.value)
@@ -154,7 +232,7 @@ class _Scan:
 
     def separator(self) -> None:
         """Something that ends a word stands here, and stays."""
-        self.code.go_if(~self.is_one_of(SPACE, NEW_LINE, TAB, RETURN), self.unusual)
+        self.code.go_if(~self.is_one_of(*self.ends), self.unusual)
 
     def line_end(self) -> None:
         self.blanks()
@@ -184,7 +262,7 @@ class _Scan:
         place = row * step
         done = code.label()
         with code.when(kind.equals(REAL)):
-            code.store(self.real(powers), address, place)
+            code.store(self.real(powers)[0], address, place)
             code.go(done)
         with code.when(kind.equals(SYMBOL)):
             code.store(self.symbol(symbols), address, place)
@@ -227,8 +305,8 @@ class _Scan:
         code.go_if(number.equals(0), self.unusual)
         return number
 
-    def real(self, powers: Number) -> Number:
-        """The 64 bits of a number in decimal digits."""
+    def real(self, powers: Number) -> tuple[Number, Number]:
+        """The 64 bits of a number in decimal digits, and where its point is, 0 if it has none."""
         code, p = self.code, self.p
         negative = self.sign()
         begin, point = code.variable(p.value), code.variable()
@@ -258,7 +336,7 @@ class _Scan:
             with code.when(dropped.value > 0):  # the number lies between two that must round to the same
                 above = self.rounded(mantissa.value + 1, power.value, powers)
                 code.go_if(~above.equals(bits.value), self.unusual)
-        return bits.value | (negative << 63)
+        return bits.value | (negative << 63), point.value
 
     def _more_digits(self, total: Variable) -> None:
         with self.code.loop():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -86,9 +87,25 @@ def value_of(key: str, text: str) -> Any:
                 return _special(key, np.array(list(map(float, text.split())))) if " " in text else float(text)
             except ValueError:
                 pass
-    elif text[:1].isalpha() and text[0] not in _BEGIN_WORDS and text.split(maxsplit=1)[0].isalpha():
-        return text
+    elif text[:1].isalpha():
+        if text[0] not in _BEGIN_WORDS and text.split(maxsplit=1)[0].isalpha():
+            return text
+        if " " not in text and "," not in text:
+            return _one_word(key, text)
+    elif text.startswith("_JSON "):
+        return _special(key, _json(text[6:]))
     return any_value(key, text)
+
+
+@lru_cache(4096)
+def _one_word(key: str, text: str) -> Any:
+    """:func:`any_value` of what recurs from frame to frame: a truth or a name."""
+    return any_value(key, text)
+
+
+def is_usual_real(word: str) -> bool:
+    """True for a number with a point and no more than Python writes."""
+    return "." in word and NUMBER.fullmatch(word) is not None
 
 
 _BEGIN_NUMBERS = frozenset("0123456789+-.")
@@ -145,7 +162,7 @@ def _text(key: str, text: str) -> Any:
         return _json(text[6:])
     if text.startswith("[["):
         return _json(text)
-    if is_label(key) and "_" in text and NUMBER.fullmatch(text.replace("_", "")):
+    if "_" in text and NUMBER.fullmatch(text.replace("_", "")) and is_label(key):
         raise ValueError(f"`{key}` is no number that every reader reads alike, {quoted(text)}; remove the `_`")
     return text
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from .batches import CUT, UNUSUAL, Batch, available
-from .columns import Columns
 from .comment import parse_comment
+from .form import form_of
 from .frame import Frame, with_isotopes
 from .places import Place
 from .rows import Arrays, Rows, read_count
@@ -29,50 +29,56 @@ def iter_xyz(path: str | os.PathLike[str], *, native: bool = True) -> Iterator[F
     number = 0
     with opened(path) as file:
         window = Window(file, path)
-        columns: Columns | None = None
+        comment = b""
         while True:
-            if native and columns is not None and available():
-                number, columns = yield from _batch(window, columns, path, number)
+            if native and number and available():
+                number = yield from _batches(window, comment, path, number)
             frame = _by_python(window, path, number)
             if frame is None:
                 break
-            made, columns = frame
+            made, comment = frame
             yield made
             number += 1
     if not number:
         raise ValueError(f"{path} holds no frames")
 
 
-def _batch(window: Window, columns: Columns, path: Path, number: int) -> Iterator[Frame]:
-    """Read frames by machine code until one needs Python. Gives the number of the next frame, and the columns."""
+def _batches(window: Window, last: bytes, path: Path, number: int) -> Iterator[Frame]:
+    """Read frames by machine code until one needs Python; gives the number of that frame.
+
+    Args:
+        last: Comment of the frame before: the next ones probably look alike.
+    """
     while True:
-        batch = Batch(window, columns)
+        form = form_of(last)
+        batch = Batch(window, form)
         data = window.data
-        for begin, comment, comment_end, count, row, line in batch.records:
+        for n, (begin, comment, comment_end, count, row, line, matched) in enumerate(batch.records):
             try:
-                told, cell, pbc, info = parse_comment(data[comment:comment_end].removesuffix(b"\r"))
-            except ValueError:  # the form in Python says where
-                told = None
-            arrays = batch.arrays(row, count) if told is columns and count else {}
-            if not arrays:
+                if matched:
+                    cell, pbc, info = batch.told(n)
+                else:
+                    last = data[comment:comment_end].removesuffix(b"\r")
+                    columns, cell, pbc, info = parse_comment(last)
+                    if columns is not form.columns:
+                        raise ValueError("other columns")
+                arrays = batch.arrays(row, count)
+            except ValueError:  # the form in Python reads it, or says where and why not
                 window.at, window.line = begin, line
-                break
+                return number
             yield Frame(arrays.pop("numbers"), arrays.pop("positions"), cell, pbc, info, arrays, path, number, line)
             number += 1
-        else:
-            window.at, window.line = batch.at, batch.line
-            if batch.stopped == UNUSUAL:
-                return number, columns
-            if batch.stopped == CUT:
-                line_so_far = len(window.data) - window.whole_lines()
-                if line_so_far > LONGEST_LINE or not window.more():
-                    return number, columns
-            continue
-        return number, columns
+        window.at, window.line = batch.at, batch.line
+        if batch.stopped == UNUSUAL:
+            return number
+        if batch.stopped == CUT:
+            line_so_far = len(window.data) - window.whole_lines()
+            if line_so_far > LONGEST_LINE or not window.more():
+                return number
 
 
-def _by_python(window: Window, path: Path, number: int) -> tuple[Frame, Columns] | None:
-    """The next frame by the reference form, or None at the end of the file.
+def _by_python(window: Window, path: Path, number: int) -> tuple[Frame, bytes] | None:
+    """The next frame by the reference form, and its comment; None at the end of the file.
 
     Raises:
         ValueError: Whatever is wrong with it.
@@ -107,4 +113,4 @@ def _by_python(window: Window, path: Path, number: int) -> tuple[Frame, Columns]
     with_isotopes(arrays, arrays["numbers"])
     return Frame(
         arrays.pop("numbers"), arrays.pop("positions"), cell, pbc, info, arrays, path, number, place.line or 0
-    ), columns
+    ), comment

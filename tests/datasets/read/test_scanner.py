@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from equinet.datasets.read import batches, machine
-from equinet.datasets.read.columns import parse_columns
+from equinet.datasets.read.form import form_of
 from equinet.datasets.read.scanner import CUT, FULL, UNUSUAL
 from equinet.datasets.read.streams import Window, opened
 from equinet.datasets.read.xyz import iter_xyz
@@ -22,7 +22,7 @@ ALL_KINDS = "species:S:1:pos:R:3:tag:S:1:n:I:2:fixed:L:1:magmom:R:1"
 def scan(path: Path, text: str | bytes, columns: str) -> batches.Batch:
     path.write_bytes(text.encode() if isinstance(text, str) else text)
     with opened(path) as file:
-        return batches.Batch(Window(file, path), parse_columns(columns))
+        return batches.Batch(Window(file, path), form_of(f"Properties={columns}".encode()))
 
 
 def numbers(path: Path, words: list[str]) -> np.ndarray | None:
@@ -147,7 +147,7 @@ def test_nothing_outside_the_window_is_read_or_written(tmp_path: Path) -> None:
     for end in range(len(text) + 1):
         batch = scan(tmp_path / "a.xyz", text[:end], "species:S:1:pos:R:3")
         assert len(batch.records) == text[:end].count("7\n")
-        for frame, (*_, row, _) in enumerate(batch.records):
+        for frame, (*_, row, _, _) in enumerate(batch.records):
             assert batch.arrays(row, 2)["positions"][:, 0].tolist() == [frame + 0.25, -1e-3]
 
 
@@ -189,3 +189,34 @@ def test_without_llvmlite_python_reads_and_says_so_once(
         "extended XYZ is read by Python, about a tenth as fast as it can be"
     ]
     batches.available.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("a=1.5", "a=-2.5e-3"), ("a=1.5", "a=2"), ("a=1.5", "a=word"), ("a=1.5", 'a="1.5 2.5"'), ("a=1.5", "b=1.5"), ("a=1.5", "a=1.5 b=2"), ("a=1.5", "  a=1.5  "),
+        ('a="1.5 2.5"', 'a="3.5 -4.5"'), ('a="1.5 2.5"', 'a="3.5  4"'), ('a="1.5 2.5"', 'a="3.5,4.5"'), ('a="1.5 2.5"', 'a="1.5 2.5 3.5"'), ('a="1.5 2.5"', "a=1.5"),
+        ("a=word", "a=other"), ("a=word", "a=1.5"), ("a=word", 'a="two words"'), ("a=word", "a=x=y"), ("a=word", "a={x y}"), ("a=word", "a=True"), ("a=word", "a=Å"),
+        ('a="two words"', 'a="3"'), ('a="two words"', r'a="say \"so\""'), ('stress="1. 2. 3. 4. 5. 6. 7. 8. 9."', 'stress="9. 2. 3. 4. 5. 6. 7. 8. 9."'),
+        ('pbc="F F F" a=1.5', 'pbc="T F F" a=1.5 Lattice="5 0 0 0 5 0 0 0 5"'), ('Lattice="5 0 0 0 5 0 0 0 5"', 'Lattice="5.5 0 1e-1 0 6 0 0 0 7"'),
+        ('Lattice="5 0 0 0 5 0 0 0 5" pbc="T T F"', 'Lattice="6 0 0 0 5 0 0 0 5" pbc="T T F"'), ("a=1.5 uid=1.5", "a=1.5 uid=2.50"), ("a=1.5 b=2", "a=1.5 b=3"),
+    ],
+)  # fmt: skip
+def test_comments_of_one_form_read_as_python_reads_them(tmp_path: Path, before: str, after: str) -> None:
+    rows = "Properties=species:S:1:pos:R:3\nHe 1.5 2 -3\n"
+    path = tmp_path / "a.xyz"
+    path.write_text("".join(f"1\n{comment} {rows}" for comment in (before, before, after, before, after, after)))
+    fast, slow = list(iter_xyz(path)), list(iter_xyz(path, native=False))
+    for one, other in zip(fast, slow, strict=True):
+        assert repr(one.info) == repr(other.info)
+        assert one.pbc == other.pbc
+        np.testing.assert_array_equal(one.cell, other.cell)
+    assert len(scan(path, path.read_text(), "species:S:1:pos:R:3").records) == 6
+
+
+def test_a_cell_without_volume_is_refused_behind_comments_of_one_form(tmp_path: Path) -> None:
+    rows = "Properties=species:S:1:pos:R:3\nHe 1.5 2 -3\n"
+    path = tmp_path / "a.xyz"
+    path.write_text("".join(f'1\nLattice="5 0 0 0 5 0 0 0 {c}" {rows}' for c in (5, 6, 0)))
+    with pytest.raises(ValueError, match=r"a\.xyz, frame 2, line 8: the vectors of `Lattice` do not span a cell"):
+        list(iter_xyz(path))
