@@ -14,10 +14,11 @@ if TYPE_CHECKING:
     from .loader import GraphLoader, random_split, to_graph, to_graphs
     from .missing import require_labels
     from .properties import Property, register_property
-    from .reading import read_frames, read_structure
+    from .read import iter_frames, read_frames, read_structure
     from .sample import SAMPLE
     from .statistics import Statistics, measure, reference_energies
     from .units import Units, units_from_text
+    from .writing import write_frames
 
 __all__ = [
     "SAMPLE",
@@ -29,6 +30,7 @@ __all__ = [
     "Units",
     "find_labels",
     "is_isolated_atom",
+    "iter_frames",
     "labelled",
     "measure",
     "random_split",
@@ -43,6 +45,7 @@ __all__ = [
     "to_graphs",
     "units_from_text",
     "with_labels",
+    "write_frames",
 ]
 
 # So that the table of properties can be imported without ASE and torch-geometric.
@@ -53,9 +56,10 @@ _HOMES = {
     "keys": ("LabelKeys",),
     "missing": ("require_labels",),
     "loader": ("GraphLoader", "random_split", "to_graph", "to_graphs"),
-    "reading": ("read_frames", "read_structure"),
+    "read": ("iter_frames", "read_frames", "read_structure"),
     "sample": ("SAMPLE",),
     "statistics": ("Statistics", "measure", "reference_energies"),
     "units": ("Units", "units_from_text"),
+    "writing": ("write_frames",),
 }
 __getattr__ = lazy_names(__name__, {name: module for module, names in _HOMES.items() for name in names})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import glob
 import json
 import os
 import re
@@ -54,11 +55,11 @@ class DataConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
     train: str | Annotated[list[str], Field(min_length=1)]
-    """File or files with training frames (extended XYZ, also gzipped). Isolated atoms in them give the E0s."""
+    """File, folder or pattern such as dir/*.xyz, or several of them, with training frames: extended XYZ, outputs of VASP and other codes, databases, npz, HDF5, also packed. Isolated atoms in them give the E0s."""
     valid: str | Annotated[Real, Field(gt=0, lt=1)] = 0.1
-    """File with validation frames, or the fraction of the training frames to hold out for validation."""
+    """File, folder or pattern with validation frames, or the fraction of the training frames to hold out for validation."""
     test: str | None = None
-    """File with test frames; used once, at the end."""
+    """File, folder or pattern with test frames; used once, at the end."""
     e0s: Literal["auto", "isolated", "least_squares"] | dict[str, Annotated[Real, Field(ge=-1e7, le=1e7)]] = "auto"
     """Reference energies: from isolated-atom frames, by least squares, or a table { H = -13.6, ... } in eV."""
     scale_shift: Literal["global", "per_element"] = "global"
@@ -282,9 +283,17 @@ def _make_absolute(tree: dict[str, Any], folder: Path) -> None:
     for key in ("train", "valid", "test"):
         value = data.get(key)
         if isinstance(value, str):
-            data[key] = os.path.abspath(folder / value)
+            data[key] = _absolute(value, folder)
         elif key == "train" and isinstance(value, list):
-            data[key] = [os.path.abspath(folder / name) if isinstance(name, str) else name for name in value]
+            data[key] = [_absolute(name, folder) if isinstance(name, str) else name for name in value]
+
+
+def _absolute(name: str, folder: Path) -> str:
+    """A file, folder or pattern from anywhere; brackets and stars of ``folder`` itself are no pattern."""
+    path = Path(name).expanduser()
+    if not path.is_absolute() and glob.has_magic(name) and not (folder / path).exists():
+        return os.path.join(glob.escape(os.path.abspath(folder)), name)
+    return os.path.abspath(folder / path)
 
 
 def _toml(value: Any) -> str:
