@@ -61,7 +61,9 @@ def get(
     from equinet.datasets.published import cards, find_card, find_file, with_isolated_atoms
 
     if (name is None) != all_:
-        raise ValueError("name a set or one of its files, as in `equinet data get acac`, or say `all=True`; `equinet data list` has the names")
+        raise ValueError(
+            "name a set or one of its files, as in `equinet data get acac`, or say `all=True`; `equinet data list` has the names"
+        )
     if name is None:
         files = [file for card in cards().values() for file in card.files]
     else:
@@ -70,19 +72,21 @@ def get(
     with progress(console, "bytes") as move:
         for file in files:
             try:
-                path, fetched = _get(file, lambda done, total, text=file.full_name: move(done, total, text))
+                path, fetched = _get(file, move)
             except (OSError, ValueError) as error:
                 missing += 1
                 errors_to.print(str(error), style="yellow", highlight=False, soft_wrap=True, markup=False)
                 continue
-            console.print(f"{file.full_name}  {'fetched to' if fetched else 'is here:'} {path}", highlight=False, soft_wrap=True)
+            told = "fetched to" if fetched else "is here:"
+            console.print(f"{file.full_name}  {told} {path}", highlight=False, soft_wrap=True)
     if missing:
         raise OSError(f"{missing} of {len(files)} files are missing")
 
 
-def _get(file: DataFile, advance: Callable[[int, int | None], None]) -> tuple[Path, bool]:
+def _get(file: DataFile, move: Callable[[int, int | None, str], None]) -> tuple[Path, bool]:
     """The verified file and True if it was fetched just now."""
     from equinet.datasets.published import fetch, find_local
 
-    found = find_local(file)
-    return (found, False) if found else (fetch(file, advance=advance), True)
+    if found := find_local(file):
+        return found, False
+    return fetch(file, advance=lambda done, total: move(done, total, file.full_name)), True

@@ -6,8 +6,10 @@ import errno
 import io
 import os
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 ENDING = ".partial"
 REMEDIES = {
@@ -28,18 +30,29 @@ def replace_file(path: str | os.PathLike[str], content: bytes | str) -> None:
     Raises:
         OSError: If the content cannot be written; names the file and the remedy. The old file is whole, and nothing else is left.
     """
+    try:
+        with replacing(path) as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+    except OSError as error:
+        raise explained(error, path) from error
+
+
+@contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """Open a file to be written piece by piece, which takes the place of another when the block ends without an error.
+
+    Args:
+        path: File to make or to replace; a link is followed. After an error it is as before, and nothing else is left.
+    """
     target = Path(os.path.realpath(path))
     # A name of its own for every writer, so that two of them never write into one file.
     partial = target.with_name(f"{target.name}.{os.getpid()}-{threading.get_ident()}{ENDING}")
     try:
         with partial.open("wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         partial.replace(target)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise explained(error, path) from error
     except BaseException:
         partial.unlink(missing_ok=True)
         raise

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from equinet.datasets import LabelKeys
 from equinet.datasets.properties import BUILT_IN, property_named
+from equinet.datasets.published import is_set_name
 from equinet.models import AnyModelConfig, MACEConfig, model_class
 from equinet.models.base import LONGEST_REASON, Real, Truth, Whole, problems
 from equinet.quotes import quoted, shortened
@@ -38,11 +39,11 @@ class DataConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
     train: str | Annotated[list[str], Field(min_length=1)]
-    """File or files with training frames (extended XYZ, also gzipped). Isolated atoms in them give the E0s."""
+    """File or files with training frames (extended XYZ, also gzipped), or published sets by name, as "acac/train_300K" (`equinet data list`). Isolated atoms in them give the E0s."""
     valid: str | Annotated[Real, Field(gt=0, lt=1)] = 0.1
-    """File with validation frames, or the fraction of the training frames to hold out for validation."""
+    """File or published set with validation frames, or the fraction of the training frames to hold out for validation."""
     test: str | None = None
-    """File with test frames; used once, at the end."""
+    """File or published set with test frames; used once, at the end."""
     e0s: Literal["auto", "isolated", "least_squares"] | dict[str, Annotated[Real, Field(ge=-1e7, le=1e7)]] = "auto"
     """Reference energies: from isolated-atom frames, by least squares, or a table { H = -13.6, ... } in eV."""
     scale_shift: Literal["global", "per_element"] = "global"
@@ -124,7 +125,7 @@ def read_config(path: str | os.PathLike[str], settings: Sequence[str] = ()) -> R
     """Read a TOML file and apply ``a.b=value`` settings on top.
 
     Data files named in the configuration are looked for beside it, those named in ``settings`` from the working directory.
-    The paths come back absolute, so that the saved configuration works from anywhere.
+    The paths come back absolute, so that the saved configuration works from anywhere; names of published sets stay.
 
     Args:
         path: The configuration.
@@ -246,9 +247,14 @@ def _make_absolute(tree: dict[str, Any], folder: Path) -> None:
     for key in ("train", "valid", "test"):
         value = data.get(key)
         if isinstance(value, str):
-            data[key] = os.path.abspath(folder / value)
+            data[key] = _file_or_set(value, folder)
         elif key == "train" and isinstance(value, list):
-            data[key] = [os.path.abspath(folder / name) if isinstance(name, str) else name for name in value]
+            data[key] = [_file_or_set(name, folder) if isinstance(name, str) else name for name in value]
+
+
+def _file_or_set(name: str, folder: Path) -> str:
+    """A file's absolute path; the name of a published set as it is."""
+    return name if is_set_name(name, folder) else os.path.abspath(folder / name)
 
 
 def _toml(value: Any) -> str:

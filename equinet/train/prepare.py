@@ -30,6 +30,7 @@ from equinet.potential import Potential
 from .config import RunConfig
 from .finetune import refit_references
 from .loss import Loss
+from .published import PublishedFiles, find_published
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -46,12 +47,14 @@ class Prepared:
         statistics: Statistics of the training frames.
         isolated: Isolated-atom frames in the training files; they set reference energies and are not trained on.
         digest: SHA-256 over the data files and the split.
+        published: Published files that the configuration names.
     """
 
     graphs: dict[str, list[AtomicGraph]]
     statistics: Statistics
     isolated: int
     digest: str
+    published: PublishedFiles
 
 
 def prepare(config: RunConfig) -> Prepared:
@@ -60,7 +63,8 @@ def prepare(config: RunConfig) -> Prepared:
     Raises:
         FileNotFoundError, ValueError: With file, frame and remedy, if anything is wrong with the data.
     """
-    data, loss = config.data, make_loss(config)
+    published = find_published(config.data)
+    data, loss = published.data, make_loss(config)
     keys = data.label_keys()
     frames, isolated = split_isolated(read_frames(data.train, keys))
     if not frames:
@@ -82,7 +86,7 @@ def prepare(config: RunConfig) -> Prepared:
     statistics = measure(
         parts["train"], isolated, graphs["train"], e0s=data.e0s, per_element=data.scale_shift == "per_element"
     )
-    return Prepared(graphs, statistics, len(isolated), _digest([*parts.values(), isolated]))
+    return Prepared(graphs, statistics, len(isolated), _digest([*parts.values(), isolated]), published)
 
 
 def make_loss(config: RunConfig) -> Loss:

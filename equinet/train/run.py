@@ -31,7 +31,7 @@ from .loop import Reporter, Silent, fit
 from .metrics import Errors, Predictions, errors, predict
 from .report.plots import plot_history, plot_parity
 from .report.record import append_json, write_json, write_json_lines
-from .report.tables import error_table
+from .report.tables import comparisons, error_table
 from .state import TrainingState
 
 FEW = 32  # structures that tell whether energies are far off
@@ -244,6 +244,7 @@ def describe(parts: Parts) -> list[Block]:
     apart = f"; {parts.isolated} isolated atoms set apart" if parts.isolated else ""
     source = "" if parts.start is None else f" from {parts.start}"
     lines: list[Block] = [
+        *parts.published.lines(),
         f"frames      {counts}{apart}",
         f"E0          {e0s} eV ({parts.origin_of_references})",
         f"interaction {min(statistics.shift):.3f} eV/atom on average; forces {max(statistics.scale):.3f} eV/Å rms; "
@@ -293,4 +294,6 @@ def _test(out: Path, parts: Parts, reporter: RunReporter) -> dict[str, Errors]:
         plot_history(parts.state.history, out / "plots" / "history.png")
     plot_parity(predictions, out / "plots" / "parity.png")
     reporter.say(error_table(found))
+    for block in comparisons(found.get("test"), parts.published.test):
+        reporter.say(block)
     return found

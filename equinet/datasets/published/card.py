@@ -70,7 +70,9 @@ class PublishedErrors:
             ValueError: If energies of whole structures are given and their sizes differ.
         """
         if any(column.unit == "meV" for column in self.columns) and atoms[0] != atoms[1]:
-            raise ValueError(f"errors of total energies on {self.file} have no value per atom: its frames differ in size")
+            raise ValueError(
+                f"errors of total energies on {self.file} have no value per atom: its frames differ in size"
+            )
         factors = [TO_SHOWN_UNIT[column.unit] / (atoms[0] if column.unit == "meV" else 1) for column in self.columns]
         return {model: [factor * value for factor, value in zip(factors, values)] for model, *values in self.errors}
 

@@ -72,7 +72,9 @@ def _hidden_set(path: str) -> str:
     for card in cards().values():
         for file in card.files:
             if absolute.endswith(f"/{file.full_name}"):
-                return f"{path} is a file of yours; the published set {file.full_name} has the same name and is not used"
+                return (
+                    f"{path} is a file of yours; the published set {file.full_name} has the same name and is not used"
+                )
     return ""
 
 

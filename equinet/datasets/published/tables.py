@@ -25,9 +25,10 @@ def list_table(cards: Iterable[Card]) -> Table:
         Column("here"),
     ]
     rows = [
-        (card.name, str(card.frames), _elements(card.elements), card.use, card.licence, _summary(card)) for card in cards
+        (card.name, str(card.frames), _elements(card.elements), card.use, card.licence, _summary(card))
+        for card in cards
     ]
-    caption = "equinet data show SET: the whole card; equinet data get SET: fetch it. In a configuration: data.train = \"acac/train_300K\""
+    caption = 'equinet data show SET: the whole card; equinet data get SET: fetch it. In a configuration: data.train = "acac/train_300K"'
     return Table("Published data sets", columns, rows, caption)
 
 
