@@ -74,7 +74,9 @@ def evaluate(
         Path | None, typer.Option("--json", help="Also write everything to this file."), OUTPUT_FILE
     ] = None,
     csv_file: Annotated[
-        Path | None, typer.Option("--csv", help="Also write the errors of all groups to this file."), OUTPUT_FILE
+        Path | None,
+        typer.Option("--csv", help="Also write the errors of all groups, comma-separated, into this file."),
+        OUTPUT_FILE,
     ] = None,
     parity: Annotated[
         Path | None, typer.Option(help="Also draw labels against predictions into this PNG."), OUTPUT_PICTURE

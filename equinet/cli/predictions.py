@@ -34,7 +34,7 @@ def predict(
     """Write structures with the energies, forces and stresses that a model predicts.
 
     Every frame keeps what it has, its own labels included, and gets equinet_energy (eV), equinet_forces (eV/Å) and, where it is
-    periodic, equinet_stress (eV/Å³, tension positive). All structures are read once before the first is predicted, so that a frame
+    periodic, equinet_stress (eV/Å³, tension positive, xx yy zz yz xz xy). All structures are read once before the first is predicted, so that a frame
     that cannot be is told at once.
 
     Example:  equinet predict run/model.eqn POSCAR --out predicted.xyz

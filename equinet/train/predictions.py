@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from e3nn import o3
+from numpy.typing import NDArray
 
 from equinet.datasets import source
 from equinet.datasets.frames import has_volume
@@ -86,7 +87,7 @@ def predict_file(
     if first is None:
         raise ValueError(f"{', '.join(paths)}: there are no frames")
     if replaced:
-        tell(f"the frames hold {', '.join(sorted(replaced))} already; it is replaced")
+        tell(f"the frames hold {', '.join(sorted(replaced))} already; they are replaced")
     done = 0
     with matmul_precision(matmul), frame_writer(out) as writer:
         check_backends(potential, [potential.graph(first)], model, matmul, tell)
@@ -113,8 +114,8 @@ def predict_frames(
         descriptors: Columns of the descriptors to add, as of :func:`invariant_columns`.
 
     Yields:
-        Copies of the structures with ``equinet_energy`` (eV), ``equinet_stress`` (eV/Å³, 3 x 3, tension positive, where there is a
-        volume) in ``info`` and ``equinet_forces`` (eV/Å) in ``arrays``.
+        Copies of the structures with ``equinet_energy`` (eV), ``equinet_stress`` (eV/Å³, tension positive, xx yy zz yz xz xy, where
+        there is a volume) in ``info`` and ``equinet_forces`` (eV/Å) in ``arrays``.
 
     Raises:
         ValueError: If ``batch_edges`` is not positive, or a structure has no atoms or an element that the model does not know.
@@ -169,10 +170,14 @@ def _predicted(
         result.info[ENERGY] = energies[n]
         result.arrays[FORCES] = forces[start:end]
         if stresses is not None and has_volume(atoms):
-            result.info[STRESS] = stresses[n]
+            result.info[STRESS] = _voigt(stresses[n])
         if features is not None:
             result.arrays[DESCRIPTORS] = features[start:end]
         yield result
+
+
+def _voigt(stress: NDArray[np.float64]) -> NDArray[np.float64]:
+    return stress.ravel()[[0, 4, 8, 5, 2, 1]]
 
 
 def require_known(potential: Potential, atoms: Atoms) -> None:

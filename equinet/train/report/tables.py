@@ -52,19 +52,20 @@ def _with_unit(name: str) -> str:
 
 
 def shown_number(value: float) -> str:
-    """An error with two decimals, below one with three."""
-    return f"{value:.3f}" if abs(value) < 0.995 else f"{value:.2f}"
+    """An error with two decimals; a small one with three, a large one with none."""
+    return f"{value:.{3 if abs(value) < 0.995 else 2 if abs(value) < 9999.995 else 0}f}"
 
 
 def group_table(groups: Mapping[str, Errors], key: str, most: int | None = None) -> Table:
-    """Errors of groups of frames, or of the atoms of each element, those with the largest errors first.
+    """Errors of groups of frames, or of the atoms of each element; those with the largest errors of forces, else energies, first.
 
     Args:
         groups: Errors by group.
         key: What the groups have in common: file, element, or a key of the frames such as config_type.
         most: Number of groups to show; None for all.
     """
-    leading = next(iter(shown_properties(groups.values())[::-1]), "energy")
+    shown = shown_properties(groups.values())
+    leading = "forces" if "forces" in shown else next(iter(shown), "energy")
     ranked = sorted(groups, key=lambda name: -_or_zero(groups[name].rmse.get(leading, math.nan)))
     chosen = ranked[:most]
     caption = (
