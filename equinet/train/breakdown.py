@@ -69,10 +69,8 @@ def by_key(predictions: Predictions, frames: Sequence[Atoms], files: Sequence[st
             f"no frame has {quoted(key)}; `by` can be {FILE}, {ELEMENT}, or what the frames have: {', '.join(there) or 'nothing'}"
         )
     sizes = [len(atoms) for atoms in frames]
-    return {
-        name: errors(_of_frames(predictions, sizes, np.array([each == name for each in names])))
-        for name in dict.fromkeys(names)
-    }
+    group = np.array(names)
+    return {name: errors(_of_frames(predictions, sizes, group == name)) for name in dict.fromkeys(names)}
 
 
 def usual_keys(frames: Sequence[Atoms], files: Sequence[str]) -> list[str]:

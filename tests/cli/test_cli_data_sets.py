@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import ase.io
@@ -78,7 +79,7 @@ def test_get_of_a_training_file_brings_its_isolated_atoms(toys):
 def test_get_tells_of_every_file_that_it_cannot_have(toys):
     result = call("data", "get", "--all", code=1)
     assert result.stdout.count("fetched to") == 3
-    assert "toy/converted is not on this machine and cannot be fetched" in result.stderr
+    assert re.search("toy/converted is in none of .*, and cannot be fetched", result.stderr)
     assert "1 of 4 files are missing" in result.stderr
 
 
@@ -128,3 +129,12 @@ def test_evaluate_takes_a_published_set_by_name(toys, model):
     printed = call("evaluate", model, "toy/test").stdout
     assert "Theirs (published)" in printed
     assert "model.eqn on toy/test" in printed.replace("\n", "")
+
+
+def test_a_file_that_hides_a_published_set_is_told(toys, model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    toys.put(tmp_path, "test").rename(tmp_path / "toy" / "test")
+    for arguments in (["evaluate", model, "toy/test"], ["predict", model, "toy/test", "--out", "out.xyz"]):
+        printed = call(*arguments).stdout
+        assert "toy/test is a file of yours; the published set toy/test has the same name and is not used" in printed
+        assert "Theirs (published)" not in printed

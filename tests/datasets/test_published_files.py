@@ -175,7 +175,13 @@ def test_without_a_network_it_is_told_what_to_put_where(toys, server, monkeypatc
     object.__setattr__(file, "url", nowhere)
     with pytest.raises(NotFetchedError) as refused:
         locate("toy/train")
-    for part in (nowhere, f"{cache_folder()}/toy/train.xyz", "EQUINET_DATA", file.sha256):
+    for part in (
+        nowhere,
+        f"is in none of {cache_folder()}",
+        f"{cache_folder()}/toy/train.xyz",
+        "EQUINET_DATA",
+        file.sha256,
+    ):
         assert part in str(refused.value)
     assert "bytes are kept" not in str(refused.value)
 

@@ -82,7 +82,7 @@ def test_a_file_of_the_user_with_the_name_of_a_set_is_told(toys, folder):
 def test_what_cannot_be_had_is_told_before_anything_is_read(toys, folder):
     with pytest.raises(ValueError, match=r"there is no file toy/vlid, and the published set toy has no file 'vlid'"):
         find_published(DataConfig(train="toy/train", valid="toy/vlid"))
-    with pytest.raises(NotFetchedError, match="toy/converted is not on this machine and cannot be fetched"):
+    with pytest.raises(NotFetchedError, match=r"toy/converted is in none of .*, and cannot be fetched"):
         find_published(DataConfig(train="toy/train", test="toy/converted"))
 
 

@@ -12,7 +12,7 @@ from equinet.runs.files import explained, make_folder, sync
 from equinet.runs.lock import exclusive
 
 from .card import DataFile, find_card
-from .local import CHUNK, VARIABLE, cache_folder, sha256_of
+from .local import CHUNK, VARIABLE, cache_folder, folders, sha256_of
 
 SECONDS = 20.0  # without a byte
 ATTEMPTS = 3
@@ -109,15 +109,19 @@ def _how_to_get(file: DataFile, target: Path, error: Exception, partial: Path) -
     kept = f" {_size(partial)} bytes are kept, and the next try goes on from there." if _size(partial) else ""
     reason = str(getattr(error, "reason", "") or error) or type(error).__name__
     return (
-        f"{file.full_name} is not on this machine, and {file.url} could not be fetched: {reason}.{kept} Fetch it on another machine "
+        f"{_not_here(file)}, and {file.url} could not be fetched: {reason}.{kept} Fetch it on another machine "
         f"and put it here as {target} (or below a folder of {VARIABLE} as {file.set}/{file.name}.xyz or .xyz.gz); its SHA-256 is "
         f"{file.sha256}"
     )
 
 
+def _not_here(file: DataFile) -> str:
+    return f"{file.full_name} is in none of {', '.join(map(str, folders()))}"
+
+
 def _how_to_make(file: DataFile, target: Path) -> str:
     return (
-        f"{file.full_name} is not on this machine and cannot be fetched: no address has it in this form. It is made from "
+        f"{_not_here(file)}, and cannot be fetched: no address has it in this form. It is made from "
         f"{find_card(file.set).origin}: {file.made}. Put it as {target} (or below a folder of {VARIABLE} as {file.set}/{file.name}.xyz or "
         f".xyz.gz); its SHA-256 is {file.sha256}"
     )
