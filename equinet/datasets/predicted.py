@@ -6,7 +6,6 @@ import gzip
 import io
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from ase import Atoms
@@ -35,48 +34,39 @@ def iter_structures(paths: Iterable[str | os.PathLike[str]]) -> Iterator[Atoms]:
             yield atoms
 
 
-class FrameWriter:
-    """Writes frames one after the other in extended XYZ; made by :func:`frame_writer`."""
-
-    def __init__(self, text: io.TextIOBase, path: str | os.PathLike[str]) -> None:
-        self._text, self._path = text, path
-
-    def write(self, atoms: Atoms) -> None:
-        """Append a frame with its labels, ``info`` and arrays.
-
-        Raises:
-            OSError: If it cannot be written; names the file and the remedy.
-        """
-        written = atoms.copy()
-        written.calc = atoms.calc
-        written.info.pop(SOURCE, None)
-        try:
-            write_xyz(self._text, written)
-        except OSError as error:
-            raise explained(error, self._path) from error
-
-
-@contextmanager
-def frame_writer(path: str | os.PathLike[str]) -> Iterator[FrameWriter]:
-    """Open an extended XYZ file for frames; it is in place, whole, when the block ends without an error.
+def write_frames(path: str | os.PathLike[str], frames: Iterable[Atoms]) -> int:
+    """Write frames with their labels, ``info`` and arrays as extended XYZ, one after the other, gzipped if the name ends in .gz.
 
     Args:
-        path: File to make or to replace, ``*.xyz`` or ``*.extxyz``, or either with ``.gz``.
+        path: File to make or to replace; it appears, whole, when the last frame is written.
+        frames: Structures; an iterator is taken frame by frame.
+
+    Returns:
+        Number of frames.
 
     Raises:
-        ValueError: If the name has another ending.
+        OSError: If the file cannot be written; names it and the remedy. The old one is whole.
     """
-    require_ending(path)
+    count = 0
     with replacing(path) as file:
-        packed = gzip.GzipFile(fileobj=file, mode="wb", mtime=0) if str(path).endswith(".gz") else None
+        packed = gzip.GzipFile(fileobj=file, mode="wb", mtime=0) if os.fspath(path).endswith(".gz") else None
         text = io.TextIOWrapper(packed or file, encoding="utf-8", newline="\n", write_through=True)
         try:
-            yield FrameWriter(text, path)
+            for atoms in frames:
+                written = atoms.copy()
+                written.calc = atoms.calc
+                written.info.pop(SOURCE, None)
+                try:
+                    write_xyz(text, written)
+                except OSError as error:
+                    raise explained(error, path) from error
+                count += 1
             text.flush()
         finally:
             text.detach()
             if packed is not None:
                 packed.close()
+    return count
 
 
 def require_ending(path: str | os.PathLike[str]) -> None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from equinet.datasets import source
 from equinet.datasets.frames import has_volume
-from equinet.datasets.predicted import frame_writer, iter_structures, require_ending
+from equinet.datasets.predicted import iter_structures, require_ending, write_frames
 from equinet.datasets.published import locate
 from equinet.graph import AtomicGraph, collate
 from equinet.graph.elements import SYMBOLS
@@ -88,14 +88,16 @@ def predict_file(
         raise ValueError(f"{', '.join(paths)}: there are no frames")
     if replaced:
         tell(f"the frames hold {', '.join(sorted(replaced))} already; they are replaced")
-    done = 0
-    with matmul_precision(matmul), frame_writer(out) as writer:
+    with matmul_precision(matmul):
         check_backends(potential, [potential.graph(first)], model, matmul, tell)
-        for atoms in predict_frames(potential, iter_structures(paths), batch_edges=batch_edges, descriptors=columns):
-            writer.write(atoms)
-            done += 1
-            advance(done, count)
-    return done
+        predicted = predict_frames(potential, iter_structures(paths), batch_edges=batch_edges, descriptors=columns)
+        return write_frames(out, _counted(predicted, count, advance))
+
+
+def _counted(frames: Iterable[Atoms], total: int, advance: Callable[[int, int | None], None]) -> Iterator[Atoms]:
+    for done, atoms in enumerate(frames, start=1):
+        yield atoms
+        advance(done, total)
 
 
 def predict_frames(

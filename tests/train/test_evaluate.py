@@ -12,8 +12,7 @@ from ase import Atoms
 from toy_set import toy_set
 
 from equinet.checkpoint import load_potential
-from equinet.datasets import LabelKeys, read_frames
-from equinet.datasets.frames import labels_of
+from equinet.datasets import LabelKeys, find_labels, read_frames
 from equinet.datasets.published import find_file
 from equinet.tables import as_text
 from equinet.train import Errors, evaluate_file
@@ -53,7 +52,7 @@ def differences(model, mixed):
     potential = load_potential(model)
     result = []
     for atoms in read_frames(mixed):
-        prediction, labels = potential(atoms), labels_of(atoms)
+        prediction, labels = potential(atoms), find_labels(atoms)
         energy = 1e3 * (float(prediction.energy) - float(labels["energy"])) / len(atoms)
         forces = 1e3 * (prediction.forces.double().numpy() - labels["forces"]) if "forces" in labels else None
         result.append((atoms, energy, forces))
