@@ -31,6 +31,8 @@ def iter_structures(paths: Iterable[str | os.PathLike[str]]) -> Iterator[Atoms]:
             atoms.info[SOURCE] = f"{path}, frame {n}"
             require_elements(atoms)
             require_finite(atoms)
+            if symbol := getattr(atoms.info.get("spacegroup"), "symbol", None):
+                atoms.info["spacegroup"] = str(symbol)  # an object of ASE, which no file of frames has a form for
             yield atoms
 
 

@@ -130,7 +130,9 @@ def test_files_of_other_formats_and_published_sets_are_read(model, tmp_path, mon
         files = [tmp_path / "POSCAR", tmp_path / "crystal.cif", "toy/test"]
         moves = []
         assert predict_file(model, files, tmp_path / "out.xyz", advance=lambda *move: moves.append(move)) == 8
-    energies = [atoms.info["equinet_energy"] for atoms in ase.io.read(tmp_path / "out.xyz", ":")]
+    found = ase.io.read(tmp_path / "out.xyz", ":")
+    energies = [atoms.info["equinet_energy"] for atoms in found]
+    assert found[1].info["spacegroup"] == "P 1"
     assert energies[0] == pytest.approx(energies[1], abs=1e-4)
     assert moves == [*((n, None) for n in range(1, 9)), *((n, 8) for n in range(1, 9))]
 
