@@ -32,6 +32,12 @@ LARGEST_NUMBER = 1e9  # of weights and constants, which are near one; energies o
 ALLOCATIONS_PER_BYTE, ALLOCATIONS_OF_TABLES = 16, 2**26
 
 
+def _known(counts: dict[str, int]) -> dict[str, int]:
+    if unknown := [symbol for symbol in counts if symbol not in SYMBOLS[1:]]:
+        raise ValueError(f"{shortened(unknown[0])} is no element")
+    return counts
+
+
 def _ascending(symbols: list[str]) -> list[str]:
     if unknown := [symbol for symbol in symbols if symbol not in SYMBOLS[1:]]:
         raise ValueError(f"{shortened(unknown[0])} is no element")
@@ -39,6 +45,17 @@ def _ascending(symbols: list[str]) -> list[str]:
     if numbers != sorted(set(numbers)):
         raise ValueError("elements must be distinct and in the order of their atomic numbers")
     return symbols
+
+
+class References(BaseModel):
+    """Origin of the reference energies, and the compositions that determine them where they do not determine each."""
+
+    model_config = ConfigDict(frozen=True, strict=True)
+
+    origin: str = ""
+    compositions: list[
+        Annotated[dict[str, Annotated[int, Field(ge=1, le=1_000_000)]], Field(min_length=1), AfterValidator(_known)]
+    ] = []
 
 
 class PotentialHeader(BaseModel):
@@ -56,6 +73,7 @@ class PotentialHeader(BaseModel):
     units: dict[str, str] = {}
     versions: dict[str, str] = {}
     origin: dict[str, Any] = {}
+    references: References = References()
     training: dict[str, Any] = {}
 
     @property
@@ -112,6 +130,7 @@ def save_potential(
         "units": UNITS,
         "versions": versions(),
         "origin": potential.origin,
+        "references": potential.references,
         "training": dict(training or {}),
     }
     save_tensors(path, state, header)
@@ -146,6 +165,7 @@ def load_potential(
     potential.load_state_dict(tensors)
     _refuse_out_of_bounds(potential, str(path))
     potential.origin = dict(header.origin)
+    potential.references = header.references.model_dump()
     return potential.to(device=device, dtype=wanted).eval()
 
 

@@ -46,6 +46,8 @@ class Potential(nn.Module):
     Attributes:
         origin: Origin of weights that were not trained here from random ones: file, SHA-256, licence, head. Model files,
             conversions and fine-tuned potentials keep it.
+        references: Origin of the reference energies in words, and ``compositions``, which is not empty if these determine sums of the
+            reference energies only, see :func:`equinet.datasets.composition.spanning_compositions`. Model files and conversions keep it.
 
     Raises:
         ValueError: If model and scale differ in their number of species.
@@ -53,6 +55,7 @@ class Potential(nn.Module):
 
     species_of: Tensor
     origin: dict[str, Any]
+    references: dict[str, Any]
 
     @made_on_cpu
     def __init__(self, model: Model, scale: EnergyScale) -> None:
@@ -64,6 +67,7 @@ class Potential(nn.Module):
         self.model = model
         self.scale = scale
         self.origin = {}
+        self.references = {}
         lookup = torch.full((len(SYMBOLS),), -1, dtype=torch.int64)
         lookup[list(self.elements)] = torch.arange(len(self.elements))
         self.register_buffer("species_of", lookup, persistent=False)

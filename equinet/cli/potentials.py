@@ -84,6 +84,14 @@ def evaluate(
     energy_key: Annotated[str, typer.Option(help="Name of the energy in the file.")] = "energy",
     forces_key: Annotated[str, typer.Option(help="Name of the forces in the file.")] = "forces",
     stress_key: Annotated[str, typer.Option(help="Name of the stress in the file.")] = "stress",
+    virial_key: Annotated[str, typer.Option(help="Name of a virial in the file; the stress is -virial/volume.")] = "",
+    stress_sign: Annotated[
+        Literal["tension", "compression"], typer.Option(help="Sign of the stress in the file; VASP's is compression.")
+    ] = "tension",
+    weight_key: Annotated[str, typer.Option(help="Name of a frame's weight; only weight 0 matters.")] = "weight",
+    units: Annotated[
+        str, typer.Option(metavar="NAME=UNIT,...", help="Units in the file, e.g. energy=Hartree,length=Bohr.")
+    ] = "",
     dtype: Annotated[str | None, typer.Option(help="float32 or float64; by default as the model was saved.")] = None,
     device: Annotated[str, typer.Option(help='"auto", "cpu", "cuda", ...')] = "auto",
     batch_size: Annotated[int, typer.Option(help="Frames at a time.")] = 32,
@@ -96,13 +104,21 @@ def evaluate(
 
     Example:  equinet evaluate run/model.eqn test.xyz --by config_type --csv errors.csv
     """
-    from equinet.datasets import LabelKeys
+    from equinet.datasets import LabelKeys, units_from_text
     from equinet.train import evaluate_file
     from equinet.train.report.plots import plot_parity
     from equinet.train.report.record import write_csv, write_json
     from equinet.train.report.tables import comparisons, error_table, extremes_table, group_table
 
-    keys = LabelKeys(energy=energy_key, forces=forces_key, stress=stress_key)
+    keys = LabelKeys(
+        energy=energy_key,
+        forces=forces_key,
+        stress=stress_key,
+        virial=virial_key,
+        stress_sign=stress_sign,
+        weight=weight_key,
+        units=units_from_text(units),
+    )
     with progress(console, "batches") as move:
         found = evaluate_file(
             model,

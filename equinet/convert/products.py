@@ -163,6 +163,7 @@ def convert(
         for name in ("many_body", "convolution")
     }
     new.origin = potential.origin
+    new.references = potential.references
     new = new.to(device=potential.device, dtype=potential.dtype).train(potential.training)
     return new, Conversion(
         **names, couplings=tuple(couplings), products=tuple(products), convolutions=tuple(convolutions)

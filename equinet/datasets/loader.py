@@ -11,12 +11,12 @@ from ase.data import chemical_symbols
 
 from equinet.graph.atomic_graph import AtomicGraph, collate, from_atoms
 
-from .frames import has_volume, labels_of, require_elements, source
+from .frames import SOURCE, find_labels, has_volume, require_elements, source
 from .properties import PROPERTIES
 
 
 def to_graph(atoms: Atoms, cutoff: float) -> AtomicGraph:
-    """The graph of a frame with its labels; NaN where it has none.
+    """The graph of a frame with its labels and their weights; NaN where it has none, or one of weight 0, which is to touch nothing.
 
     Raises:
         ValueError, MemoryError: As :func:`equinet.graph.from_atoms`, with the frame's origin in front.
@@ -25,13 +25,14 @@ def to_graph(atoms: Atoms, cutoff: float) -> AtomicGraph:
         graph = from_atoms(atoms, cutoff)
     except (ValueError, MemoryError) as error:
         raise type(error)(f"{source(atoms)}: {error}") from error
-    found = labels_of(atoms)
+    found = find_labels(atoms)
     for row in PROPERTIES.values():
-        value = found.get(row.name)
-        if row.needs_volume and not has_volume(atoms):
-            value = None  # whatever a file says: molecules often come with zeros
+        value, weight = found.get(row.name), found.weights.get(row.name, 1.0)
+        if found.weight * weight == 0 or (row.needs_volume and not has_volume(atoms)):
+            value = None  # without volume whatever a file says: molecules often come with zeros
         shape = (len(atoms), *row.shape) if row.per == "atom" else (1, *row.shape)
         graph[row.name] = torch.from_numpy(np.full(shape, np.nan) if value is None else value.reshape(shape).copy())
+        graph[f"{row.name}_weight"] = torch.tensor([weight], dtype=torch.float64, device="cpu")
     graph.weight = torch.tensor([found.weight], dtype=torch.float64, device="cpu")
     return graph
 
@@ -59,6 +60,11 @@ def to_graphs(frames: Sequence[Atoms], cutoff: float, elements: Sequence[int] | 
                 "to the training set"
             )
     return [to_graph(atoms, cutoff) for atoms in frames]
+
+
+def label_counts(graphs: Sequence[AtomicGraph]) -> dict[str, int]:
+    """Number of structures with a label (of a weight above 0), by property."""
+    return {name: sum(bool(graph[name].isfinite().any()) for graph in graphs if name in graph) for name in PROPERTIES}
 
 
 class EpochOrder:
@@ -126,7 +132,11 @@ def random_split(frames: Sequence[Atoms], fraction: float, seed: int) -> tuple[l
     if not 0 < fraction < 1:
         raise ValueError(f"the fraction to hold out must be between 0 and 1, got {fraction}")
     if len(frames) < 2:
-        raise ValueError(f"cannot hold out a part of {len(frames)} frame(s)")
+        file = f" of {source(frames[0]).rsplit(', frame', 1)[0]}" if frames and SOURCE in frames[0].info else ""
+        raise ValueError(
+            f"cannot hold out a part of {len(frames)} frame(s){file}, as `data.valid = {fraction:g}` asks; name a file with other frames "
+            "there, or the training file itself to see whether a model can learn this frame"
+        )
     order = np.random.default_rng(seed).permutation(len(frames))
     held = min(max(round(fraction * len(frames)), 1), len(frames) - 1)
     rest = sorted(order[: len(frames) - held].tolist())

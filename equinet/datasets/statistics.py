@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,8 +12,12 @@ from numpy.typing import NDArray
 
 from equinet.graph.atomic_graph import AtomicGraph
 
-from .frames import is_isolated_atom, labels_of, require_elements, require_no_outliers, source, with_labels
-from .plausible import without_tail
+from .composition import FAR_FROM_FIT, SPREADS, composition, deviations, fit_to_composition, spanning_compositions
+from .frames import find_labels, require_elements, source, weight_of, with_labels
+from .plausible import ABSURD_E0S, FORCE_OUTLIER, absurd_references, implausible, without_tail
+
+LEAST_SQUARES = "least squares over the training energies"
+SMALLEST_SCALE = 1e-3  # eV
 
 
 @dataclass(frozen=True)
@@ -26,8 +30,12 @@ class Statistics:
         reference_origin: Source of the reference energies, in words.
         shift: Mean interaction energy of an atom of each element, in eV.
         scale: Root mean square of a force component on atoms of each element, in eV/Å, used as the unit of energy. A few components far
-            beyond all others (ten times the 99th percentile) count as that much.
+            beyond all others (ten times the 99th percentile) count as that much. Without forces, or if all are zero by symmetry, the
+            spread of the interaction energies per atom in eV.
         avg_num_neighbors: Edges per atom.
+        scale_origin: What the scale was taken from: "forces", or why not: "no forces", "forces all zero".
+        compositions: Compositions that determine sums of the reference energies but not each, see
+            :func:`equinet.datasets.composition.spanning_compositions`; empty if every reference energy is determined.
     """
 
     elements: tuple[int, ...]
@@ -36,11 +44,47 @@ class Statistics:
     shift: tuple[float, ...]
     scale: tuple[float, ...]
     avg_num_neighbors: float
+    scale_origin: str = "forces"
+    compositions: tuple[Mapping[str, int], ...] = ()
 
 
-def composition(frames: Sequence[Atoms], elements: Sequence[int]) -> NDArray[np.float64]:
-    """Number of atoms of each element in each frame, ``(frames, elements)``."""
-    return np.array([[np.count_nonzero(atoms.numbers == z) for z in elements] for atoms in frames], dtype=np.float64)
+@dataclass(frozen=True)
+class _Energies:
+    """Energies of the frames that have one and a weight.
+
+    Attributes:
+        counts: Atoms of each element, ``(frames, elements)``.
+        energies: Total or interaction energies in eV, ``(frames,)``.
+        weights: Weights of the energies, ``(frames,)``.
+    """
+
+    counts: NDArray[np.float64]
+    energies: NDArray[np.float64]
+    weights: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, frames: Sequence[Atoms], elements: Sequence[int]) -> _Energies:
+        taken = [atoms for atoms in frames if "energy" in atoms.calc.results and weight_of(atoms, "energy") > 0]
+        return cls(
+            composition(taken, elements).reshape(len(taken), len(elements)),
+            np.array([atoms.calc.results["energy"] for atoms in taken], dtype=np.float64),
+            np.array([weight_of(atoms, "energy") for atoms in taken], dtype=np.float64),
+        )
+
+    def less(self, reference: Sequence[float]) -> _Energies:
+        """Interaction energies."""
+        return _Energies(self.counts, self.energies - self.counts @ np.array(reference), self.weights)
+
+    @property
+    def per_atom(self) -> NDArray[np.float64]:
+        return self.energies / self.counts.sum(axis=1)
+
+    def ordinary(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Energies per atom of all but outliers, their tail moved in, and the weights."""
+        away, spread = deviations(self.counts, self.energies, self.weights)
+        kept = np.abs(away) <= max(SPREADS * spread, FAR_FROM_FIT)
+        values = self.per_atom[kept]
+        return without_tail(values, float(np.median(values))), self.weights[kept]
 
 
 def reference_energies(
@@ -53,10 +97,10 @@ def reference_energies(
 
     Args:
         frames: Training frames without isolated atoms.
-        isolated: Isolated-atom frames.
+        isolated: Isolated-atom frames; those of weight 0 do not count.
         elements: Atomic numbers wanted.
         choice: ``"isolated"`` takes the isolated-atom frames, ``"least_squares"`` the composition's best fit to the total
-            energies, ``"auto"`` the first if there is any such frame and else the second; or a table ``{"H": -13.6, ...}``.
+            energies (:func:`equinet.datasets.composition.fit_to_composition`), ``"auto"`` the first if there is any such frame and else the second; or a table ``{"H": -13.6, ...}``.
 
     Raises:
         ValueError: If an element has no reference energy, or two frames of one element disagree.
@@ -67,6 +111,7 @@ def reference_energies(
             raise ValueError(f"`data.e0s` names {', '.join(strange)}, which is no chemical element")
         table = {atomic_numbers[symbol]: float(value) for symbol, value in choice.items()}
         return _from_table(table, elements, "a table", frames)
+    isolated = [atoms for atoms in isolated if atoms.info["weight"] > 0]
     if choice == "auto":
         choice = "isolated" if isolated else "least_squares"
     if choice == "isolated":
@@ -83,15 +128,8 @@ def reference_energies(
         return _from_table(table, elements, "isolated atoms", frames)
     if choice != "least_squares":
         raise ValueError(f'`data.e0s` must be "auto", "isolated", "least_squares" or a table, got {choice!r}')
-    labelled = [atoms for atoms in frames if "energy" in atoms.calc.results]
-    energies = np.array([atoms.calc.results["energy"] for atoms in labelled])
-    # lstsq gives the smallest solution where the compositions do not determine all elements (one molecule, say)
-    solution = (
-        np.linalg.lstsq(composition(labelled, elements), energies, rcond=None)[0]
-        if labelled
-        else np.zeros(len(elements))
-    )
-    return solution.tolist(), "least squares over the training energies"
+    labelled = _Energies.of(frames, elements)
+    return fit_to_composition(labelled.counts, labelled.energies, labelled.weights).tolist(), LEAST_SQUARES
 
 
 def _from_table(
@@ -115,8 +153,9 @@ def measure(
     *,
     e0s: str | Mapping[str, float] = "auto",
     per_element: bool = False,
+    accept: Collection[str] = (),
 ) -> Statistics:
-    """Statistics of a training set.
+    """Statistics of a training set, in which every frame counts as its weight says.
 
     Args:
         frames: Training frames without isolated atoms.
@@ -124,79 +163,102 @@ def measure(
         graphs: The graphs of ``frames``.
         e0s: See :func:`reference_energies`.
         per_element: Shift and scale of each element by itself instead of one for all.
+        accept: Faults to let pass, of ``"absurd-e0s"`` and ``"force-outlier"``.
 
     Raises:
-        ValueError: If there are no edges, an element has no reference energy, an atom is of no element, or a force is out of all
-            proportion to the others.
+        ValueError: If there are no edges, an element has no reference energy, an atom is of no element, a force is out of all
+            proportion to the others, or the reference energies are absurd against the labels.
     """
     for atoms in (*frames, *isolated):
         require_elements(atoms)
-    frames, isolated = ([with_labels(atoms, labels_of(atoms)) for atoms in part] for part in (frames, isolated))
-    require_no_outliers(frames)
+    frames, isolated = ([with_labels(atoms, find_labels(atoms)) for atoms in part] for part in (frames, isolated))
+    for fault in implausible(frames):
+        if fault.name == FORCE_OUTLIER and fault.name not in accept:
+            raise ValueError(f"{source(fault.atoms)}: {fault.reason}")
     elements = tuple(sorted({int(z) for atoms in frames for z in atoms.numbers}))
-    edges = sum(graph.edge_index.shape[1] for graph in graphs)
-    nodes = sum(graph.num_nodes for graph in graphs)
+    neighbors = _neighbors(frames, graphs)
+    reference, origin = reference_energies(frames, isolated, elements, e0s)
+    total = _Energies.of(frames, elements)
+    interaction = total.less(reference)
+    values = ", ".join(f"{chemical_symbols[z]} {energy:.6g}" for z, energy in zip(elements, reference))
+    reason = absurd_references(interaction.per_atom, interaction.weights, f"{values} eV, from {origin}")
+    if reason and ABSURD_E0S not in accept:
+        raise ValueError(reason)
+    scale, scale_origin = _scale(frames, elements, interaction, per_element)
+    spanning = spanning_compositions(total.counts, elements) if origin == LEAST_SQUARES and len(total.energies) else []
+    return Statistics(
+        elements=elements,
+        reference=tuple(reference),
+        reference_origin=origin,
+        shift=_shift(interaction, per_element),
+        scale=scale,
+        avg_num_neighbors=neighbors,
+        scale_origin=scale_origin,
+        compositions=tuple(spanning) if len(spanning) < len(elements) else (),
+    )
+
+
+def _neighbors(frames: Sequence[Atoms], graphs: Sequence[AtomicGraph]) -> float:
+    """Edges per atom."""
+    weights = [float(atoms.info["weight"]) for atoms in frames]
+    edges = sum(weight * graph.edge_index.shape[1] for weight, graph in zip(weights, graphs, strict=True))
+    nodes = sum(weight * graph.num_nodes for weight, graph in zip(weights, graphs, strict=True))
     if edges == 0:
         raise ValueError(
             f"no two atoms of the {len(frames)} training frames are within the cutoff, so there is nothing to learn from; "
             "raise `model.cutoff` or check that positions are in Å"
         )
-    reference, origin = reference_energies(frames, isolated, elements, e0s)
-    labelled = [atoms for atoms in frames if "energy" in atoms.calc.results]
-    counts = composition(labelled, elements) if labelled else np.ones((1, len(elements)))
-    energies = np.array([atoms.calc.results["energy"] for atoms in labelled]) if labelled else np.zeros(1)
-    # Without a single energy the interaction is not known, and zero is the only guess that is not wrong by the references.
-    interaction = energies - counts @ np.array(reference) if labelled else np.zeros(1)
+    return edges / nodes
+
+
+def _shift(interaction: _Energies, per_element: bool) -> tuple[float, ...]:
+    """Mean interaction energy of an atom of each element."""
+    count = interaction.counts.shape[1]
+    if not len(interaction.energies):
+        # Without a single energy the interaction is not known, and zero is the only guess that is not wrong by the references.
+        return (0.0,) * count
     if per_element:
-        shift = np.linalg.lstsq(counts, interaction, rcond=None)[0]
-    else:
-        per_atom = interaction / counts.sum(axis=1)
-        shift = np.full(len(elements), float(np.mean(without_tail(per_atom, float(np.median(per_atom))))))
-    return Statistics(
-        elements,
-        tuple(reference),
-        origin,
-        tuple(shift.tolist()),
-        _force_scale(frames, elements, interaction, counts, per_element),
-        edges / nodes,
-    )
+        return tuple(fit_to_composition(interaction.counts, interaction.energies, interaction.weights).tolist())
+    values, weights = interaction.ordinary()
+    return (float(np.average(values, weights=weights)),) * count
 
 
-def _force_scale(
-    frames: Sequence[Atoms],
-    elements: Sequence[int],
-    interaction: NDArray[np.float64],
-    counts: NDArray[np.float64],
-    per_element: bool,
-) -> tuple[float, ...]:
-    with_forces = [atoms for atoms in frames if "forces" in atoms.calc.results]
-    if not with_forces:  # energy-only data: the spread of the energies per atom is the best unit there is
-        per_atom = interaction / counts.sum(axis=1)
-        spread = float(np.std(without_tail(per_atom, float(np.median(per_atom)))))
-        return (max(spread, 1e-3),) * len(elements)
+def _scale(
+    frames: Sequence[Atoms], elements: Sequence[int], interaction: _Energies, per_element: bool
+) -> tuple[tuple[float, ...], str]:
+    """Unit of energy of each element, and what it was taken from."""
+    with_forces = [atoms for atoms in frames if "forces" in atoms.calc.results and weight_of(atoms, "forces") > 0]
+    if not with_forces:  # the spread of the energies per atom is the best unit there is
+        return (max(_spread(interaction), SMALLEST_SCALE),) * len(elements), "no forces"
     forces = np.concatenate([atoms.calc.results["forces"] for atoms in with_forces])
+    weights = np.concatenate([np.full(len(atoms), weight_of(atoms, "forces")) for atoms in with_forces])
     numbers = np.concatenate([atoms.numbers for atoms in with_forces])
-    overall = _size(forces)
-    if overall == 0:
-        raise ValueError("all training forces are zero; a model cannot learn from them, check `data.forces_key`")
+    overall = _size(forces, weights)
+    if overall == 0:  # by symmetry, as in curves of energy against volume, or because they were never computed
+        if (spread := _spread(interaction)) < SMALLEST_SCALE:
+            raise ValueError(
+                "all training forces are zero, and the energies per atom do not differ either; a model cannot learn from them, check "
+                "`data.forces_key`"
+            )
+        return (spread,) * len(elements), "forces all zero"
     if not per_element:
-        return (overall,) * len(elements)
+        return (overall,) * len(elements), "forces"
     scales = []
     for z in elements:
-        own = forces[numbers == z]
-        scales.append((_size(own) if len(own) else 0.0) or overall)
-    return tuple(scales)
+        own = numbers == z
+        scales.append((_size(forces[own], weights[own]) if own.any() else 0.0) or overall)
+    return tuple(scales), "forces"
 
 
-def _size(forces: NDArray[np.float64]) -> float:
+def _spread(interaction: _Energies) -> float:
+    """Standard deviation of the interaction energies per atom; 0 if there are none."""
+    if not len(interaction.energies):
+        return 0.0
+    values, weights = interaction.ordinary()
+    mean = np.average(values, weights=weights)
+    return float(np.sqrt(np.average((values - mean) ** 2, weights=weights)))
+
+
+def _size(forces: NDArray[np.float64], weights: NDArray[np.float64]) -> float:
     """Root mean square of the components, on which a few far beyond all others have little influence."""
-    return float(np.sqrt(np.mean(without_tail(forces.ravel()) ** 2)))
-
-
-def split_isolated(frames: Sequence[Atoms]) -> tuple[list[Atoms], list[Atoms]]:
-    """(ordinary frames, isolated-atom frames)."""
-    ordinary: list[Atoms] = []
-    isolated: list[Atoms] = []
-    for atoms in frames:
-        (isolated if is_isolated_atom(atoms) else ordinary).append(atoms)
-    return ordinary, isolated
+    return float(np.sqrt(np.average(without_tail(forces.ravel()) ** 2, weights=np.repeat(weights, 3))))

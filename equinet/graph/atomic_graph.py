@@ -39,6 +39,7 @@ class AtomicGraph(Data):
         energy, forces, stress: Labels, ``(graphs,)`` eV, ``(nodes, 3)`` eV/Å, ``(graphs, 3, 3)`` eV/Å³ (tension
             positive), float64; NaN where a frame has none. Absent in graphs made for inference.
         weight: ``(graphs,)`` float64, weight of each frame in the loss. Absent likewise.
+        energy_weight, forces_weight, stress_weight: ``(graphs,)`` float64, factors of that weight in single terms of the loss; 1 where absent.
     """
 
     positions: Tensor

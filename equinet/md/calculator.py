@@ -18,6 +18,7 @@ from torch import Tensor
 
 from equinet.accelerate.capture import StaticStep
 from equinet.checkpoint import load_potential
+from equinet.datasets.composition import warn_if_undetermined
 from equinet.datasets.properties import property_named
 from equinet.graph.atomic_graph import AtomicGraph
 from equinet.graph.verlet import VerletGraph
@@ -111,6 +112,7 @@ class EquinetCalculator(RefusingCalculator):
         self.rounding: Rounding | None = None
         self._exact = None if matmul == "ieee" else _own_copy(model_or_path, self.device, torch.float64)
         self._compared = False
+        self._warned = False
         if capture and self.device.type != "cuda":
             raise ValueError(f"`capture` records CUDA graphs, and the device is {self.device}; leave it out")
         self._step = StaticStep(self.potential, skin) if capture else None
@@ -153,6 +155,7 @@ class EquinetCalculator(RefusingCalculator):
         """Fill ``results``: energies in eV, forces in eV/Å, stress in eV/Å³ (tension positive; xx yy zz yz xz xy).
 
         The first time, the potential is compared with its formulas on a few of the atoms (:func:`equinet.verify.backends.require_backend_match`).
+        Atoms of a composition for which the training set did not determine the reference energies are warned of once.
 
         Raises:
             BackendMismatchError: If it differs from them.
@@ -164,6 +167,7 @@ class EquinetCalculator(RefusingCalculator):
             self.atoms = atoms.copy()
         self.results = {}
         stress = self._decide_on_stress("stress" in properties)
+        self._warned = self._warned or warn_if_undetermined([self.atoms], self.potential.references)
         with matmul_precision(self.matmul):
             if not self._compared:
                 self._compared = require_backend_match(self.potential, self._graph()[0])

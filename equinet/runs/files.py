@@ -30,19 +30,19 @@ def replace_file(path: str | os.PathLike[str], content: bytes | str) -> None:
     Raises:
         OSError: If the content cannot be written; names the file and the remedy. The old file is whole, and nothing else is left.
     """
-    try:
-        with replacing(path) as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-    except OSError as error:
-        raise explained(error, path) from error
+    with replacing(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
 
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """Open a file to be written piece by piece, which takes the place of another when the block ends without an error.
+    """Replace a file by what is written to another one meanwhile, as :func:`replace_file` does; for content that is not in memory.
 
     Args:
-        path: File to make or to replace; a link is followed. After an error it is as before, and nothing else is left.
+        path: File to make or to replace; a link is followed.
+
+    Raises:
+        OSError: As :func:`replace_file`. After any other error, too, the old file is whole, and nothing else is left.
     """
     target = Path(os.path.realpath(path))
     # A name of its own for every writer, so that two of them never write into one file.
@@ -53,6 +53,11 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         partial.replace(target)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        if isinstance(error, FileNotFoundError) and error.errno is None:  # of what is to be written, which was read
+            raise
+        raise explained(error, path) from error
     except BaseException:
         partial.unlink(missing_ok=True)
         raise

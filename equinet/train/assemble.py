@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from equinet.accelerate.compilation import CompiledTraining
 from equinet.datasets import GraphLoader, Statistics
+from equinet.datasets.loader import label_counts
 from equinet.datasets.published import is_set_name
 from equinet.graph import AtomicGraph
 from equinet.graph.neighbors import available_memory
@@ -43,6 +44,7 @@ class Parts:
         settings: Epochs, schedule, limits.
         predict: Function that computes the predictions to train on, if not the potential itself.
         statistics: Statistics of the training frames.
+        notices: Sentences about the data to be shown before the first step.
         isolated: Number of isolated-atom frames that were set apart.
         origin_of_references: Source of the reference energies, in words.
         start: File of the model that training starts from; None for fresh weights.
@@ -61,6 +63,7 @@ class Parts:
     settings: TrainConfig
     predict: Predict | None
     statistics: Statistics
+    notices: tuple[str, ...]
     isolated: int
     origin_of_references: str
     start: str | None
@@ -103,11 +106,16 @@ def assemble(config: RunConfig) -> Parts:
         settings=settings,
         predict=CompiledTraining(potential) if settings.compile else None,
         statistics=prepared.statistics,
+        notices=prepared.notices,
         isolated=prepared.isolated,
         origin_of_references=prepared.statistics.reference_origin if start is None else f"of {start}{refit}",
         start=start,
         identity=_identity(config, prepared),
-        provenance={"config": _without_folders(config), "data_sha256": prepared.digest},
+        provenance={
+            "config": _without_folders(config),
+            "data_sha256": prepared.digest,
+            "labels": label_counts(prepared.graphs["train"]),
+        },
         configuration=to_toml(config),
         published=prepared.published,
     )

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import difflib
+import glob
 import json
 import os
+import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+import numpy as np
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import PydanticKnownError
 
-from equinet.datasets import LabelKeys
+from equinet.datasets import LabelKeys, Units
 from equinet.datasets.properties import BUILT_IN, property_named
 from equinet.datasets.published import is_set_name
 from equinet.models import AnyModelConfig, MACEConfig, model_class
@@ -33,38 +37,71 @@ def _registered(name: str) -> str:
     return property_named(name).name
 
 
+def _known_units(units: dict[str, str]) -> dict[str, str]:
+    Units(**units)
+    return units
+
+
+def _truth_or_properties(value: Any) -> bool | list[str]:
+    if isinstance(value, (list, tuple)):
+        return [property_named(str(name)).name for name in value]
+    if not isinstance(value, (bool, np.bool_)):
+        raise PydanticKnownError("bool_type")
+    return bool(value)
+
+
 class DataConfig(BaseModel):
     """Files of frames and the names of their labels."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
     train: str | Annotated[list[str], Field(min_length=1)]
-    """File or files with training frames (extended XYZ, also gzipped), or published sets by name, as "acac/train_300K" (`equinet data list`). Isolated atoms in them give the E0s."""
+    """File, folder or pattern such as dir/*.xyz, or several of them, with training frames: extended XYZ, outputs of VASP and other codes, databases, npz, HDF5, also packed; or published sets by name, as "acac/train_300K" (`equinet data list`). Isolated atoms in them give the E0s."""
     valid: str | Annotated[Real, Field(gt=0, lt=1)] = 0.1
-    """File or published set with validation frames, or the fraction of the training frames to hold out for validation."""
+    """File, folder, pattern or published set with validation frames, or the fraction of the training frames to hold out for validation."""
     test: str | None = None
-    """File or published set with test frames; used once, at the end."""
+    """File, folder, pattern or published set with test frames; used once, at the end."""
     e0s: Literal["auto", "isolated", "least_squares"] | dict[str, Annotated[Real, Field(ge=-1e7, le=1e7)]] = "auto"
     """Reference energies: from isolated-atom frames, by least squares, or a table { H = -13.6, ... } in eV."""
     scale_shift: Literal["global", "per_element"] = "global"
     """One energy scale and shift for all atoms, or one for each element."""
     energy_key: str = "energy"
-    """Name of the total energy (eV) in the files."""
+    """Name of the total energy in the files."""
     forces_key: str = "forces"
-    """Name of the forces (eV/Å) in the files."""
+    """Name of the forces in the files."""
     stress_key: str = "stress"
-    """Name of the stress (eV/Å³, tension positive) in the files."""
+    """Name of the stress in the files, six numbers xx yy zz yz xz xy or nine."""
+    stress_sign: Literal["tension", "compression"] = "tension"
+    """Sign of the stress in the files: a positive one pulls the cell together (ASE, equinet), or is a pressure (VASP)."""
+    virial_key: str = ""
+    """Name of a virial W in the files, in the unit of energy; the stress is -W / volume. Empty if there is none."""
+    units: Annotated[dict[Literal["energy", "length", "forces", "stress"], str], AfterValidator(_known_units)] = {}
+    """Units in the files, { energy = "Hartree", length = "Bohr" }; by default eV and Ang, forces and stress those of energy and length."""
     weight_key: str = "weight"
-    """Name of a frame's weight in the loss; 1 where a frame has none."""
+    """Name of a frame's weight in the loss; 1 where a frame has none. "config_weight" takes MACE's, and "" counts all frames alike."""
+    config_type_key: str = "config_type"
+    """Name of a frame's kind in the files, a word."""
+    config_type_weights: dict[str, Annotated[Real, Field(ge=0, le=1e6)]] = {}
+    """Factors of the weights of frames by their kind, { AIMD = 1.0, dimer = 0.1 }; "Default" is that of frames without a kind."""
     keys: dict[Annotated[str, AfterValidator(_registered)], str] = {}
     """Names of further registered properties in the files, { dipole = "dipole_dft" }; by default their own."""
-    allow_missing: Truth = False
-    """Accept frames that lack a weighted label as long as others have it."""
+    allow_missing: Annotated[bool | list[str], BeforeValidator(_truth_or_properties)] = False
+    """Accept frames that lack a weighted label as long as others have it; or only for some labels, ["stress"]."""
 
-    def label_keys(self) -> LabelKeys:
-        """Names of all labels in the files."""
+    def label_keys(self, optional: Sequence[str] = ()) -> LabelKeys:
+        """Names, units and weights of all labels in the files; ``optional``: properties that nothing is trained on."""
         own = {name: getattr(self, f"{name}_key") for name in BUILT_IN}
-        return LabelKeys(weight=self.weight_key, **own, **self.keys)
+        return LabelKeys(
+            weight=self.weight_key,
+            virial=self.virial_key,
+            config_type=self.config_type_key,
+            type_weights=self.config_type_weights,
+            units=Units(**self.units),
+            stress_sign=self.stress_sign,
+            optional=optional,
+            **own,
+            **self.keys,
+        )
 
 
 class TrainConfig(BaseModel):
@@ -247,14 +284,19 @@ def _make_absolute(tree: dict[str, Any], folder: Path) -> None:
     for key in ("train", "valid", "test"):
         value = data.get(key)
         if isinstance(value, str):
-            data[key] = _file_or_set(value, folder)
+            data[key] = _absolute(value, folder)
         elif key == "train" and isinstance(value, list):
-            data[key] = [_file_or_set(name, folder) if isinstance(name, str) else name for name in value]
+            data[key] = [_absolute(name, folder) if isinstance(name, str) else name for name in value]
 
 
-def _file_or_set(name: str, folder: Path) -> str:
-    """A file's absolute path; the name of a published set as it is."""
-    return name if is_set_name(name, folder) else os.path.abspath(folder / name)
+def _absolute(name: str, folder: Path) -> str:
+    """A file, folder or pattern from anywhere, and the name of a published set; brackets and stars of ``folder`` itself are no pattern."""
+    if is_set_name(name, folder):
+        return name
+    path = Path(name).expanduser()
+    if not path.is_absolute() and glob.has_magic(name) and not (folder / path).exists():
+        return os.path.join(glob.escape(os.path.abspath(folder)), name)
+    return os.path.abspath(folder / path)
 
 
 def _toml(value: Any) -> str:
@@ -263,7 +305,11 @@ def _toml(value: Any) -> str:
     if isinstance(value, str):
         return json.dumps(value, ensure_ascii=False)  # a TOML basic string has JSON's escapes
     if isinstance(value, Mapping):
-        return "{ " + ", ".join(f"{key} = {_toml(item)}" for key, item in value.items()) + " }"
+        return "{ " + ", ".join(f"{_toml_key(key)} = {_toml(item)}" for key, item in value.items()) + " }"
     if isinstance(value, (list, tuple)):
         return "[" + ", ".join(map(_toml, value)) + "]"
     return repr(value)
+
+
+def _toml_key(key: str) -> str:
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else json.dumps(key, ensure_ascii=False)

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from equinet.checkpoint import load_potential
-from equinet.datasets import GraphLoader, LabelKeys, read_frames, source, split_isolated, to_graphs
+from equinet.datasets import GraphLoader, LabelKeys, find_labels, read_frames, source, split_isolated, to_graphs
+from equinet.datasets.composition import warn_if_undetermined
+from equinet.datasets.names import offered
 from equinet.datasets.properties import BUILT_IN, PROPERTIES
 from equinet.datasets.published import DataFile, Located, locate
 from equinet.ops.devices import choose_device
@@ -157,6 +159,9 @@ def evaluate_file(
     frames, isolated = split_isolated([atoms for _, part in read for atoms in part])
     frames, isolated = (frames, isolated) if frames else (isolated, [])
     _require_some_label(located, frames, keys)
+    warn_if_undetermined(frames, potential.references)
+    if weightless := sum(find_labels(atoms).weight == 0 for atoms in frames):
+        tell(f"{weightless} of {len(frames)} frames have weight 0 and count in no error")
     file_of = {id(atoms): _shown_name(each) for each, part in read for atoms in part}
     files, path_of = [file_of[id(atoms)] for atoms in frames], {_shown_name(each): each.path for each in located}
     chosen = usual_keys(frames, files) if by is None else by
@@ -220,7 +225,17 @@ def _require_some_label(located: Sequence[Located], frames: Sequence[Atoms], key
     if not any(atoms.calc.results for atoms in frames):
         *others, last = (f"`{keys.of(name)}`" for name in BUILT_IN)
         names, arguments = f"{', '.join(others)} or {last}", ", ".join(f"`{name}_key`" for name in BUILT_IN)
+        settings = [each.removeprefix("data.") for name in BUILT_IN for each in offered(frames[0], name, keys)]
+        found = (
+            f"; {source(frames[0])} looks as if it needed {', '.join(map(_as_argument, settings))}" if settings else ""
+        )
         raise ValueError(
             f"{', '.join(each.path for each in located)}: no frame has a label called {names}; if they have other names, say so with "
-            f"{arguments} (of `keys`)"
+            f"{arguments} (of `keys`){found}"
         )
+
+
+def _as_argument(setting: str) -> str:
+    """``energy_key = "REF_energy"`` as it is typed after a command."""
+    argument, _, name = setting.partition(" = ")
+    return f"`{argument}` {name}"

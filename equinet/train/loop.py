@@ -12,7 +12,6 @@ from torch import nn
 from torch.optim import Optimizer
 
 from equinet.datasets import GraphLoader
-from equinet.datasets.properties import PROPERTIES
 from equinet.graph.atomic_graph import AtomicGraph
 from equinet.nn.prediction import Prediction
 from equinet.ops.precision import full_float32
@@ -20,7 +19,7 @@ from equinet.potential import Potential
 
 from .config import TrainConfig
 from .loss import Loss
-from .metrics import Errors, errors, predict
+from .metrics import Errors, errors, mean_squares, predict
 from .state import TrainingState
 
 FINAL_FRACTION = 0.01
@@ -163,13 +162,10 @@ def train_step(
 
 
 def validate(potential: Potential, batches: Iterable[AtomicGraph], loss: Loss) -> tuple[Errors, float]:
-    """Errors on validation frames, and the loss they amount to."""
-    found = errors(predict(potential, batches, stress=loss.needs_stress))
-    score = sum(
-        loss.weights[name] * (found.rmse[name] / PROPERTIES[name].factor) ** 2
-        for name in loss.terms
-        if name in found.rmse
-    )
+    """Errors on validation frames, and the loss they amount to, weighted as in training."""
+    predictions = predict(potential, batches, stress=loss.needs_stress)
+    found, squares = errors(predictions), mean_squares(predictions)
+    score = sum(loss.weights[name] * squares[name] for name in loss.terms if name in squares)
     return found, score if math.isfinite(score) else math.inf
 
 

@@ -20,7 +20,8 @@ class Loss:
               + \lambda_F \langle w_g \, \Delta F_{i\alpha}^2 \rangle_{i\alpha}
               + \lambda_\sigma \langle w_g \, \Delta \sigma_{g,\alpha\beta}^2 \rangle_{g\alpha\beta} + \ldots
 
-    Each mean runs over the values with a label; frames without it do not count. The weight of a frame multiplies all terms.
+    Each mean runs over the values with a label; frames without it do not count. The weight of a frame multiplies all terms, and a frame may
+    have a weight for each term besides.
 
     Args:
         weights: Weight of each term by property (:mod:`equinet.datasets.properties`), in its unit to the power -2: ``energy``
@@ -71,7 +72,7 @@ class Loss:
         """
         total = torch.zeros((), dtype=torch.float64, device=graph.energy.device)
         for term in self.terms:
-            row, label, weight = PROPERTIES[term], graph[term], graph.weight
+            row, label, weight = PROPERTIES[term], graph[term], label_weight(graph, term)
             error = prediction[term].double() - label
             if row.extensive:
                 error = error / graph.atoms_per_graph
@@ -82,6 +83,15 @@ class Loss:
 
     def __repr__(self) -> str:
         return f"Loss({', '.join(f'{name}={weight:g}' for name, weight in self.weights.items())})"
+
+
+def label_weight(graph: AtomicGraph, name: str) -> Float[Tensor, " graphs"]:
+    """Weight of one label of each structure: that of the frame times that of the term; 1 for each that a graph made by hand lacks."""
+    weight = torch.ones(graph.graph_count, dtype=torch.float64, device=graph.positions.device)
+    for factor in ("weight", f"{name}_weight"):
+        if factor in graph:
+            weight = weight * graph[factor]
+    return weight
 
 
 def _weighted_mean_square(

@@ -13,6 +13,8 @@ from equinet.datasets.properties import BUILT_IN, PROPERTIES
 from equinet.graph.atomic_graph import AtomicGraph
 from equinet.potential import Potential
 
+from .loss import label_weight
+
 
 @dataclass
 class Errors:
@@ -59,9 +61,11 @@ class Predictions:
 
     Attributes:
         pairs: (label, prediction) by property: energies per atom relative to the references, flat, in the units of the table.
+        weights: Weight of each value in the loss, by property, flat.
     """
 
     pairs: dict[str, tuple[Tensor, Tensor]]
+    weights: dict[str, Tensor] = field(default_factory=dict)
 
 
 def predict(
@@ -80,7 +84,7 @@ def predict(
     was_training = potential.training
     potential.eval()
     shown = (*BUILT_IN, *potential.model.predicts)
-    found: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in shown}
+    found: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = {name: [] for name in shown}
     try:
         for graph in batches:
             graph = graph.to(potential.device)
@@ -90,16 +94,18 @@ def predict(
                     label, prediction = (
                         _comparable(value, name, graph, potential) for value in (graph[name], output[name])
                     )
-                    found[name].append((label, prediction))
+                    found[name].append((label, prediction, _weights(name, graph)))
             advance()
     finally:
         potential.train(was_training)
     empty = torch.zeros(0, dtype=torch.float64)
+    joined = {
+        name: [torch.cat([part[n] for part in parts] or [empty]).cpu() for n in range(3)]
+        for name, parts in found.items()
+    }
     return Predictions(
-        {
-            name: (torch.cat([a for a, _ in parts] or [empty]).cpu(), torch.cat([b for _, b in parts] or [empty]).cpu())
-            for name, parts in found.items()
-        }
+        {name: (label, prediction) for name, (label, prediction, _) in joined.items()},
+        {name: weight for name, (_, _, weight) in joined.items()},
     )
 
 
@@ -112,6 +118,23 @@ def _comparable(value: Tensor, name: str, graph: AtomicGraph, potential: Potenti
     if row.extensive:
         value = value / graph.atoms_per_graph
     return value.flatten()
+
+
+def _weights(name: str, graph: AtomicGraph) -> Tensor:
+    """Weight in the loss of each of the values that :func:`_comparable` gives."""
+    label, weight = graph[name], label_weight(graph, name)
+    if PROPERTIES[name].per == "atom":
+        weight = weight[graph.graph_of_node]
+    return weight.reshape(-1, *[1] * (label.dim() - 1)).expand_as(label).flatten()
+
+
+def mean_squares(predictions: Predictions) -> dict[str, float]:
+    """Weighted mean squares of the errors by property, in units of the table, as the loss has them; NaN without labels."""
+    result = {}
+    for name, (label, prediction) in predictions.pairs.items():
+        there = ~label.isnan()
+        result[name] = float((predictions.weights[name] * (prediction - label).square())[there].mean())
+    return result
 
 
 def errors(predictions: Predictions) -> Errors:

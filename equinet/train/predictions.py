@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from equinet.datasets import source
 from equinet.datasets.frames import has_volume
-from equinet.datasets.predicted import iter_structures, require_ending, write_frames
+from equinet.datasets.predicted import iter_structures, require_ending
 from equinet.datasets.published import locate
+from equinet.datasets.writing import write_frames
 from equinet.graph import AtomicGraph, collate
 from equinet.graph.elements import SYMBOLS
 from equinet.ops.precision import Precision, matmul_precision

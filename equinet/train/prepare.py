@@ -20,6 +20,8 @@ from equinet.datasets import (
     split_isolated,
     to_graphs,
 )
+from equinet.datasets.names import left_out, other_weights, second_labels, unknown_types
+from equinet.datasets.plausible import require_plausible
 from equinet.datasets.properties import BUILT_IN, PROPERTIES
 from equinet.graph.atomic_graph import AtomicGraph, collate
 from equinet.models import build_model
@@ -46,6 +48,7 @@ class Prepared:
         graphs: Graphs by part: train, valid and, if given, test.
         statistics: Statistics of the training frames.
         isolated: Isolated-atom frames in the training files; they set reference energies and are not trained on.
+        notices: Sentences about the data to be shown before the first step.
         digest: SHA-256 over the data files and the split.
         published: Published files that the configuration names.
     """
@@ -53,6 +56,7 @@ class Prepared:
     graphs: dict[str, list[AtomicGraph]]
     statistics: Statistics
     isolated: int
+    notices: tuple[str, ...]
     digest: str
     published: PublishedFiles
 
@@ -65,7 +69,7 @@ def prepare(config: RunConfig) -> Prepared:
     """
     published = find_published(config.data)
     data, loss = published.data, make_loss(config)
-    keys = data.label_keys()
+    keys = data.label_keys([name for name in BUILT_IN if name not in loss.terms])
     frames, isolated = split_isolated(read_frames(data.train, keys))
     if not frames:
         raise ValueError(f"{data.train} holds isolated atoms only; there is nothing to train on")
@@ -76,17 +80,30 @@ def prepare(config: RunConfig) -> Prepared:
         parts = {"train": rest, "valid": held}
     if data.test is not None:
         parts["test"] = read_frames(data.test, keys)
+    everything = [*isolated, *(atoms for part in parts.values() for atoms in part)]
+    for complaint in (other_weights(everything, keys), unknown_types(everything, data.config_type_weights)):
+        if complaint:
+            raise ValueError(complaint)
+    both = []
     for part in ("train", "valid"):
         bonded = split_isolated(parts[part])[0]  # an isolated atom need not have forces or stress
         if not bonded:
             raise ValueError(f"there are no {part} frames besides isolated atoms; see `data.{part}`")
-        require_labels(bonded, loss.terms, allow_missing=data.allow_missing)
+        require_labels(bonded, loss.terms, allow_missing=data.allow_missing, keys=keys)
+        both += bonded
+    require_plausible(both)
     elements = sorted({int(z) for atoms in parts["train"] for z in atoms.numbers})
     graphs = {part: to_graphs(atoms, config.model.cutoff, elements) for part, atoms in parts.items()}
     statistics = measure(
         parts["train"], isolated, graphs["train"], e0s=data.e0s, per_element=data.scale_shift == "per_element"
     )
-    return Prepared(graphs, statistics, len(isolated), _digest([*parts.values(), isolated]), published)
+    if statistics.scale_origin == "forces all zero" and "forces" in loss.terms:
+        raise ValueError(
+            "all training forces are zero, and the loss gives them a weight. Where they are so by symmetry, as in curves of energy against volume, "
+            "set `train.forces_weight = 0`, and the energies are trained on; else check `data.forces_key`"
+        )
+    notices = (*second_labels(everything, keys), *left_out(everything, keys))
+    return Prepared(graphs, statistics, len(isolated), notices, _digest([*parts.values(), isolated]), published)
 
 
 def make_loss(config: RunConfig) -> Loss:
@@ -119,8 +136,12 @@ def make_potential(config: RunConfig, prepared: Prepared) -> Potential:
         statistics.reference, statistics.scale, statistics.shift, exact_isolated_atoms=config.model.exact_isolated_atoms
     )
     potential = Potential(model, scale)
+    potential.references = {
+        "origin": statistics.reference_origin,
+        "compositions": [dict(each) for each in statistics.compositions],
+    }
     potential.to(device=choose_device(config.train.device), dtype=getattr(torch, config.train.dtype))
-    train = prepared.graphs["train"]
+    train = [graph for graph in prepared.graphs["train"] if bool(graph.weight > 0)]
     potential.calibrate(collate(train[:: -(-len(train) // CALIBRATION_GRAPHS)]))
     return potential
 
@@ -132,6 +153,8 @@ def _digest(parts: Sequence[Sequence[Atoms]]) -> str:
         for atoms in frames:
             digest.update(atoms.numbers.tobytes() + atoms.positions.tobytes() + atoms.cell[:].tobytes())
             digest.update(atoms.pbc.tobytes() + repr(atoms.info["weight"]).encode())
+            terms = {name: atoms.info[f"{name}_weight"] for name in PROPERTIES if f"{name}_weight" in atoms.info}
+            digest.update(repr(terms).encode() if terms else b"")
             for name in PROPERTIES:
                 value = atoms.calc.results.get(name)
                 if value is not None:

@@ -12,7 +12,9 @@ from typing import Any, Protocol
 import torch
 
 from equinet.checkpoint import save_potential
-from equinet.datasets import GraphLoader
+from equinet.datasets import GraphLoader, Statistics
+from equinet.datasets.composition import undetermined
+from equinet.datasets.loader import label_counts
 from equinet.graph import AtomicGraph
 from equinet.graph.elements import SYMBOLS
 from equinet.models import count_weights
@@ -242,16 +244,25 @@ def describe(parts: Parts) -> list[Block]:
     counts = ", ".join(f"{len(graphs)} {part}" for part, graphs in parts.graphs.items())
     e0s = ", ".join(f"{SYMBOLS[z]} {e:.4f}" for z, e in zip(potential.elements, potential.scale.reference.tolist()))
     apart = f"; {parts.isolated} isolated atoms set apart" if parts.isolated else ""
+    compositions = potential.references.get("compositions")
     source = "" if parts.start is None else f" from {parts.start}"
     lines: list[Block] = [
         *parts.published.lines(),
         f"frames      {counts}{apart}",
-        f"E0          {e0s} eV ({parts.origin_of_references})",
-        f"interaction {min(statistics.shift):.3f} eV/atom on average; forces {max(statistics.scale):.3f} eV/Å rms; "
+        *_label_lines(parts),
+        f"E0          {e0s} eV ({parts.origin_of_references}{'; not determined' if compositions else ''})",
+        f"interaction {min(statistics.shift):.3f} eV/atom on average; {_forces(statistics)}; "
         f"{statistics.avg_num_neighbors:.1f} neighbours within {potential.cutoff:g} Å",
         f"model       {potential.model.headline}{source}, {count_weights(potential):,} weights, "
         f"{parts.settings.dtype} on {potential.device}, {torch.get_num_threads()} threads",
     ]
+    lines += [Text(notice, "warning") for notice in parts.notices]
+    if compositions:
+        text = (
+            f"E0s are not determined: {undetermined(compositions)}. Energies of other compositions will mean nothing; the model file "
+            "remembers it. Isolated atoms among the training frames, or frames of other compositions, determine them"
+        )
+        lines.append(Text(text, "warning"))
     if slow := slow_on(potential.device, potential.dtype):
         lines.append(Text(slow, "warning"))
     gap = 0.0 if parts.start is None or state.step else mean_gap(potential, parts.graphs["train"][:FEW])
@@ -264,6 +275,25 @@ def describe(parts: Parts) -> list[Block]:
     if state.step:
         lines.append(f"going on    from epoch {state.epoch + 1}, batch {state.batch}")
     return lines
+
+
+def _label_lines(parts: Parts) -> list[Block]:
+    """Numbers of labels of each kind, part by part."""
+    lines: list[Block] = []
+    for part, graphs in parts.graphs.items():
+        counts = ", ".join(
+            f"{name} {count}" if count in (0, len(graphs)) else f"{name} {count} of {len(graphs)}"
+            for name, count in label_counts(graphs).items()
+        )
+        weightless = sum(not bool(graph.weight > 0) for graph in graphs)
+        lines.append(f"labels      {part}: {counts}{f'; {weightless} of weight 0, left out' if weightless else ''}")
+    return lines
+
+
+def _forces(statistics: Statistics) -> str:
+    if statistics.scale_origin == "forces":
+        return f"forces {max(statistics.scale):.3f} eV/Å rms"
+    return f"{statistics.scale_origin}, scale {max(statistics.scale):.3f} eV from the energies"
 
 
 def _conclude(out: Path, parts: Parts, reporter: RunReporter, interrupt: GentleInterrupt) -> dict[str, Errors]:

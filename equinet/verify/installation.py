@@ -16,6 +16,7 @@ import torch
 from e3nn import o3
 
 from equinet import __version__
+from equinet.lazy import how_to_install
 from equinet.models.base import DEFAULT, model_class, model_names
 from equinet.ops import (
     METHODS,
@@ -29,7 +30,6 @@ from equinet.ops import (
 )
 from equinet.ops.codegen import tiles
 from equinet.ops.codegen.llvm import processor, unavailable
-from equinet.ops.external.base import how_to_install
 from equinet.ops.methods.reference import executor_of, offered_backends, reference_executor
 from equinet.ops.methods.registry import BUILT_IN, load_plugins, methods_of_others, needed_arguments
 from equinet.tables import Cell, Column, Table, Text

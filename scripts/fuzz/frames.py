@@ -15,7 +15,7 @@ from child import Wrong
 from models import ELEMENTS, small_potential
 
 from equinet.datasets import read_frames, to_graphs
-from equinet.datasets.frames import has_volume, labels_of
+from equinet.datasets.frames import find_labels, has_volume
 
 SYMBOLS = {"H": 1, "C": 6, "O": 8}
 ODD_NUMBERS = (
@@ -95,6 +95,10 @@ ODD_PROPERTIES = (
     ":::",
     "",
 )
+ODD_FORMS: tuple[tuple[str, str], ...] = (  # of a frame's text; each means the same as before, or is refused
+    ("Lattice=", "lattice="), ("Properties=", "PROPERTIES="), ("pbc=", "PBC="), (" ", "\t"), (" ", "   "), ("=", " = "), ('pbc="T T T"', "pbc=T T T"), ('"', "'"),
+    ("e-", "D-"), ("H ", "h "), ("O ", "O_1 "), ("\n", "\n\n"), ("\n", "\r"), ("\n", " \n"), (".", ","), ("-", "\u2212"), (":R:", ":r:"),
+)  # fmt: skip
 ODD_ITEMS = (
     'energy="1 2"', "energy=-1,5", "energy=T", "energy=1e400", "energy", "energy=", 'energy="', "energy={1}", "energy=[1,2]", "energy=1 energy=2",
     'stress="0.1 5 0 0 0.1 0 0 0 0.1"', 'stress="0.1 0.1 0.1 0 0 0"', 'stress="1 2"', 'stress="nan 0 0 0 0 0 0 0 0"', 'stress="[[0,1,2],[1,0,3],[2,3,0]]"',
@@ -135,7 +139,7 @@ class Frame:
 
     def require(self, atoms: Atoms) -> None:
         """The structure that was read has the numbers of these tokens."""
-        labels = labels_of(atoms)
+        labels = find_labels(atoms)
         _require_equal("the symbols", atoms.numbers, [SYMBOLS[row[0]] for row in self.rows])
         _require_equal("the positions", atoms.positions, [list(map(float, row[1:4])) for row in self.rows])
         _require_equal("the forces", labels.get("forces"), [list(map(float, row[4:7])) for row in self.rows])
@@ -158,7 +162,9 @@ def damaged_frames(shared: Path) -> Callable[[random.Random, Path], Callable[[],
         exact = True  # every token says what it did when it was made, or a number in its place
         for _ in range(source.choice((0, 1, 1, 1, 2))):
             exact &= _damage(source, source.choice(told))
-        text = "".join(frame.text(source.choice(("\n", "\n", "\n", "\r\n"))) for frame in told)
+        text = "".join(_blank(source) + frame.text(source.choice(("\n", "\n", "\n", "\r\n"))) for frame in told)
+        if source.random() < 0.2:
+            exact, text = False, text.replace(*source.choice(ODD_FORMS))
         content = text.encode()
         if source.random() < 0.25:
             exact, content = False, source.choice(BYTES)(source, content)
@@ -184,6 +190,11 @@ def _written(path: Path, text: str) -> Path:
     return path
 
 
+def _blank(source: random.Random) -> str:
+    """Blank lines before a frame, which mean nothing."""
+    return source.choice(("", "", "", "", "\n", " \n\t\n", "\r\n"))
+
+
 def _damage(source: random.Random, frame: Frame) -> bool:
     """Damage one token. True if :meth:`Frame.require` still says what must be read, if anything is."""
     what = source.choice(
@@ -201,6 +212,8 @@ def _damage(source: random.Random, frame: Frame) -> bool:
             "column",
             "row",
             "same",
+            "exchange",
+            "move",
         )
     )
     if what == "count":
@@ -239,6 +252,13 @@ def _damage(source: random.Random, frame: Frame) -> bool:
     if what == "column":
         row.pop() if source.random() < 0.5 else row.append("1.0")
         return False
+    if what == "exchange":  # two numbers of one atom
+        first, second = source.sample(range(1, len(row)), 2) if len(row) > 2 else (0, 0)
+        row[first], row[second] = row[second], row[first]
+        return True
+    if what == "move":  # the symbol to another column
+        row.insert(source.randrange(len(row)), row.pop(0))
+        return False
     if what == "row":
         frame.rows.remove(row) if source.random() < 0.5 else frame.rows.append(list(row))
         return False
@@ -267,6 +287,15 @@ def _flips(source: random.Random, content: bytes) -> bytes:
     for _ in range(source.choice((1, 2, 10))):
         new[source.randrange(len(new))] ^= 1 << source.randrange(8)
     return bytes(new)
+
+
+def _nul(source: random.Random, content: bytes) -> bytes:
+    at = source.randrange(len(content) + 1)
+    return (
+        content[:at]
+        + source.choice((b"\0", b"\0" * 100, b"\x1a", b"\x0c", b"\xc2\xa0", b"\xe2\x80\x8b"))
+        + content[at:]
+    )
 
 
 def _garbage(source: random.Random, content: bytes) -> bytes:
@@ -303,7 +332,7 @@ def _lines(source: random.Random, content: bytes) -> bytes:
     return b"".join(lines)
 
 
-BYTES = (_cut, _flips, _garbage, _lines, _lines)
+BYTES = (_cut, _flips, _garbage, _lines, _lines, _nul)
 
 
 def _require_usual(read: list[Atoms]) -> None:
@@ -312,7 +341,7 @@ def _require_usual(read: list[Atoms]) -> None:
             raise Wrong("positions or cell that are not finite are read without a word")
         if len(atoms) == 0:
             raise Wrong("a frame without atoms is read without a word")
-        labels = labels_of(atoms)
+        labels = find_labels(atoms)
         if not all(np.isfinite(value).all() for value in labels.values()) or not math.isfinite(labels.weight):
             raise Wrong("labels that are not finite are read without a word")
 

@@ -113,7 +113,9 @@ def test_extended_xyz_is_checked_under_every_name(tmp_path: Path, name: str) -> 
     with pytest.raises(ValueError, match=rf"{re.escape(name)}, frame 0: `stress` is not symmetric"):
         read_frames(path)
     path.write_bytes(gzip.compress(MANY_ATOMS) if name.lower().endswith("gz") else MANY_ATOMS)
-    with pytest.raises(ValueError, match=rf"{re.escape(name)} cannot be read: .* announces 1000000000000 atoms"):
+    with pytest.raises(
+        ValueError, match=rf"{re.escape(name)}, frame 0, line 1: the frame announces 1000000000000 atoms, more"
+    ):
         read_frames(path)
 
 
@@ -252,38 +254,6 @@ def test_an_empty_file_is_refused(tmp_path: Path) -> None:
         read_frames(tmp_path / "empty.xyz")
 
 
-@pytest.mark.parametrize("name", ["broken.xyz", "broken.xyz.gz"])
-def test_a_file_that_breaks_off_is_refused_by_name(tmp_path: Path, name: str) -> None:
-    text = write(tmp_path / "a.xyz").read_text().rsplit("\n", 2)[0]
-    (tmp_path / name).write_bytes(gzip.compress(text.encode()) if name.endswith("gz") else text.encode())
-    with pytest.raises(ValueError, match=rf"{name} cannot be read: "):
-        read_frames(tmp_path / name)
-
-
-@pytest.mark.parametrize("name", ["endless.xyz", "endless.xyz.gz"])
-@pytest.mark.parametrize(
-    ("old", "new", "complaint"),
-    [
-        ("2", "1000000000000", "frame 1 announces 1000000000000 atoms, and only 2 lines follow"),
-        ("2", "9" * 30, f"frame 1 announces {'9' * 30} atoms, and only 2 lines follow"),
-        (
-            "pos:R:3",
-            "pos:R:1000000000",
-            "frame 1 announces 1000000001 columns in its `Properties`, and its atoms have fewer",
-        ),
-        ("pos:R:3", f"pos:R:{'9' * 30}", "frame 1 announces 100000000000000000000 columns"),
-    ],
-)
-def test_what_announces_more_than_there_is_is_refused_and_not_counted_to(
-    tmp_path: Path, name: str, old: str, new: str, complaint: str
-) -> None:
-    frame = "2\nProperties=species:S:1:pos:R:3 energy=-1.0\nH 0 0 0\nH 0 0 0.8\n"
-    text = (frame + frame.replace(old, new, 1)).encode()
-    (tmp_path / name).write_bytes(gzip.compress(text) if name.endswith("gz") else text)
-    with pytest.raises(ValueError, match=rf"{re.escape(name)} cannot be read: .*{complaint}"):
-        read_frames(tmp_path / name)
-
-
 def test_a_file_that_is_not_gzipped_in_spite_of_its_name_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "a.xyz").rename(tmp_path / "a.xyz.gz")
     with pytest.raises(ValueError, match=r"a\.xyz\.gz cannot be read: BadGzipFile"):
@@ -390,7 +360,9 @@ def test_atoms_of_no_element_are_refused_with_file_frame_and_atom(tmp_path: Path
     path = tmp_path / "a.xyz"
     head = "2\nProperties=Z:I:1:pos:R:3\n1 0 0 0\n"
     path.write_text(f"{head}1 0 0 1\n{head}{number} 0 0 1\n")
-    sentence = rf"a\.xyz, frame 1: there is no element with atomic number {number} \(atom 1, counted from 0\)"
+    sentence = (
+        rf"a\.xyz, frame 1, line 8, column 1: `Z` of atom 1 .*: there is no element with atomic number {number}, "
+    )
     with pytest.raises(ValueError, match=sentence):
         read_frames(path)
     with pytest.raises(ValueError, match=sentence):
@@ -407,7 +379,7 @@ def test_positions_and_cells_that_are_not_finite_are_refused_with_file_and_frame
     ):
         path.write_text(head.format(5, 1) + head.format(cell, position))
         for read in (read_frames, read_structure):
-            with pytest.raises(ValueError, match=rf"a\.xyz, frame 1: the {what}.*; correct"):
+            with pytest.raises(ValueError, match=rf"a\.xyz, frame 1, line \d: the {what}.*; correct"):
                 read(path)
 
 

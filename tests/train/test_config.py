@@ -1,5 +1,6 @@
 """The configuration: every key explained, nothing misspelt gets through, what was written reads back the same."""
 
+import glob
 import os
 import re
 import tomllib
@@ -347,6 +348,31 @@ def test_absolute_paths_stay_as_they_are(folders):
     here, project = folders
     (project / "c.toml").write_text(f"[data]\ntrain = '{here}/a.xyz'\n")
     assert read_config(project / "c.toml").data.train == f"{here}/a.xyz"
+
+
+@pytest.mark.parametrize("pattern", ["data/*.xyz", "run[12].xyz", "**/a.xyz"])
+def test_patterns_stay_patterns_beside_the_configuration(folders, tmp_path, pattern):
+    odd = tmp_path / "project [1]"
+    odd.mkdir()
+    (odd / "c.toml").write_text(f'[data]\ntrain = "{pattern}"\n')
+    train = read_config(odd / "c.toml").data.train
+    assert train == f"{glob.escape(str(odd))}/{pattern}"
+    (tmp_path / "saved.toml").write_text(to_toml(read_config(odd / "c.toml")))
+    assert read_config(tmp_path / "saved.toml").data.train == train
+
+
+def test_a_file_with_brackets_in_its_name_is_no_pattern(folders):
+    _, project = folders
+    (project / "a[1].xyz").touch()
+    (project / "c.toml").write_text('[data]\ntrain = "a[1].xyz"\n')
+    assert read_config(project / "c.toml").data.train == str(project / "a[1].xyz")
+
+
+def test_the_home_folder_is_that_of_the_user(folders, monkeypatch):
+    here, project = folders
+    monkeypatch.setenv("HOME", str(here))
+    (project / "c.toml").write_text('[data]\ntrain = ["~/a.xyz", "~/b*.xyz"]\n')
+    assert read_config(project / "c.toml").data.train == [f"{here}/a.xyz", f"{here}/b*.xyz"]
 
 
 def test_the_saved_configuration_finds_its_data_from_anywhere(folders, tmp_path):

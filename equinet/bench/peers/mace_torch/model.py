@@ -22,9 +22,9 @@ from e3nn import o3
 from equinet.bench.core import COMPILED, CUEQUIVARIANCE, EAGER
 from equinet.bench.models.runners import FORCES, LOSS, SETTINGS, TRAINING, Prediction, Recipe, Runner, set_rate_to_zero
 from equinet.convert.mace.forms import arguments_of
+from equinet.lazy import how_to_install
 from equinet.models import MACEConfig
 from equinet.ops import ClebschGordan
-from equinet.ops.external.base import how_to_install
 
 # What `--against` names. Compiling takes minutes for each model and structure, so it is for who asks for it.
 PEERS = {
