@@ -413,6 +413,6 @@ def test_the_command_line_prints_what_it_costs(make_potential: MakePotential, tm
     refused = CliRunner().invoke(app, ["evaluate", model, data, "--matmul", "tf32", "--device", "cpu"])
     assert refused.exit_code == 1
     assert 'error: --matmul "tf32" needs a GPU' in " ".join(refused.output.split())
-    exact, coarse = (evaluate_file(model, data, matmul=word)[1].rmse["forces"] for word in ("ieee", "bf16"))
+    exact, coarse = (evaluate_file(model, data, matmul=word).errors.rmse["forces"] for word in ("ieee", "bf16"))
     assert exact != coarse
     assert coarse == pytest.approx(exact, rel=0.1)

@@ -1,6 +1,7 @@
 """The command line: thin, each command calls one function of the library."""
 
-from . import potentials, products, mace, bench, bench_swap, bench_products, bench_model, bench_mace, about  # isort: skip  # in the order of `equinet --help`
+from . import potentials, predictions, data, data_sets, products, mace  # isort: skip  # in the order of `equinet --help`
+from . import bench, bench_swap, bench_products, bench_model, bench_mace, about  # isort: skip
 from .app import app, console, errors_to
 
 __all__ = [
@@ -12,8 +13,11 @@ __all__ = [
     "bench_products",
     "bench_swap",
     "console",
+    "data",
+    "data_sets",
     "errors_to",
     "mace",
     "potentials",
+    "predictions",
     "products",
 ]

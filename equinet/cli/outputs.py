@@ -29,7 +29,7 @@ class OutputFile(Output):
         self.suffixes = suffixes
 
     def why_not(self, path: Path) -> str | None:
-        if self.suffixes and path.suffix not in self.suffixes:
+        if self.suffixes and not path.name.endswith(tuple(self.suffixes)):
             return f"{path} must end in {', '.join(self.suffixes)}"
         if path.is_dir():
             return f"{path} is a folder, and a file is to be written; add a name, as in {path / 'NAME'}"
@@ -57,6 +57,7 @@ class OutputFolder(Output):
 
 OUTPUT_FILE, OUTPUT_FOLDER = OutputFile(), OutputFolder()
 OUTPUT_PICTURE = OutputFile((".png", ".pdf", ".svg"))
+OUTPUT_FRAMES = OutputFile((".xyz", ".extxyz", ".xyz.gz", ".extxyz.gz"))
 
 
 def outputs_of(command: Callable[..., Any]) -> dict[str, Output]:

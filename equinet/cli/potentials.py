@@ -13,6 +13,7 @@ from .outputs import OUTPUT_FILE, OUTPUT_FOLDER, OUTPUT_PICTURE
 from .render import progress, show
 
 MATMUL = "Matrix products: float32 as it is (ieee), or coarser and on a GPU faster, at an error that is printed."
+SHOWN_GROUPS = 12  # of files, configuration types or elements, unless they are asked for
 
 
 @app.command()
@@ -58,9 +59,24 @@ def train(
 @app.command()
 def evaluate(
     model: Annotated[Path, typer.Argument(help="Model file (*.eqn).")],
-    data: Annotated[Path, typer.Argument(help="Labelled frames, extended XYZ.")],
+    data: Annotated[
+        list[str],
+        typer.Argument(help="Labelled frames, one or several files, or published sets (`equinet data list`)."),
+    ],
+    by: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Split the errors by file, element, or a key of the frames such as config_type. Repeatable. By default all three, "
+            "where there are several."
+        ),
+    ] = None,
     json_file: Annotated[
-        Path | None, typer.Option("--json", help="Also write the errors to this file."), OUTPUT_FILE
+        Path | None, typer.Option("--json", help="Also write everything to this file."), OUTPUT_FILE
+    ] = None,
+    csv_file: Annotated[
+        Path | None,
+        typer.Option("--csv", help="Also write the errors of all groups, comma-separated, into this file."),
+        OUTPUT_FILE,
     ] = None,
     parity: Annotated[
         Path | None, typer.Option(help="Also draw labels against predictions into this PNG."), OUTPUT_PICTURE
@@ -81,12 +97,18 @@ def evaluate(
     batch_size: Annotated[int, typer.Option(help="Frames at a time.")] = 32,
     matmul: Annotated[Literal["ieee", "tf32", "bf16"], typer.Option(help=MATMUL)] = "ieee",
 ) -> None:
-    """Errors of a model on labelled frames: energy per atom, forces, stress; MAE and RMSE beside the labels' spread."""
+    """Errors of a model on labelled frames: energy per atom, forces, stress; MAE and RMSE beside the labels' spread.
+
+    Also by file, configuration type and element, the frames with the largest errors, and beside the errors published for the
+    same set. Isolated atoms are told apart: they are the references and no test.
+
+    Example:  equinet evaluate run/model.eqn test.xyz --by config_type --csv errors.csv
+    """
     from equinet.datasets import LabelKeys, units_from_text
     from equinet.train import evaluate_file
     from equinet.train.report.plots import plot_parity
-    from equinet.train.report.record import write_json
-    from equinet.train.report.tables import error_table
+    from equinet.train.report.record import write_csv, write_json
+    from equinet.train.report.tables import comparisons, error_table, extremes_table, group_table
 
     keys = LabelKeys(
         energy=energy_key,
@@ -98,10 +120,11 @@ def evaluate(
         units=units_from_text(units),
     )
     with progress(console, "batches") as move:
-        predictions, found = evaluate_file(
+        found = evaluate_file(
             model,
             data,
             keys,
+            by=by,
             dtype=dtype,
             device=device,
             batch_size=batch_size,
@@ -109,11 +132,21 @@ def evaluate(
             advance=lambda done, total: move(done, total, "predicting"),
             tell=lambda sentence: console.print(sentence, highlight=False, soft_wrap=True),
         )
-    show(console, [error_table({data.name: found}, title=f"{model} on {data}")])
+    name = Path(data[0]).name if len(data) == 1 else f"{len(data)} files"
+    groups = [group_table(groups, key, None if by else SHOWN_GROUPS) for key, groups in found.by.items()]
+    tables = [
+        error_table({name: found.errors}, f"{model} on {', '.join(data)}"),
+        *groups,
+        extremes_table(found.largest),
+    ]
+    show(console, [block for table in tables for block in (table, "")])
+    show(console, [*comparisons(found.errors, found.published), *found.sentences()])
     if json_file is not None:
         write_json(json_file, found.as_json())
+    if csv_file is not None:
+        write_csv(csv_file, found.as_rows())
     if parity is not None:
-        plot_parity({"test": predictions}, parity)
+        plot_parity({"test": found.predictions}, parity)
 
 
 @app.command()

@@ -86,7 +86,9 @@ def progress(
         TimeRemainingColumn(elapsed_when_finished=True),
         TextColumn("{task.description}", markup=False),  # last, as its length changes
     )
-    with Progress(*columns, console=console, transient=True, speed_estimate_period=period) as bar:
+    # Where it draws no bar, rich would leave an empty line.
+    off = not console.is_interactive
+    with Progress(*columns, console=console, transient=True, speed_estimate_period=period, disable=off) as bar:
         task = bar.add_task("", total=None)
 
         def move(done: int, total: int | None = None, text: str = "") -> None:

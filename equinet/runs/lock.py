@@ -24,12 +24,13 @@ class InUseError(OSError):
 
 
 @contextmanager
-def exclusive(path: Path, what: str) -> Iterator[None]:
+def exclusive(path: Path, what: str, instead: str = "choose another `out`") -> Iterator[None]:
     """Hold the lock of a run within the block.
 
     Args:
         path: Lock file. It stays behind, as an empty file, because to remove it would let two processes in.
         what: Name of the run, for the message.
+        instead: Last of the remedies that the message names.
 
     Raises:
         InUseError: If another process holds it; names process, machine and since when.
@@ -40,7 +41,7 @@ def exclusive(path: Path, what: str) -> Iterator[None]:
         lock.acquire()
     except Timeout:
         raise InUseError(
-            f"{what} is being written by {_holder(path)}; wait until it ends, stop it, or choose another `out`"
+            f"{what} is being written by {_holder(path)}; wait until it ends, stop it, or {instead}"
         ) from None
     except OSError as error:
         raise explained(error, path) from error

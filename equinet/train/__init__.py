@@ -5,10 +5,11 @@ if __name__ != "equinet.train":
 
 from .assemble import assemble
 from .config import DataConfig, RunConfig, TrainConfig, parse_config, read_config, to_toml
-from .evaluate import evaluate_file
+from .evaluate import Evaluation, evaluate_file
 from .loop import Data, Reporter, fit, make_optimizer, train_step, validate
 from .loss import Loss
 from .metrics import Errors, Predictions, errors, predict
+from .predictions import predict_file, predict_frames
 from .prepare import Prepared, make_loss, make_potential, prepare
 from .run import Interrupted, Result, RunReporter, run
 from .state import TrainingState
@@ -17,6 +18,7 @@ __all__ = [
     "Data",
     "DataConfig",
     "Errors",
+    "Evaluation",
     "Interrupted",
     "Loss",
     "Predictions",
@@ -36,6 +38,8 @@ __all__ = [
     "make_potential",
     "parse_config",
     "predict",
+    "predict_file",
+    "predict_frames",
     "prepare",
     "read_config",
     "run",

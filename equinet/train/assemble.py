@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from equinet.accelerate.compilation import CompiledTraining
 from equinet.datasets import GraphLoader, Statistics
 from equinet.datasets.loader import label_counts
+from equinet.datasets.published import is_set_name
 from equinet.graph import AtomicGraph
 from equinet.graph.neighbors import available_memory
 from equinet.potential import Potential
@@ -22,6 +23,7 @@ from .finetune import with_model_of_start
 from .loop import Data, Predict, make_optimizer
 from .loss import Loss
 from .prepare import Prepared, make_loss, make_potential, prepare
+from .published import PublishedFiles
 from .state import TrainingState
 
 EVALUATION_BATCH = 32
@@ -49,6 +51,7 @@ class Parts:
         identity: Values that must be the same when the run is resumed.
         provenance: Description of model and data for the model file: resolved configuration, hash of the data.
         configuration: The resolved configuration as TOML.
+        published: Published files that the configuration names.
     """
 
     potential: Potential
@@ -67,6 +70,7 @@ class Parts:
     identity: Mapping[str, Any]
     provenance: Mapping[str, Any]
     configuration: str
+    published: PublishedFiles
 
 
 def assemble(config: RunConfig) -> Parts:
@@ -113,6 +117,7 @@ def assemble(config: RunConfig) -> Parts:
             "labels": label_counts(prepared.graphs["train"]),
         },
         configuration=to_toml(config),
+        published=prepared.published,
     )
 
 
@@ -122,10 +127,14 @@ def _without_folders(config: RunConfig) -> dict[str, Any]:
     for section, key in (("data", "train"), ("data", "valid"), ("data", "test"), ("train", "start_from")):
         value = tree[section][key]
         if isinstance(value, str):
-            tree[section][key] = Path(value).name
+            tree[section][key] = _without_folder(value)
         elif isinstance(value, list):
-            tree[section][key] = [Path(each).name for each in value]
+            tree[section][key] = [_without_folder(each) for each in value]
     return tree
+
+
+def _without_folder(name: str) -> str:
+    return name if is_set_name(name, Path()) else Path(name).name
 
 
 def _identity(config: RunConfig, prepared: Prepared) -> dict[str, Any]:

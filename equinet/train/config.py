@@ -18,6 +18,7 @@ from pydantic_core import PydanticKnownError
 
 from equinet.datasets import LabelKeys, Units
 from equinet.datasets.properties import BUILT_IN, property_named
+from equinet.datasets.published import is_set_name
 from equinet.models import AnyModelConfig, MACEConfig, model_class
 from equinet.models.base import LONGEST_REASON, Real, Truth, Whole, problems
 from equinet.quotes import quoted, shortened
@@ -55,11 +56,11 @@ class DataConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
     train: str | Annotated[list[str], Field(min_length=1)]
-    """File, folder or pattern such as dir/*.xyz, or several of them, with training frames: extended XYZ, outputs of VASP and other codes, databases, npz, HDF5, also packed. Isolated atoms in them give the E0s."""
+    """File, folder or pattern such as dir/*.xyz, or several of them, with training frames: extended XYZ, outputs of VASP and other codes, databases, npz, HDF5, also packed; or published sets by name, as "acac/train_300K" (`equinet data list`). Isolated atoms in them give the E0s."""
     valid: str | Annotated[Real, Field(gt=0, lt=1)] = 0.1
-    """File, folder or pattern with validation frames, or the fraction of the training frames to hold out for validation."""
+    """File, folder, pattern or published set with validation frames, or the fraction of the training frames to hold out for validation."""
     test: str | None = None
-    """File, folder or pattern with test frames; used once, at the end."""
+    """File, folder, pattern or published set with test frames; used once, at the end."""
     e0s: Literal["auto", "isolated", "least_squares"] | dict[str, Annotated[Real, Field(ge=-1e7, le=1e7)]] = "auto"
     """Reference energies: from isolated-atom frames, by least squares, or a table { H = -13.6, ... } in eV."""
     scale_shift: Literal["global", "per_element"] = "global"
@@ -161,7 +162,7 @@ def read_config(path: str | os.PathLike[str], settings: Sequence[str] = ()) -> R
     """Read a TOML file and apply ``a.b=value`` settings on top.
 
     Data files named in the configuration are looked for beside it, those named in ``settings`` from the working directory.
-    The paths come back absolute, so that the saved configuration works from anywhere.
+    The paths come back absolute, so that the saved configuration works from anywhere; names of published sets stay.
 
     Args:
         path: The configuration.
@@ -289,7 +290,9 @@ def _make_absolute(tree: dict[str, Any], folder: Path) -> None:
 
 
 def _absolute(name: str, folder: Path) -> str:
-    """A file, folder or pattern from anywhere; brackets and stars of ``folder`` itself are no pattern."""
+    """A file, folder or pattern from anywhere, and the name of a published set; brackets and stars of ``folder`` itself are no pattern."""
+    if is_set_name(name, folder):
+        return name
     path = Path(name).expanduser()
     if not path.is_absolute() and glob.has_magic(name) and not (folder / path).exists():
         return os.path.join(glob.escape(os.path.abspath(folder)), name)

@@ -27,13 +27,19 @@ class Errors:
         rmse: Root-mean-square errors, likewise.
         spread: Root-mean-square deviation of the labels from their mean or, of forces, from zero, same units: the score of a
             model that knows only the mean.
+        norm: Mean norms of the errors of vectors and tensors, likewise; of a number its mean absolute error.
+        largest: Largest absolute errors, likewise.
         frames: Number of frames.
+        atoms: Number of atoms.
     """
 
     mae: dict[str, float] = field(default_factory=dict)
     rmse: dict[str, float] = field(default_factory=dict)
     spread: dict[str, float] = field(default_factory=dict)
+    norm: dict[str, float] = field(default_factory=dict)
+    largest: dict[str, float] = field(default_factory=dict)
     frames: int = 0
+    atoms: int = 0
 
     def as_json(self) -> dict[str, float | None]:
         """``{"energy_mae_mev_per_atom": ..., "energy_rmse_mev_per_atom": ..., "forces_mae_mev_per_ang": ..., ...}``.
@@ -137,7 +143,10 @@ def errors(predictions: Predictions) -> Errors:
     Raises:
         FloatingPointError: If a prediction that has a label is not finite.
     """
-    result = Errors(frames=len(predictions.pairs["energy"][0]))
+    forces = predictions.pairs.get("forces")
+    result = Errors(
+        frames=len(predictions.pairs["energy"][0]), atoms=0 if forces is None else len(forces[0].view(-1, 3))
+    )
     for name, (label, prediction) in predictions.pairs.items():
         there = ~label.isnan()
         label, difference = label[there], (prediction - label)[there]
@@ -148,11 +157,14 @@ def errors(predictions: Predictions) -> Errors:
                 "`train.learning_rate`"
             )
         if len(label) == 0:
-            result.mae[name] = result.rmse[name] = result.spread[name] = math.nan
+            for values in (result.mae, result.rmse, result.spread, result.norm, result.largest):
+                values[name] = math.nan
             continue
         row = PROPERTIES[name]
         result.mae[name] = row.factor * float(difference.abs().mean())
         result.rmse[name] = row.factor * float(difference.square().mean().sqrt())
+        result.norm[name] = row.factor * float(difference.view(-1, math.prod(row.shape)).norm(dim=1).mean())
+        result.largest[name] = row.factor * float(difference.abs().max())
         centre = label.mean() if row.centred else 0.0
         result.spread[name] = row.factor * float((label - centre).square().mean().sqrt())
     return result

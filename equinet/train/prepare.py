@@ -32,6 +32,7 @@ from equinet.potential import Potential
 from .config import RunConfig
 from .finetune import refit_references
 from .loss import Loss
+from .published import PublishedFiles, find_published
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -49,6 +50,7 @@ class Prepared:
         isolated: Isolated-atom frames in the training files; they set reference energies and are not trained on.
         notices: Sentences about the data to be shown before the first step.
         digest: SHA-256 over the data files and the split.
+        published: Published files that the configuration names.
     """
 
     graphs: dict[str, list[AtomicGraph]]
@@ -56,6 +58,7 @@ class Prepared:
     isolated: int
     notices: tuple[str, ...]
     digest: str
+    published: PublishedFiles
 
 
 def prepare(config: RunConfig) -> Prepared:
@@ -64,7 +67,8 @@ def prepare(config: RunConfig) -> Prepared:
     Raises:
         FileNotFoundError, ValueError: With file, frame and remedy, if anything is wrong with the data.
     """
-    data, loss = config.data, make_loss(config)
+    published = find_published(config.data)
+    data, loss = published.data, make_loss(config)
     keys = data.label_keys([name for name in BUILT_IN if name not in loss.terms])
     frames, isolated = split_isolated(read_frames(data.train, keys))
     if not frames:
@@ -99,7 +103,7 @@ def prepare(config: RunConfig) -> Prepared:
             "set `train.forces_weight = 0`, and the energies are trained on; else check `data.forces_key`"
         )
     notices = (*second_labels(everything, keys), *left_out(everything, keys))
-    return Prepared(graphs, statistics, len(isolated), notices, _digest([*parts.values(), isolated]))
+    return Prepared(graphs, statistics, len(isolated), notices, _digest([*parts.values(), isolated]), published)
 
 
 def make_loss(config: RunConfig) -> Loss:

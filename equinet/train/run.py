@@ -35,7 +35,7 @@ from .loss import label_weight
 from .metrics import Errors, Predictions, errors, predict
 from .report.plots import plot_history, plot_parity
 from .report.record import append_json, write_json, write_json_lines
-from .report.tables import error_table
+from .report.tables import comparisons, error_table
 from .state import TrainingState
 
 FEW = 32  # structures that tell whether energies are far off
@@ -264,6 +264,7 @@ def describe(parts: Parts) -> list[Block]:
     compositions = potential.references.get("compositions")
     source = "" if parts.start is None else f" from {parts.start}"
     lines: list[Block] = [
+        *parts.published.lines(),
         f"frames      {counts}{apart}",
         *_label_lines(parts),
         f"E0          {e0s} eV ({parts.origin_of_references}{'; not determined' if compositions else ''})",
@@ -349,4 +350,6 @@ def _test(out: Path, parts: Parts, reporter: RunReporter) -> dict[str, Errors]:
         plot_history(parts.state.history, out / "plots" / "history.png")
     plot_parity(predictions, out / "plots" / "parity.png")
     reporter.say(error_table(found))
+    for block in comparisons(found.get("test"), parts.published.test):
+        reporter.say(block)
     return found

@@ -58,7 +58,9 @@ OPTIONS = {
     "keys": ["--architecture"],
     "train": ["--set", "--out", "--resume"],
     "evaluate": [
+        "--by",
         "--json",
+        "--csv",
         "--parity",
         "--energy-key",
         "--forces-key",
@@ -68,6 +70,7 @@ OPTIONS = {
         "--batch-size",
         "--matmul",
     ],
+    "predict": ["--out", "--descriptors", "--dtype", "--device", "--batch-edges", "--matmul"],
     "md": [
         "--out",
         "--ensemble",
@@ -325,8 +328,8 @@ def test_evaluate_prints_and_writes_errors_and_draws_them(project, model, tmp_pa
     arguments = ["--json", tmp_path / "errors.json", "--parity", tmp_path / "parity.png"]
     printed = works("evaluate", model, project / "valid.xyz", *arguments)
     written = json.loads((tmp_path / "errors.json").read_text())
-    _, expected = evaluate_file(model, project / "valid.xyz")
-    assert written == expected.as_json()
+    expected = evaluate_file(model, project / "valid.xyz")
+    assert written == json.loads(json.dumps(expected.as_json()))
     in_training = json.loads((project / "trained" / "errors.json").read_text())["valid"]
     assert written["forces_mae_mev_per_ang"] == pytest.approx(in_training["forces_mae_mev_per_ang"], rel=1e-6)
     for value in (written["energy_mae_mev_per_atom"], written["forces_rmse_mev_per_ang"]):
@@ -346,7 +349,7 @@ def test_evaluate_finds_labels_under_other_names(project, model, tmp_path):
     assert "--energy-key, --forces-key, --stress-key" in message
     out = tmp_path / "errors.json"
     works("evaluate", model, tmp_path / "named.xyz", "--energy-key", "E", "--forces-key", "F", "--json", out)
-    assert json.loads(out.read_text()) == evaluate_file(model, project / "valid.xyz")[1].as_json()
+    assert evaluate_file(model, project / "valid.xyz").errors.as_json().items() <= json.loads(out.read_text()).items()
 
 
 @pytest.mark.parametrize(

@@ -87,7 +87,7 @@ def test_a_place_that_cannot_be_written_to_is_refused_before_any_work(words, par
     monkeypatch.chdir(tmp_path)
     file = tmp_path / "file"
     file.write_text("here\n")
-    suffix = ".png" if mark is OUTPUT_PICTURE else ""
+    suffix = next(iter(getattr(mark, "suffixes", ())), "")
     bad = {tmp_path / f"nowhere/x{suffix}": "there is no folder", file / f"x{suffix}": "is a file"}
     if isinstance(mark, OutputFolder):
         bad = {file: "is a file, and results are", file / "x" / "y": "is a file, and results are"}

@@ -38,13 +38,13 @@ def with_own_labels(potential, atoms, change=None):
 
 @pytest.fixture
 def random_predictions():
-    """Labels and predictions of 40 numbers each, a quarter of the labels missing."""
+    """Labels and predictions of 40 structures or atoms each, a quarter of the labels missing."""
     rng = np.random.default_rng(0)
     pairs = {}
-    for name in ("energy", "forces", "stress"):
-        label, prediction = 3 + 2 * rng.normal(size=40), rng.normal(size=40)
+    for name, width in (("energy", 1), ("forces", 3), ("stress", 9)):
+        label, prediction = 3 + 2 * rng.normal(size=(40, width)), rng.normal(size=(40, width))
         label[::4] = np.nan
-        pairs[name] = (torch.from_numpy(label), torch.from_numpy(prediction))
+        pairs[name] = (torch.from_numpy(label.ravel()), torch.from_numpy(prediction.ravel()))
     return Predictions(pairs)
 
 

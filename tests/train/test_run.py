@@ -158,9 +158,11 @@ def test_an_isolated_atom_has_exactly_its_reference_energy(finished, sample):
 
 def test_isolated_atoms_among_validation_frames_count(make_config, files, tmp_path):
     result = run(make_config(data={"valid": files["train"]}, epochs=1), tmp_path / "out")
-    _, found = evaluate_file(tmp_path / "out" / "model.eqn", files["train"])
-    assert (result.errors["train"].frames, result.errors["valid"].frames, found.frames) == (16, 19, 19)
-    assert numbers(found.as_json()) == pytest.approx(numbers(result.errors["valid"].as_json()), rel=1e-6)
+    found = evaluate_file(tmp_path / "out" / "model.eqn", files["train"])
+    assert (result.errors["train"].frames, result.errors["valid"].frames) == (16, 19)
+    # An isolated atom has exactly its reference energy and no force, so that it adds nothing to sums of squares over frames.
+    squares = [errors.frames * errors.rmse["energy"] ** 2 for errors in (found.errors, result.errors["valid"])]
+    assert squares[0] == pytest.approx(squares[1], rel=1e-5)
 
 
 def test_without_epochs_the_start_is_the_result(make_config, tmp_path):
@@ -178,7 +180,7 @@ def test_a_run_in_float64_stays_in_float64(make_config, tmp_path, files):
     assert saved.dtype == torch.float64
     assert read_header(tmp_path / "out" / "model.eqn").dtype == "float64"
     written = json.loads((tmp_path / "out" / "errors.json").read_text())["valid"]
-    half = evaluate_file(tmp_path / "out" / "model.eqn", files["valid"], dtype="float32")[1].as_json()
+    half = evaluate_file(tmp_path / "out" / "model.eqn", files["valid"], dtype="float32").errors.as_json()
     assert numbers(half) == pytest.approx(numbers(written), rel=1e-4)
     assert half != written
 
@@ -826,14 +828,14 @@ def test_a_batch_too_large_for_the_memory_is_refused(make_config, tmp_path, monk
 # Evaluating a file
 
 
-def test_evaluation_takes_isolated_atoms_too(finished, files):
-    _, found = evaluate_file(finished.out / "model.eqn", files["train"])
-    assert found.frames == 19
+def test_evaluation_tells_isolated_atoms_apart(finished, files):
+    found = evaluate_file(finished.out / "model.eqn", files["train"])
+    assert (found.errors.frames, found.isolated.frames) == (16, 3)
 
 
 def test_evaluation_does_not_depend_on_the_batch_size(finished, files):
     one, all_at_once = (
-        numbers(evaluate_file(finished.out / "model.eqn", files["test"], batch_size=size)[1].as_json())
+        numbers(evaluate_file(finished.out / "model.eqn", files["test"], batch_size=size).errors.as_json())
         for size in (1, 32)
     )
     assert one == pytest.approx(all_at_once, rel=1e-4)

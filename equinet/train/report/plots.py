@@ -95,6 +95,7 @@ def plot_parity(parts: Mapping[str, Predictions], path: str | os.PathLike[str]) 
             ylim=(low - pad, high + pad),
             aspect="equal",
         )
+        ax.locator_params(nbins=5)  # long numbers would run into each other
         ax.legend(frameon=False, markerscale=3, loc="upper left")
         _clean(ax)
     replace_picture(path, figure, dpi=150)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -35,3 +37,17 @@ def write_json_lines(path: str | os.PathLike[str], records: Iterable[Mapping[str
 def write_json(path: str | os.PathLike[str], record: Mapping[str, Any]) -> None:
     """Write a JSON file, indented."""
     replace_file(path, json.dumps(dict(record), indent=1) + "\n")
+
+
+def write_csv(path: str | os.PathLike[str], rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write a table as comma-separated values, with a heading.
+
+    Args:
+        path: File to write.
+        rows: Values by column, at least one row; all rows have the columns of the first.
+    """
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    replace_file(path, text.getvalue())
