@@ -93,6 +93,7 @@ def read(frames: list[Atoms]) -> list[Atoms]:
 def test_a_frame_of_weight_zero_changes_no_number_of_a_run(copper, write, make_config, tmp_path: Path) -> None:
     """But its presence in the batches: with one batch of everything even the training is the same."""
     frames = copies(copper)
+    frames[0].info["config_weight"] = 1
     bad = copies(copper)[0]
     bad.calc.results |= {"energy": -5000.0, "forces": np.full((4, 3), 900.0)}
     bad.info["config_weight"] = 0
