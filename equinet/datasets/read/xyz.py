@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 from .batches import CUT, UNUSUAL, Batch, available
@@ -43,7 +43,7 @@ def iter_xyz(path: str | os.PathLike[str], *, native: bool = True) -> Iterator[F
         raise ValueError(f"{path} holds no frames")
 
 
-def _batches(window: Window, last: bytes, path: Path, number: int) -> Iterator[Frame]:
+def _batches(window: Window, last: bytes, path: Path, number: int) -> Generator[Frame, None, int]:
     """Read frames by machine code until one needs Python; gives the number of that frame.
 
     Args:
