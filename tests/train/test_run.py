@@ -803,7 +803,10 @@ def test_a_missing_file_is_named(make_config, tmp_path, key):
 
 def test_a_file_that_is_no_frames_is_named(make_config, tmp_path):
     (tmp_path / "frames.xyz").write_text("this is not extended XYZ\n")
-    with pytest.raises(ValueError, match=r"frames\.xyz cannot be read"):
+    with pytest.raises(
+        ValueError,
+        match=r"frames\.xyz, frame 0, line 1: here a frame begins, with its number of atoms, but there is 'this is not",
+    ):
         run(make_config(data={"train": str(tmp_path / "frames.xyz")}), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

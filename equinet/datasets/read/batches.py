@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from . import machine
 from .comment import Cell, Periodic
 from .form import Form
-from .scanner import CUT, LITERAL, LOGICAL, PIECE, REAL, REALS, RECORD, SYMBOL, TEXT, UNUSUAL, scanner, tables
+from .scanner import CUT, LITERAL, PIECE, REALS, RECORD, UNUSUAL, scanner, tables
 from .streams import Window
+from .words import LOGICAL, REAL, SYMBOL, TEXT
 
 MOST_FRAMES = 4096  # in a batch
 

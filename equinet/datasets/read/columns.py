@@ -8,7 +8,7 @@ from functools import lru_cache
 
 from equinet.quotes import quoted, shortened
 
-from .scanner import ATOMIC_NUMBER, INTEGER, LOGICAL, REAL, SYMBOL, TEXT
+from .words import ATOMIC_NUMBER, INTEGER, LOGICAL, REAL, SYMBOL, TEXT
 
 PLAIN = "species:S:1:pos:R:3"  # of a file without `Properties`
 MOST_COLUMNS = 100_000

@@ -24,6 +24,8 @@ OF_STRUCTURES = frozenset(per_config_properties)
 class Frame:
     """A frame as it stands in a file: nothing converted, renamed or left out.
 
+    Arrays are parts of larger ones, which hold all frames that were read at once; keep copies, or :meth:`atoms`.
+
     Attributes:
         numbers: Atomic numbers, (atoms,).
         positions: Positions, (atoms, 3), in the file's unit.
@@ -78,15 +80,14 @@ class Frame:
         )
         if (mask := arrays.pop("move_mask", None)) is not None:
             made.set_constraint(_constraints(mask.astype(bool), self.place))
-        results: dict[str, Any] = {name: array for name, array in arrays.items() if name in RESULTS}
+        # Copies, as those of a frame are parts of what was read at once with it.
+        results: dict[str, Any] = {name: np.array(array) for name, array in arrays.items() if name in RESULTS}
         for name, array in arrays.items():
             if name not in RESULTS:
                 made.arrays[name] = np.array(array)
         for key, value in self.info.items():
-            if key in OF_STRUCTURES:
-                results[key] = value
-            else:
-                made.info[key] = value
+            place = results if key in OF_STRUCTURES else made.info
+            place[key] = np.array(value) if isinstance(value, np.ndarray) else value
         attach(made, results)
         return made
 

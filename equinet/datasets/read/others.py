@@ -60,7 +60,7 @@ def _format(plain: Path, path: Path) -> str:
     except Exception as error:  # any byte may stand there
         raise ValueError(f"{path} cannot be read: {type(error).__name__}: {shortened(str(error), 200)}") from error
     raise ValueError(
-        f"{path} has a format that is not known; read are {READ_HERE} and, by ASE, OUTCAR, vasprun.xml, POSCAR, traj, cif, outputs of many codes and more, all "
+        f"{path} cannot be read: its format is not known. Known are {READ_HERE} and, by ASE, OUTCAR, vasprun.xml, POSCAR, traj, cif, outputs of many codes and more, all "
         "also packed (.gz, .bz2, .xz). Rename it with the usual ending, or convert it to extended XYZ"
     )
 

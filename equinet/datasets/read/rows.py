@@ -16,9 +16,9 @@ from equinet.quotes import quoted
 from .columns import PLAIN, Column, Columns
 from .items import NOT_UTF8, BadItem, require_text
 from .places import Place
-from .scanner import ATOMIC_NUMBER, INTEGER, LOGICAL, REAL, SYMBOL, TEXT
 from .symbols import ISOTOPES, atomic_number
 from .values import integer, logical, real
+from .words import ATOMIC_NUMBER, INTEGER, LOGICAL, REAL, SYMBOL, TEXT
 
 Arrays = dict[str, NDArray[Any]]
 MOST_ATOMS = 10**9
@@ -154,7 +154,7 @@ class Rows:
                 if any(symbol in ISOTOPES for symbol in values):
                     found["isotopes"] = np.array([ISOTOPES.get(symbol, math.nan) for symbol in values])
                 continue
-            array = np.array(values, TYPES[column.kind])
+            array: NDArray[Any] = np.array(values, TYPES[column.kind])
             found[column.array] = array if column.width == 1 else array.reshape(-1, column.width)
         told = found.setdefault("numbers", numbers) if numbers is not None else found["numbers"]
         if numbers is not None and (differ := np.flatnonzero(told != numbers)).size:

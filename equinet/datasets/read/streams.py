@@ -8,7 +8,7 @@ import lzma
 import shutil
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -17,7 +17,7 @@ from equinet.quotes import shortened
 
 from .places import Place
 
-PACKED = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+PACKED: dict[str, Callable[..., IO[bytes]]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}  # type: ignore[dict-item]
 CHUNK = 1 << 18  # bytes; stays in the cache of a processor
 LONGEST_LINE = 1 << 24  # bytes; a comment with a matrix of 1000 x 1000 numbers
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 from .batches import CUT, UNUSUAL, Batch, available
@@ -29,9 +29,9 @@ def iter_xyz(path: str | os.PathLike[str], *, native: bool = True) -> Iterator[F
     number = 0
     with opened(path) as file:
         window = Window(file, path)
-        comment = b""
+        comment = _first_comment(window)
         while True:
-            if native and number and available():
+            if native and available():
                 number = yield from _batches(window, comment, path, number)
             frame = _by_python(window, path, number)
             if frame is None:
@@ -43,14 +43,23 @@ def iter_xyz(path: str | os.PathLike[str], *, native: bool = True) -> Iterator[F
         raise ValueError(f"{path} holds no frames")
 
 
-def _batches(window: Window, last: bytes, path: Path, number: int) -> Iterator[Frame]:
+def _first_comment(window: Window) -> bytes:
+    """What is probably the comment of the first frame; nothing is taken."""
+    lines = window.data[window.at :].lstrip().split(b"\n", 2)
+    return lines[1].removesuffix(b"\r") if len(lines) > 2 else b""
+
+
+def _batches(window: Window, last: bytes, path: Path, number: int) -> Generator[Frame, None, int]:
     """Read frames by machine code until one needs Python; gives the number of that frame.
 
     Args:
         last: Comment of the frame before: the next ones probably look alike.
     """
     while True:
-        form = form_of(last)
+        try:
+            form = form_of(last)
+        except ValueError:
+            return number
         batch = Batch(window, form)
         data = window.data
         for n, (begin, comment, comment_end, count, row, line, matched) in enumerate(batch.records):
@@ -60,7 +69,7 @@ def _batches(window: Window, last: bytes, path: Path, number: int) -> Iterator[F
                 else:
                     last = data[comment:comment_end].removesuffix(b"\r")
                     columns, cell, pbc, info = parse_comment(last)
-                    if columns is not form.columns:
+                    if columns.text != form.columns.text:
                         raise ValueError("other columns")
                 arrays = batch.arrays(row, count)
             except ValueError:  # the form in Python reads it, or says where and why not

@@ -150,7 +150,7 @@ def test_steps_of_a_broken_xml_are_counted(tmp_path: Path) -> None:
     ("name", "content", "message"),
     [
         ("a.traj", b"- of UlmASE-Trajectory" + b"\0" * 30, r"a\.traj cannot be read as traj: .*; is it complete\?"),
-        ("a.unknown", b"some words\n", r"a\.unknown has a format that is not known; read are extended XYZ, npz, HDF5 and databases .*OUTCAR"),
+        ("a.unknown", b"some words\n", r"a\.unknown cannot be read: its format is not known\. Known are extended XYZ, npz, HDF5 and databases .*OUTCAR"),
         ("a.dat", b"", r"a\.dat holds no frames: it is empty"),
         ("a.npz", b"PK", r"a\.npz cannot be read: "),
         ("a.h5", b"HDF", r"a\.h5 cannot be read as HDF5: OSError"),
