@@ -46,7 +46,7 @@ MAY_USE: dict[str, set[str]] = {
     "vesin": {"graph.search"},
     "safetensors": {"tensorfile"},
     "filelock": {"runs.lock"},
-    "torch_geometric": {"graph", "datasets"},
+    "torch_geometric": set(),
     "cuequivariance": {"ops.external.cuequivariance", "bench.peers.cuequivariance"},
     "cuequivariance_torch": {"ops.external.cuequivariance", "bench.peers.cuequivariance"},
     "openequivariance": {"ops.external.openequivariance", "bench.peers.openequivariance"},

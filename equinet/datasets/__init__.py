@@ -46,7 +46,7 @@ __all__ = [
     "with_labels",
 ]
 
-# So that the table of properties can be imported without ASE and torch-geometric.
+# So that the table of properties can be imported without ASE and torch.
 _HOMES = {
     "properties": ("Property", "register_property"),
     "frames": (

@@ -26,14 +26,14 @@ def to_graph(atoms: Atoms, cutoff: float) -> AtomicGraph:
     except (ValueError, MemoryError) as error:
         raise type(error)(f"{source(atoms)}: {error}") from error
     found = labels_of(atoms)
+    labels = {}
     for row in PROPERTIES.values():
         value = found.get(row.name)
         if row.needs_volume and not has_volume(atoms):
             value = None  # whatever a file says: molecules often come with zeros
         shape = (len(atoms), *row.shape) if row.per == "atom" else (1, *row.shape)
-        graph[row.name] = torch.from_numpy(np.full(shape, np.nan) if value is None else value.reshape(shape).copy())
-    graph.weight = torch.tensor([found.weight], dtype=torch.float64, device="cpu")
-    return graph
+        labels[row.name] = torch.from_numpy(np.full(shape, np.nan) if value is None else value.reshape(shape).copy())
+    return graph.update({**labels, "weight": torch.tensor([found.weight], dtype=torch.float64, device="cpu")})
 
 
 def to_graphs(frames: Sequence[Atoms], cutoff: float, elements: Sequence[int] | None = None) -> list[AtomicGraph]:

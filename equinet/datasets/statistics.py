@@ -12,7 +12,15 @@ from numpy.typing import NDArray
 
 from equinet.graph.atomic_graph import AtomicGraph
 
-from .frames import is_isolated_atom, labels_of, require_elements, require_no_outliers, source, with_labels
+from .frames import (
+    CheckedLabels,
+    is_isolated_atom,
+    labels_of,
+    require_elements,
+    require_no_outliers,
+    source,
+    with_labels,
+)
 from .plausible import without_tail
 
 
@@ -131,7 +139,10 @@ def measure(
     """
     for atoms in (*frames, *isolated):
         require_elements(atoms)
-    frames, isolated = ([with_labels(atoms, labels_of(atoms)) for atoms in part] for part in (frames, isolated))
+    frames, isolated = (
+        [a if isinstance(a.calc, CheckedLabels) else with_labels(a, labels_of(a)) for a in part]
+        for part in (frames, isolated)
+    )
     require_no_outliers(frames)
     elements = tuple(sorted({int(z) for atoms in frames for z in atoms.numbers}))
     edges = sum(graph.edge_index.shape[1] for graph in graphs)

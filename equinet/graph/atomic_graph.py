@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch_geometric.data import Batch, Data
 
 from .elements import no_element
 from .neighbors import neighbor_list
@@ -18,11 +17,12 @@ if TYPE_CHECKING:
     from ase import Atoms
 
 
-class AtomicGraph(Data):
+class AtomicGraph:
     """One structure, or several side by side after :func:`collate`.
 
     Geometry is kept in float64 whatever the model's precision, so that a displacement of a small distance between large
-    coordinates loses nothing. Every edge is there in both directions; edges are sorted by receiver.
+    coordinates loses nothing. Every edge is there in both directions; edges are sorted by receiver. Fields are plain attributes, also
+    found by name: ``graph["energy"]``, ``"energy" in graph``. ``copy.copy`` makes a graph with the same tensors.
 
     Attributes:
         positions: ``(nodes, 3)`` float64, Å.
@@ -48,17 +48,65 @@ class AtomicGraph(Data):
     pairs: Tensor
     cell: Tensor
     pbc: Tensor
+    batch: Tensor | None = None
+    cutoff: float
 
     def __init__(self, **fields: Any) -> None:
-        super().__init__(**fields)
-        if "positions" in self:
-            self.num_nodes = len(self.positions)
+        self.__dict__.update(fields)
 
-    def __cat_dim__(self, key: str, value: Any, *args: Any, **kwargs: Any) -> Any:
-        return 1 if key == "edge_index" else 0
+    if TYPE_CHECKING:
 
-    def __inc__(self, key: str, value: Any, *args: Any, **kwargs: Any) -> Any:
-        return {"edge_index": self.num_nodes, "pairs": self.num_edges}.get(key, 0)
+        def __getattr__(self, name: str) -> Any:
+            """Labels, and whatever else was put into the graph."""
+
+        def __setattr__(self, name: str, value: Any) -> None: ...
+
+    def __getitem__(self, name: str) -> Any:
+        return self.__dict__[name]
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        self.__dict__[name] = value
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.__dict__
+
+    def keys(self) -> list[str]:
+        """Names of the fields that are there."""
+        return list(self.__dict__)
+
+    def update(self, fields: Mapping[str, Any]) -> Self:
+        """Put fields into this graph, and return it."""
+        self.__dict__.update(fields)
+        return self
+
+    def apply(self, change: Callable[[Tensor], Tensor]) -> Self:
+        """Replace every tensor of this graph by a function of it, and return the graph."""
+        self.__dict__.update({name: change(value) for name, value in vars(self).items() if isinstance(value, Tensor)})
+        return self
+
+    def to(self, device: torch.device | str) -> Self:
+        """Move this graph to a device, and return it."""
+        return self.apply(lambda value: value.to(device))
+
+    def clone(self) -> Self:
+        """The same graph with tensors of its own."""
+        return type(self)(**vars(self)).apply(torch.clone)
+
+    def __repr__(self) -> str:
+        sizes = (
+            f"{name}={list(value.shape) if isinstance(value, Tensor) else value}" for name, value in vars(self).items()
+        )
+        return f"{type(self).__name__}({', '.join(sizes)})"
+
+    @property
+    def num_nodes(self) -> int:
+        """Number of atoms."""
+        return len(self.positions)
+
+    @property
+    def num_edges(self) -> int:
+        """Number of directed edges."""
+        return self.edge_index.shape[1]
 
     @property
     def graph_count(self) -> int:
@@ -120,16 +168,34 @@ def from_atoms(atoms: Atoms, cutoff: float) -> AtomicGraph:
 def collate(graphs: Sequence[AtomicGraph]) -> AtomicGraph:
     """Several structures as one graph without edges between them.
 
+    Args:
+        graphs: Graphs with the same fields.
+
     Raises:
         ValueError: If ``graphs`` is empty.
     """
     if not graphs:
         raise ValueError("there is nothing to collate: `graphs` is empty")
-    batch = Batch.from_data_list(list(graphs), exclude_keys=["cutoff"])
+    first = graphs[0]
+    device, names = first.positions.device, [name for name in vars(first) if name not in ("cutoff", "batch")]
+    nodes = torch.tensor([graph.num_nodes for graph in graphs], device=device)
+    edges = torch.tensor([graph.num_edges for graph in graphs], device=device)
+    structures = torch.tensor([graph.graph_count for graph in graphs], device=device)
+    joined = {name: torch.cat([graph[name] for graph in graphs], 1 if name == "edge_index" else 0) for name in names}
+    joined["edge_index"] += _starts(nodes).repeat_interleave(edges)
+    if "pairs" in joined:
+        joined["pairs"] += _starts(edges).repeat_interleave(edges)
+    batch = _starts(structures).repeat_interleave(nodes)
+    if len(graphs) != sum(graph.graph_count for graph in graphs):  # graphs that hold several structures already
+        batch += torch.cat([graph.graph_of_node for graph in graphs])
+    # A number and no tensor, which would have to be copied from a GPU to be compared.
     cutoffs = [graph.cutoff for graph in graphs if "cutoff" in graph]
-    if cutoffs:
-        batch.cutoff = min(cutoffs)  # a number and no tensor, which would have to be copied from a GPU to be compared
-    return batch
+    return AtomicGraph(**joined, batch=batch, **({"cutoff": min(cutoffs)} if cutoffs else {}))
+
+
+def _starts(sizes: Int[Tensor, " graphs"]) -> Int[Tensor, " graphs"]:
+    """Number of the first node, edge or structure of each graph."""
+    return sizes.cumsum(0) - sizes
 
 
 def edge_vectors(
