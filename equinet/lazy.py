@@ -1,4 +1,4 @@
-"""Package names that are looked up when first used, so that importing a package stays light."""
+"""Package names that are looked up when first used, so that importing a package stays light, and words on what is not installed."""
 
 from __future__ import annotations
 
@@ -22,3 +22,11 @@ def lazy_names(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
         return getattr(import_module(f"{package}.{module}"), attribute or name)
 
     return find
+
+
+def how_to_install(extra: str) -> str:
+    """Command that installs an optional dependency group (extra) of equinet.
+
+    It names the folder of the checkout and not ``equinet``, which on the public package index is another project.
+    """
+    return f"pip install -e '.[{extra}]' in the folder of equinet's checkout"

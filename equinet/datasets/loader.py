@@ -8,11 +8,14 @@ import numpy as np
 import torch
 from ase import Atoms
 from ase.data import chemical_symbols
+from numpy.typing import NDArray
 
 from equinet.graph.atomic_graph import AtomicGraph, collate, from_atoms
 
+from .batches import ByEdges, BySize
 from .frames import has_volume, labels_of, require_elements, source
 from .properties import PROPERTIES
+from .workers import in_workers
 
 
 def to_graph(atoms: Atoms, cutoff: float) -> AtomicGraph:
@@ -61,60 +64,70 @@ def to_graphs(frames: Sequence[Atoms], cutoff: float, elements: Sequence[int] | 
     return [to_graph(atoms, cutoff) for atoms in frames]
 
 
-class EpochOrder:
-    """Batches of indices, shuffled anew every epoch in an order that only seed and epoch decide.
-
-    Args:
-        size: Number of graphs.
-        batch_size: Graphs in a batch; the last batch of an epoch may be smaller.
-        seed: Seed; None keeps the order of the data.
-    """
-
-    def __init__(self, size: int, batch_size: int, seed: int | None) -> None:
-        if batch_size < 1:
-            raise ValueError(f"`batch_size` must be 1 or more, got {batch_size}")
-        self.size, self.batch_size, self.seed = size, batch_size, seed
-        self.epoch = 0
-        self.skip = 0
-
-    def __len__(self) -> int:
-        return -(-self.size // self.batch_size) - self.skip
-
-    def __iter__(self) -> Iterator[list[int]]:
-        order = np.arange(self.size)
-        if self.seed is not None:
-            order = np.random.default_rng([self.seed, self.epoch]).permutation(self.size)
-        for start in range(self.skip * self.batch_size, self.size, self.batch_size):
-            yield order[start : start + self.batch_size].tolist()
-
-
 class GraphLoader:
     """Batches of graphs.
 
     Args:
-        graphs: Labelled graphs.
+        graphs: Labelled graphs, a list or a sequence that makes each when it is asked for.
         batch_size: Graphs in a batch.
         seed: Shuffle each epoch with this seed; None keeps the order of the data.
+        batch_edges: Most edges in a batch, in place of ``batch_size``: batches of nearly as many edges each (:class:`.batches.ByEdges`).
+        workers: Processes that take graphs from the sequence and put batches together ahead of their use; the batches are the same.
+
+    Raises:
+        ValueError: If a size is not positive, or ``batch_size`` and ``batch_edges`` are given together or neither of them.
     """
 
-    def __init__(self, graphs: Sequence[AtomicGraph], batch_size: int, seed: int | None = None) -> None:
-        self.graphs = list(graphs)
-        self.order = EpochOrder(len(self.graphs), batch_size, seed)
+    def __init__(
+        self,
+        graphs: Sequence[AtomicGraph],
+        batch_size: int | None = None,
+        seed: int | None = None,
+        *,
+        batch_edges: int | None = None,
+        workers: int = 0,
+    ) -> None:
+        if (batch_size is None) == (batch_edges is None):
+            raise ValueError("give one of `batch_size` and `batch_edges`")
+        self.graphs, self.workers = graphs, workers
+        self.order: BySize | ByEdges
+        if batch_size is not None:
+            self.order = BySize(len(graphs), batch_size, seed)
+        elif batch_edges is not None:
+            self.order = ByEdges(edges_of(graphs), batch_edges, seed)
 
     def __len__(self) -> int:
         """Batches in a whole epoch."""
-        return -(-len(self.graphs) // self.order.batch_size)
+        return len(self.order)
 
     def __iter__(self) -> Iterator[AtomicGraph]:
-        return (collate([self.graphs[n] for n in batch]) for batch in self.order)
+        return self.epoch(0)
 
     def epoch(self, number: int, skip: int = 0) -> Iterator[AtomicGraph]:
         """Batches of one epoch, without the first ``skip`` of them: how an interrupted epoch goes on."""
-        self.order.epoch, self.order.skip = number, skip
-        try:
-            yield from self
-        finally:
-            self.order.skip = 0
+        return in_workers(_Collated(self.graphs), self.order.epoch(number)[skip:], self.workers)
+
+
+class _Collated:
+    """The batch of some graphs of a sequence; can be sent to another process."""
+
+    def __init__(self, graphs: Sequence[AtomicGraph]) -> None:
+        self.graphs = graphs
+
+    def __call__(self, batch: Sequence[int]) -> AtomicGraph:
+        return collate([self.graphs[n] for n in batch])
+
+
+def has_label(graphs: Sequence[AtomicGraph], name: str) -> bool:
+    """True if a graph has a label; as noted before (method ``has_label``), or by looking at all of them."""
+    noted = getattr(graphs, "has_label", None)
+    return any(bool(graph[name].isfinite().any()) for graph in graphs) if noted is None else noted(name)
+
+
+def edges_of(graphs: Sequence[AtomicGraph]) -> NDArray[np.int64]:
+    """Number of edges of each graph, ``(graphs,)``; as counted before (attribute ``edges``), or now, graph by graph."""
+    known = getattr(graphs, "edges", None)
+    return np.array([graph.num_edges for graph in graphs], dtype=np.int64) if known is None else known
 
 
 def random_split(frames: Sequence[Atoms], fraction: float, seed: int) -> tuple[list[Atoms], list[Atoms]]:
@@ -123,11 +136,16 @@ def random_split(frames: Sequence[Atoms], fraction: float, seed: int) -> tuple[l
     Raises:
         ValueError: If ``fraction`` is not between 0 and 1, or there are fewer than two frames.
     """
+    rest, held = split_numbers(len(frames), fraction, seed)
+    return [frames[n] for n in rest], [frames[n] for n in held]
+
+
+def split_numbers(count: int, fraction: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Numbers of the frames of both parts of :func:`random_split`, ascending."""
     if not 0 < fraction < 1:
         raise ValueError(f"the fraction to hold out must be between 0 and 1, got {fraction}")
-    if len(frames) < 2:
-        raise ValueError(f"cannot hold out a part of {len(frames)} frame(s)")
-    order = np.random.default_rng(seed).permutation(len(frames))
-    held = min(max(round(fraction * len(frames)), 1), len(frames) - 1)
-    rest = sorted(order[: len(frames) - held].tolist())
-    return [frames[n] for n in rest], [frames[n] for n in sorted(order[len(frames) - held :].tolist())]
+    if count < 2:
+        raise ValueError(f"cannot hold out a part of {count} frame(s)")
+    order = np.random.default_rng(seed).permutation(count)
+    held = min(max(round(fraction * count), 1), count - 1)
+    return np.sort(order[: count - held]), np.sort(order[count - held :])

@@ -174,6 +174,7 @@ def collate(graphs: Sequence[AtomicGraph]) -> AtomicGraph:
     Raises:
         ValueError: If ``graphs`` is empty.
     """
+    graphs = list(graphs)  # so that one which makes its items does so once
     if not graphs:
         raise ValueError("there is nothing to collate: `graphs` is empty")
     first = graphs[0]

@@ -38,7 +38,7 @@ class DataConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
     train: str | Annotated[list[str], Field(min_length=1)]
-    """File or files with training frames (extended XYZ, also gzipped). Isolated atoms in them give the E0s."""
+    """File or files with training frames (extended XYZ, also gzipped; dir/*.aselmdb is streamed, not held in memory). Isolated atoms in them give the E0s."""
     valid: str | Annotated[Real, Field(gt=0, lt=1)] = 0.1
     """File with validation frames, or the fraction of the training frames to hold out for validation."""
     test: str | None = None
@@ -59,6 +59,8 @@ class DataConfig(BaseModel):
     """Names of further registered properties in the files, { dipole = "dipole_dft" }; by default their own."""
     allow_missing: Truth = False
     """Accept frames that lack a weighted label as long as others have it."""
+    workers: Annotated[Whole, Field(ge=0, le=1000)] | None = None
+    """Processes that read frames and find neighbours ahead of the model; by default up to four for stores (*.aselmdb), none for frames in memory."""
 
     def label_keys(self) -> LabelKeys:
         """Names of all labels in the files."""
@@ -75,6 +77,8 @@ class TrainConfig(BaseModel):
     """Passes over the training frames."""
     batch_size: Whole = Field(10, ge=1, le=1_000_000)
     """Frames in one optimiser step."""
+    batch_edges: Annotated[Whole, Field(ge=1, le=10**12)] | None = None
+    """Most edges (neighbours of all atoms) in one optimiser step, in place of batch_size, for frames of many sizes: steps of nearly equal cost."""
     learning_rate: Real = Field(0.01, gt=0, le=10)
     """Highest step size of Adam."""
     schedule: Literal["cosine", "constant"] = "cosine"

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
 from equinet.checkpoint import load_potential
@@ -20,7 +19,9 @@ from equinet.datasets import (
     split_isolated,
     to_graphs,
 )
-from equinet.datasets.properties import BUILT_IN, PROPERTIES
+from equinet.datasets.digest import content_of
+from equinet.datasets.properties import BUILT_IN
+from equinet.datasets.store import is_store
 from equinet.graph.atomic_graph import AtomicGraph, collate
 from equinet.models import build_model
 from equinet.nn import EnergyScale
@@ -30,6 +31,7 @@ from equinet.potential import Potential
 from .config import RunConfig
 from .finetune import refit_references
 from .loss import Loss
+from .stored import sizes_of, stored_parts
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -48,7 +50,7 @@ class Prepared:
         digest: SHA-256 over the data files and the split.
     """
 
-    graphs: dict[str, list[AtomicGraph]]
+    graphs: Mapping[str, Sequence[AtomicGraph]]
     statistics: Statistics
     isolated: int
     digest: str
@@ -61,7 +63,28 @@ def prepare(config: RunConfig) -> Prepared:
         FileNotFoundError, ValueError: With file, frame and remedy, if anything is wrong with the data.
     """
     data, loss = config.data, make_loss(config)
-    keys = data.label_keys()
+    stored = stored_parts(config, loss.terms) if is_store(data.train) else None
+    parts, isolated = (stored.looked_at, stored.isolated) if stored else _parts_in_memory(config)
+    for part in ("train", "valid"):
+        bonded = split_isolated(parts[part])[0]  # an isolated atom need not have forces or stress
+        if not bonded:
+            raise ValueError(f"there are no {part} frames besides isolated atoms; see `data.{part}`")
+        if not stored:  # of which all frames have been looked at
+            require_labels(bonded, loss.terms, allow_missing=data.allow_missing)
+    elements = sorted({int(z) for atoms in parts["train"] for z in atoms.numbers})
+    cutoff = config.model.cutoff
+    in_memory = {} if stored else {part: to_graphs(atoms, cutoff, elements) for part, atoms in parts.items()}
+    graphs = stored.graphs(elements) if stored else in_memory
+    sizes = sizes_of(parts["train"], cutoff) if stored else in_memory["train"]
+    statistics = measure(parts["train"], isolated, sizes, e0s=data.e0s, per_element=data.scale_shift == "per_element")
+    return Prepared(
+        graphs, statistics, len(isolated), stored.digest if stored else _digest([*parts.values(), isolated])
+    )
+
+
+def _parts_in_memory(config: RunConfig) -> tuple[dict[str, list[Atoms]], list[Atoms]]:
+    """All frames by part, and the isolated atoms of the training files."""
+    data, keys = config.data, config.data.label_keys()
     frames, isolated = split_isolated(read_frames(data.train, keys))
     if not frames:
         raise ValueError(f"{data.train} holds isolated atoms only; there is nothing to train on")
@@ -72,17 +95,7 @@ def prepare(config: RunConfig) -> Prepared:
         parts = {"train": rest, "valid": held}
     if data.test is not None:
         parts["test"] = read_frames(data.test, keys)
-    for part in ("train", "valid"):
-        bonded = split_isolated(parts[part])[0]  # an isolated atom need not have forces or stress
-        if not bonded:
-            raise ValueError(f"there are no {part} frames besides isolated atoms; see `data.{part}`")
-        require_labels(bonded, loss.terms, allow_missing=data.allow_missing)
-    elements = sorted({int(z) for atoms in parts["train"] for z in atoms.numbers})
-    graphs = {part: to_graphs(atoms, config.model.cutoff, elements) for part, atoms in parts.items()}
-    statistics = measure(
-        parts["train"], isolated, graphs["train"], e0s=data.e0s, per_element=data.scale_shift == "per_element"
-    )
-    return Prepared(graphs, statistics, len(isolated), _digest([*parts.values(), isolated]))
+    return parts, isolated
 
 
 def make_loss(config: RunConfig) -> Loss:
@@ -126,13 +139,7 @@ def _digest(parts: Sequence[Sequence[Atoms]]) -> str:
     digest = hashlib.sha256()
     for frames in parts:
         for atoms in frames:
-            digest.update(atoms.numbers.tobytes() + atoms.positions.tobytes() + atoms.cell[:].tobytes())
-            digest.update(atoms.pbc.tobytes() + repr(atoms.info["weight"]).encode())
-            for name in PROPERTIES:
-                value = atoms.calc.results.get(name)
-                if value is not None:
-                    digest.update(np.asarray(value, dtype=np.float64).tobytes())
-                elif name in BUILT_IN:
-                    digest.update(name.encode())
+            for content in content_of(atoms):
+                digest.update(content)
         digest.update(b"|")
     return digest.hexdigest()

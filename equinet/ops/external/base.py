@@ -10,17 +10,10 @@ from typing import Any, ClassVar
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from equinet.lazy import how_to_install
 from equinet.ops.edges import Edges, as_edges, sum_on_nodes
 from equinet.ops.kernels.edge.reference import paths_apart
 from equinet.ops.spec import TensorProductSpec
-
-
-def how_to_install(extra: str) -> str:
-    """Command that installs an optional dependency group (extra) of equinet.
-
-    It names the folder of the checkout and not ``equinet``, which on the public package index is another project.
-    """
-    return f"pip install -e '.[{extra}]' in the folder of equinet's checkout"
 
 
 def missing(module: str, extra: str) -> str | None:
