@@ -188,7 +188,11 @@ def labelled(atoms: Atoms, keys: LabelKeys = OWN_NAMES) -> Atoms:
     """
     require_elements(atoms)
     require_finite(atoms)
-    return with_labels(atoms, find_labels(atoms, keys))
+    result = with_labels(atoms, find_labels(atoms, keys))
+    # What is no label, such as magnetic moments, stays as it is: a conversion must not lose it.
+    others = {name: value for name, value in getattr(atoms.calc, "results", {}).items() if name not in PROPERTIES}
+    result.calc.results = {**others, **result.calc.results}
+    return result
 
 
 def with_labels(atoms: Atoms, found: Labels) -> Atoms:
