@@ -46,6 +46,7 @@ MAY_USE: dict[str, set[str]] = {
     "vesin": {"graph.search"},
     "safetensors": {"tensorfile"},
     "filelock": {"runs.lock"},
+    "lmdb": {"datasets.store.database"},
     "torch_geometric": set(),
     "cuequivariance": {"ops.external.cuequivariance", "bench.peers.cuequivariance"},
     "cuequivariance_torch": {"ops.external.cuequivariance", "bench.peers.cuequivariance"},

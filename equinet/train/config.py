@@ -8,9 +8,9 @@ import os
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from equinet.datasets import LabelKeys
 from equinet.datasets.properties import BUILT_IN, property_named
@@ -109,6 +109,14 @@ class TrainConfig(BaseModel):
     """"auto" (CUDA if there is one), "cpu", "cuda", "cuda:1", ..."""
     compile: Truth = False
     """Put the training step through torch.compile, minutes before the first step; docs/compile.md says when it pays."""
+
+    @model_validator(mode="after")
+    def _one_size(self) -> Self:
+        if self.batch_edges is not None and self.batch_size != type(self).model_fields["batch_size"].default:
+            raise ValueError(
+                f"`train.batch_size` ({self.batch_size}) and `train.batch_edges` ({self.batch_edges}) are two sizes of one batch; leave out one"
+            )
+        return self
 
 
 class RunConfig(BaseModel):

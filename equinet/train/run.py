@@ -34,7 +34,7 @@ from .report.plots import plot_history, plot_parity
 from .report.record import append_json, write_json, write_json_lines
 from .report.tables import error_table
 from .state import TrainingState
-from .stored import tested
+from .stored import graphs_to_test
 
 FEW = 32  # structures that tell whether energies are far off
 
@@ -285,7 +285,7 @@ def _test(out: Path, parts: Parts, reporter: RunReporter) -> dict[str, Errors]:
     """Final errors, their table, errors.json and the pictures."""
     reporter.say(Text("testing …", "faint"))
     stress = any(has_label(graphs, "stress") for graphs in parts.graphs.values())
-    chosen = {part: tested(graphs) if part == "train" else graphs for part, graphs in parts.graphs.items()}
+    chosen = {part: graphs_to_test(graphs) if part == "train" else graphs for part, graphs in parts.graphs.items()}
     if len(chosen["train"]) < len(parts.graphs["train"]):
         few, all_ = len(chosen["train"]), len(parts.graphs["train"])
         reporter.say(Text(f"errors on train are those of {few:,} of {all_:,} frames, spread evenly", "faint"))

@@ -152,6 +152,6 @@ def workers_of(config: RunConfig, data: Sequence[Atoms] | Sequence[AtomicGraph])
     return max(1, min(MOST_WORKERS, len(os.sched_getaffinity(0)) - 1 if hasattr(os, "sched_getaffinity") else 2))
 
 
-def tested(graphs: Sequence[AtomicGraph]) -> Sequence[AtomicGraph]:
+def graphs_to_test(graphs: Sequence[AtomicGraph]) -> Sequence[AtomicGraph]:
     """Training graphs of which final errors are computed: all in memory, of a store up to :data:`TESTED`."""
     return graphs[:: -(-len(graphs) // TESTED)] if isinstance(graphs, StoredGraphs) else graphs

@@ -3,7 +3,7 @@
 from .convert import convert, format_of
 from .frames import StoredFrames, is_store, stores_of
 from .graphs import StoredGraphs
-from .survey import Survey, survey
+from .surveys import Survey, survey
 from .writer import write_store
 
 __all__ = [

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from equinet.datasets.loader import to_graphs
 from equinet.graph.atomic_graph import AtomicGraph
 
-from .survey import Survey
+from .surveys import Survey
 
 
 class StoredGraphs(Sequence[AtomicGraph]):

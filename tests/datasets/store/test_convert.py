@@ -27,7 +27,13 @@ def from_database(path: Path) -> list[Atoms]:
     rows = ase.db.connect(path, type="db", use_lock_file=False).select()
     return [
         labelled(
-            atoms_of({**{name: row[name] for name in row}, "constraints": row._constraints, "data": dict(row.data)})
+            atoms_of(
+                {
+                    **{name: row[name] for name in row},
+                    "constraints": [each.todict() for each in row.constraints],
+                    "data": dict(row.data),
+                }
+            )
         )
         for row in rows
     ]
