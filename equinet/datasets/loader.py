@@ -11,6 +11,7 @@ from ase.data import chemical_symbols
 from numpy.typing import NDArray
 
 from equinet.graph.atomic_graph import AtomicGraph, collate, from_atoms
+from equinet.graph.neighbors import count_edges
 
 from .batches import ByEdges, BySize
 from .frames import has_volume, labels_of, require_elements, source
@@ -37,6 +38,19 @@ def to_graph(atoms: Atoms, cutoff: float) -> AtomicGraph:
         shape = (len(atoms), *row.shape) if row.per == "atom" else (1, *row.shape)
         labels[row.name] = torch.from_numpy(np.full(shape, np.nan) if value is None else value.reshape(shape).copy())
     return graph.update({**labels, "weight": torch.tensor([found.weight], dtype=torch.float64, device="cpu")})
+
+
+def edges_within(atoms: Atoms, cutoff: float) -> int:
+    """Number of edges of :func:`to_graph` of a frame, without making the graph.
+
+    Raises:
+        ValueError, MemoryError: As :func:`to_graph`.
+    """
+    positions, cell = (np.ascontiguousarray(array, dtype=np.float64) for array in (atoms.positions, atoms.cell[:]))
+    try:
+        return count_edges(positions, cell, np.asarray(atoms.pbc, dtype=bool), cutoff)
+    except (ValueError, MemoryError) as error:
+        raise type(error)(f"{source(atoms)}: {error}") from error
 
 
 def to_graphs(frames: Sequence[Atoms], cutoff: float, elements: Sequence[int] | None = None) -> list[AtomicGraph]:

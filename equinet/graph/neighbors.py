@@ -58,6 +58,20 @@ def neighbor_list(
             are on one spot, or a periodic cell has no volume, is a needle or a sheet.
         MemoryError: If the list would not fit into memory; nothing has been allocated then.
     """
+    return _in_order(*_pairs_within(positions, cell, pbc, cutoff))
+
+
+def count_edges(
+    positions: NDArray[np.float64], cell: NDArray[np.float64], pbc: NDArray[np.bool_], cutoff: float
+) -> int:
+    """Number of edges of :func:`neighbor_list`, of the same arguments, in half the time."""
+    return 2 * len(_pairs_within(positions, cell, pbc, cutoff)[0])
+
+
+def _pairs_within(
+    positions: NDArray[np.float64], cell: NDArray[np.float64], pbc: NDArray[np.bool_], cutoff: float
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+    """Sender, receiver ``(pairs,)`` and shift of the receiver ``(pairs, 3)`` of each pair once, in no order."""
     if not cutoff > 0:
         raise ValueError(f"`cutoff` must be positive, got {cutoff} Å")
     # Single numbers are Python's own here and below: numpy takes ten times as long for so few.
@@ -87,7 +101,7 @@ def neighbor_list(
     squares = squared_distances(positions, sender, receiver, image_offsets(shifts, cell))
     refuse_same_spot(squares, sender, receiver)
     within = np.flatnonzero(squares < cutoff**2)
-    return _in_order(sender.take(within), receiver.take(within), shifts.take(within, axis=0))
+    return sender.take(within), receiver.take(within), shifts.take(within, axis=0)
 
 
 def _ends(positions: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

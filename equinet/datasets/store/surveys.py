@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from equinet.datasets.digest import content_of
 from equinet.datasets.frames import is_isolated_atom, source
-from equinet.datasets.loader import to_graph
+from equinet.datasets.loader import edges_within
 from equinet.datasets.properties import PROPERTIES
 from equinet.datasets.workers import in_workers
 
@@ -131,7 +131,7 @@ class _Look:
             if "forces" in results:
                 largest[n] = np.abs(results["forces"]).max()
             if edges is not None and self.cutoff is not None:
-                edges[n] = to_graph(frame, self.cutoff).num_edges
+                edges[n] = edges_within(frame, self.cutoff)
             counts = np.bincount(frame.numbers)
             compositions[n] = int.from_bytes(
                 hashlib.blake2b(counts.tobytes(), digest_size=8).digest(), "big", signed=True
