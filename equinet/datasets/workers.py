@@ -72,7 +72,8 @@ def _as_it_is(value: Any) -> Any:
 
 def _ignore_signals(_: int) -> None:
     """A signal to all processes of a job is for the one that saves its state, which still needs the others for the step under way."""
-    for each in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
-        signal.signal(each, signal.SIG_IGN)
+    for name in ("SIGINT", "SIGHUP", "SIGUSR1"):
+        if hasattr(signal, name):  # Windows has fewer
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     # The second one is from the process that asked: it ends those that are left when it ends.
     signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))

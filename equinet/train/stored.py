@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 # Training frames of which the final errors and the picture are made, spread evenly; of frames in memory all.
 TESTED = 10_000
 MOST_WORKERS = 4
+
+log = logging.getLogger("equinet")
 
 
 @dataclass(frozen=True)
@@ -124,6 +127,12 @@ def stored_parts(config: RunConfig, wanted: Sequence[str]) -> StoredParts:
         }
 
     looked_at = {name: part.look() if isinstance(part, _Part) else part for name, part in parts.items()}
+    train = parts["train"]
+    if isinstance(train, _Part) and len(train.look()) < len(train.chosen):
+        log.info(
+            f"E0s, shift, scale and neighbours are those of {len(train.look()):,} of {len(train.chosen):,} training frames, spread evenly, with all "
+            "elements"
+        )
     return StoredParts(looked_at, isolated, graphs, hashlib.sha256(" ".join(digests).encode()).hexdigest())
 
 

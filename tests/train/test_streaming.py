@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -219,6 +220,16 @@ def test_a_force_out_of_proportion_is_found_among_all_frames(tmp_path: Path, mon
     path = write(tmp_path / "x.aselmdb", lambda atoms: atoms.calc.results["forces"].__setitem__((0, 0), 9e3))
     with pytest.raises(ValueError, match=r"x\.aselmdb, frame 17: `forces` has 9000"):
         prepare(configuration(path))
+
+
+def test_it_is_said_if_statistics_are_those_of_a_part(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("equinet.datasets.store.surveys.MEASURED", 3)
+    monkeypatch.setattr("equinet.datasets.store.surveys.OF_EACH_ELEMENT", 1)
+    with caplog.at_level(logging.INFO, logger="equinet"):
+        prepare(configuration(folder / "*.aselmdb"))
+    assert re.search(r"neighbours are those of \d of 36 training frames", caplog.text)
 
 
 def test_an_element_of_validation_frames_alone_is_refused(folder: Path, tmp_path: Path) -> None:

@@ -20,8 +20,13 @@ SUFFIX = ".aselmdb"
 NEXT, DELETED, METADATA = b"nextid", b"deleted_ids", b"metadata"  # keys that are no rows
 LARGEST = 2**41  # bytes that a file may grow to; only addresses are taken, not memory
 
-# Databases that are open, by process, file and time of change: LMDB refuses to open a file twice in a process.
-_open: WeakValueDictionary[tuple[int, str, int, int], Any] = WeakValueDictionary()
+# Rows that are read before all files are closed, to be opened again when next used. The pages read until then, of 4 kB and more, count as
+# memory of the process, though the system can take them back.
+READS = 20_000
+
+# Files of this process by device and inode: LMDB refuses to open a file twice in a process.
+_files: WeakValueDictionary[tuple[int, int], _File] = WeakValueDictionary()
+_reads = 0
 
 
 def library() -> Any:
@@ -42,8 +47,6 @@ def library() -> Any:
 class Database:
     """A file that is read: opened when first used, and again in every process that it comes into.
 
-    An LMDB handle must never be used by a child of the process that opened it, so it is neither pickled nor inherited.
-
     Args:
         path: The file. Folder and file may be read-only, and no lock file is needed.
 
@@ -53,57 +56,79 @@ class Database:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        self._process, self._handle = 0, None
-        self._handle_here()
+        self._file = _file_of(self.path)
+        self._file.handle()
 
     def get(self, key: bytes) -> bytes | None:
         """Value of a key.
 
         Raises:
-            ValueError: If the file is damaged there.
+            FileNotFoundError, ValueError: If the file is damaged or gone.
         """
-        handle = self._handle_here()
+        global _reads
+        if (_reads := _reads + 1) % READS == 0:
+            for file in list(_files.values()):
+                file.close()
+        handle = self._file.handle()
         try:
             with handle.begin() as transaction:
                 return transaction.get(key)
         except library().Error as error:
             raise ValueError(f"{self.path} is damaged: {error}; make or fetch it again") from error
 
-    def _handle_here(self) -> Any:
+    def __getstate__(self) -> Path:
+        return self.path
+
+    def __setstate__(self, path: Path) -> None:
+        self.path, self._file = path, _file_of(path)
+
+
+class _File:
+    """The handle of a file, which all that read it in a process share; a child must never use the one it inherits."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self._process, self._handle = path, 0, None
+
+    def handle(self) -> Any:
         if self._process != os.getpid():
-            if self._handle is not None:
-                self._handle.close()  # inherited
+            self.close()
             self._handle, self._process = _opened(self.path), os.getpid()
         return self._handle
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path, "_process": 0, "_handle": None}
+    def close(self) -> None:
+        if self._handle is not None:
+            self._handle.close()
+        self._process, self._handle = 0, None
 
 
-def _opened(path: Path) -> Any:
-    lmdb = library()
+def _file_of(path: Path) -> _File:
     if not path.is_file():
         raise FileNotFoundError(
             f"{path} is a folder, and a store is a file" if path.is_dir() else f"there is no file {path}"
         )
     status = path.stat()
-    key = (os.getpid(), os.path.realpath(path), status.st_ino, status.st_mtime_ns)
-    if (handle := _open.get(key)) is not None:
-        return handle
+    key = (status.st_dev, status.st_ino)
+    if (file := _files.get(key)) is None:
+        file = _files[key] = _File(path.absolute())
+    return file
+
+
+def _opened(path: Path) -> Any:
+    lmdb = library()
     try:
         # Rows are read in random order, and to read ahead would fill the memory with what nobody asked for.
         handle = lmdb.open(str(path), subdir=False, readonly=True, lock=False, readahead=False, meminit=False)
     except lmdb.InvalidError as error:
         raise ValueError(f"{path} is no store of frames ({error}); make it with `equinet data convert`") from error
     except lmdb.Error as error:
-        there = path.stat().st_size
-        reason = "the file is empty" if there == 0 else str(error)
+        if not path.exists():
+            raise FileNotFoundError(f"there is no file {path} any more") from error
+        reason = str(error) if path.stat().st_size else "the file is empty"
         raise ValueError(f"{path} cannot be opened: {reason}; make or fetch it again") from error
-    wanted = (handle.info()["last_pgno"] + 1) * handle.stat()["psize"]
-    if status.st_size < wanted:  # to read beyond the end of a mapped file ends the process
+    size, wanted = path.stat().st_size, (handle.info()["last_pgno"] + 1) * handle.stat()["psize"]
+    if size < wanted:  # to read beyond the end of a mapped file ends the process
         handle.close()
-        raise ValueError(f"{path} was cut short: it has {status.st_size:,} of {wanted:,} bytes; make or fetch it again")
-    _open[key] = handle
+        raise ValueError(f"{path} was cut short: it has {size:,} of {wanted:,} bytes; make or fetch it again")
     return handle
 
 

@@ -101,6 +101,29 @@ def test_other_processes_open_the_file_for_themselves(store: Path, frames: list[
     require_same(stored[31], frames[31])
 
 
+def test_files_are_closed_and_opened_again_so_that_their_pages_do_not_fill_the_memory(
+    store: Path, frames: list[Atoms], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened, real = [], database._opened
+    monkeypatch.setattr(database, "_opened", lambda path: opened.append(path) or real(path))
+    monkeypatch.setattr(database, "READS", 10)
+    one, other = StoredFrames(store / "a.aselmdb"), StoredFrames(store / "a.aselmdb")
+    for n in range(20):
+        require_same(frames[n], one[n])
+        require_same(frames[n], other[n])
+    assert 4 <= len(opened) <= 6
+
+
+def test_a_store_that_is_gone_when_it_is_opened_again_is_named(store: Path, tmp_path: Path) -> None:
+    path = tmp_path / "x.aselmdb"
+    path.write_bytes((store / "a.aselmdb").read_bytes())
+    stored = StoredFrames(path)
+    stored.files[0]._file.close()
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match=r"there is no file .*x\.aselmdb any more"):
+        stored[0]
+
+
 def test_a_folder_may_be_read_only_and_there_is_no_lock_file(store: Path, tmp_path: Path) -> None:
     path = tmp_path / "x.aselmdb"
     path.write_bytes((store / "a.aselmdb").read_bytes())
