@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Generic, TypeVar
 
@@ -36,7 +39,7 @@ def in_workers(function: Callable[[Item], Result], items: Sequence[Item], worker
         collate_fn=_as_it_is,
         num_workers=min(workers, len(items)),
         prefetch_factor=AHEAD,
-        worker_init_fn=_ignore_signals,
+        worker_init_fn=_Begin(os.getpid()),
         generator=torch.Generator(),  # its own: else torch's common one is drawn from, and a run depends on how it was loaded
     )
     for result in loader:
@@ -70,10 +73,25 @@ def _as_it_is(value: Any) -> Any:
     return value
 
 
-def _ignore_signals(_: int) -> None:
-    """A signal to all processes of a job is for the one that saves its state, which still needs the others for the step under way."""
-    for name in ("SIGINT", "SIGHUP", "SIGUSR1"):
-        if hasattr(signal, name):  # Windows has fewer
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
-    # The second one is from the process that asked: it ends those that are left when it ends.
-    signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
+class _Begin:
+    """Prepares a worker.
+
+    A signal to all processes of a job is for the one that saves its state, which still needs the others for the step under way. If that one is
+    killed, they end by themselves: torch's own watch does not see it while they wait for somebody to take their results.
+    """
+
+    def __init__(self, parent: int) -> None:
+        self.parent = parent
+
+    def __call__(self, _: int) -> None:
+        for name in ("SIGINT", "SIGHUP", "SIGUSR1"):
+            if hasattr(signal, name):  # Windows has fewer
+                signal.signal(getattr(signal, name), signal.SIG_IGN)
+        # The second one is from the process that asked: it ends those that are left when it ends.
+        signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
+        threading.Thread(target=self._end_with_parent, daemon=True).start()
+
+    def _end_with_parent(self) -> None:
+        while os.getppid() == self.parent:
+            time.sleep(1.0)
+        os._exit(1)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -57,3 +59,33 @@ def test_processes_end_with_the_iterator() -> None:
     results.close()
     with pytest.raises(ProcessLookupError):
         os.kill(process, 0)
+
+
+def large(n: int) -> tuple[int, bytes]:
+    """A result that waits in the pipe for somebody to take it."""
+    return os.getpid(), bytes(1_000_000)
+
+
+def test_processes_end_when_the_one_that_asked_is_killed() -> None:
+    reader, writer = os.pipe()
+    asking = os.fork()
+    if asking == 0:
+        results = in_workers(large, range(100), 1)
+        os.write(writer, str(next(results)[0]).encode())
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.close(writer)
+    worker = int(os.read(reader, 20))
+    os.close(reader)
+    os.waitpid(asking, 0)
+    deadline = time.monotonic() + 15
+    while time.monotonic() < deadline and runs(worker):
+        time.sleep(0.1)
+    assert not runs(worker)
+
+
+def runs(process: int) -> bool:
+    """False if it is not there or dead and only not yet waited for."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
