@@ -4,5 +4,5 @@ from __future__ import annotations
 
 from .app import App, app
 
-data = App(name="data", help="Data sets: published ones by name.", no_args_is_help=True)
+data = App(name="data", help="Data sets: report, judge, convert, published ones by name.", no_args_is_help=True)
 app.add_typer(data)

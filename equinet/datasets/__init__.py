@@ -48,7 +48,7 @@ __all__ = [
     "write_frames",
 ]
 
-# So that the table of properties can be imported without ASE and torch-geometric.
+# So that the table of properties can be imported without ASE and torch.
 _HOMES = {
     "properties": ("Property", "register_property"),
     "frames": ("Labels", "find_labels", "labelled", "source", "with_labels"),

@@ -227,6 +227,9 @@ def labelled(atoms: Atoms, keys: LabelKeys = OWN_NAMES) -> Atoms:
         result.cell *= factor
     if keys.config_type in atoms.info:
         result.info["config_type"] = atoms.info[keys.config_type]
+    # What is no label, such as magnetic moments, stays as it is: a conversion must not lose it.
+    others = {name: value for name, value in getattr(atoms.calc, "results", {}).items() if name not in PROPERTIES}
+    result.calc.results = {**others, **result.calc.results}
     return result
 
 

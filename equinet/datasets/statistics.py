@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from equinet.graph.atomic_graph import AtomicGraph
 
 from .composition import FAR_FROM_FIT, SPREADS, composition, deviations, fit_to_composition, spanning_compositions
-from .frames import find_labels, require_elements, source, weight_of, with_labels
+from .frames import CheckedLabels, find_labels, require_elements, source, weight_of, with_labels
 from .plausible import ABSURD_E0S, FORCE_OUTLIER, absurd_references, force_outliers, without_tail
 
 LEAST_SQUARES = "least squares over the training energies"
@@ -171,7 +171,10 @@ def measure(
     """
     for atoms in (*frames, *isolated):
         require_elements(atoms)
-    frames, isolated = ([with_labels(atoms, find_labels(atoms)) for atoms in part] for part in (frames, isolated))
+    frames, isolated = (
+        [a if isinstance(a.calc, CheckedLabels) else with_labels(a, find_labels(a)) for a in part]
+        for part in (frames, isolated)
+    )
     if FORCE_OUTLIER not in accept:
         for fault in force_outliers(frames):
             raise ValueError(f"{source(fault.atoms)}: {fault.reason}")

@@ -239,21 +239,21 @@ def _quoted(text: str) -> str:
 # Constraints
 
 
+def constraints_without_form(atoms: Atoms) -> list[str]:
+    """Kinds of constraints of a frame that extended XYZ has no form for."""
+    return sorted({type(each).__name__ for each in atoms.constraints if not isinstance(each, (FixAtoms, FixCartesian))})
+
+
 def _move_mask(atoms: Atoms) -> NDArray[np.bool_] | None:
     """Atoms, or directions, that may move, as ASE writes them; None if all may."""
     mask = np.ones((len(atoms), 3), dtype=bool)
-    left = []
     for constraint in atoms.constraints:
         if isinstance(constraint, FixAtoms):
             mask[constraint.index] = False
         elif isinstance(constraint, FixCartesian):
             mask[constraint.index] &= ~np.asarray(constraint.mask)
-        else:
-            left.append(type(constraint).__name__)
-    if left:
-        logging.getLogger("equinet").warning(
-            "extended XYZ has no form for %s; written without", ", ".join(sorted(set(left)))
-        )
+    if left := constraints_without_form(atoms):
+        logging.getLogger("equinet").warning("extended XYZ has no form for %s; written without", ", ".join(left))
     if mask.all():
         return None
     return mask[:, 0] if (mask == mask[:, :1]).all() else mask

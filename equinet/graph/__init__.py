@@ -10,5 +10,5 @@ if TYPE_CHECKING:
 
 __all__ = ["AtomicGraph", "VerletGraph", "collate", "displacements", "edge_vectors", "from_atoms"]
 
-# So that the elements can be imported without torch-geometric and vesin.
+# So that the elements can be imported without torch and vesin.
 __getattr__ = lazy_names(__name__, dict.fromkeys(__all__, "atomic_graph") | {"VerletGraph": "verlet"})

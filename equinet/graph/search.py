@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 from vesin import NeighborList
 
 Floats = NDArray[np.float64]
@@ -20,21 +21,35 @@ MOST_EMPTY = 1000
 
 def heights(cell: Floats) -> Floats:
     """Distances ``(3,)`` in Å between the opposite faces of a cell."""
-    faces = np.linalg.norm(np.cross(cell[[1, 2, 0]], cell[[2, 0, 1]]), axis=1)
-    return abs(float(np.linalg.det(cell))) / np.where(faces > 0, faces, np.inf)
+    # In Python's own numbers: numpy takes ten times as long for so few.
+    a, b, c = cell.tolist()
+    faces = [math.hypot(*_cross(*pair)) for pair in ((b, c), (c, a), (a, b))]
+    space = volume(cell)
+    return np.array([space / face if face > 0 else 0.0 for face in faces])
+
+
+def volume(cell: Floats) -> float:
+    """Volume of a cell in Å³, zero for one without."""
+    a, b, c = cell.tolist()
+    return abs(sum(x * y for x, y in zip(a, _cross(b, c))))
+
+
+def _cross(u: list[float], v: list[float]) -> tuple[float, float, float]:
+    return u[1] * v[2] - u[2] * v[1], u[2] * v[0] - u[0] * v[2], u[0] * v[1] - u[1] * v[0]
 
 
 def cells_suffice(positions: Floats, cell: Floats, pbc: NDArray[np.bool_], cutoff: float) -> bool:
     """True if :func:`search_by_cells` can divide the box, and in good time."""
-    extent = np.ptp(positions, axis=0) if len(positions) else np.zeros(3)
-    height = heights(cell)
-    shortest = np.maximum(np.floor(height / cutoff), 1.0)
-    spans = np.where(pbc, height, np.maximum(height, np.linalg.norm(extent)))
-    cells = np.maximum(np.floor(spans / cutoff), 1.0)
-    scale = np.cbrt(MOST_CELLS / max(float(np.prod(cells)), MOST_CELLS))
-    if scale < 1 and shortest.min() * scale < FEWEST_IN_A_ROW:
+    height, longest = heights(cell).tolist(), 0.0
+    if len(positions) and not pbc.all():
+        longest = math.hypot(*(positions.max(axis=0) - positions.min(axis=0)).tolist())
+    shortest = max(math.floor(min(height) / cutoff), 1)
+    spans = [h if periodic else max(h, longest) for h, periodic in zip(height, pbc.tolist())]
+    cells = math.prod(max(math.floor(span / cutoff), 1) for span in spans)
+    scale = math.cbrt(MOST_CELLS / max(cells, MOST_CELLS))
+    if scale < 1 and shortest * scale < FEWEST_IN_A_ROW:
         return False
-    return float(np.prod(cells)) * scale**3 < MOST_EMPTY + 10 * len(positions)
+    return cells * scale**3 < MOST_EMPTY + 10 * len(positions)
 
 
 def search_by_cells(positions: Floats, cell: Floats, pbc: NDArray[np.bool_], cutoff: float) -> Pairs:
@@ -57,6 +72,10 @@ def search_by_cells(positions: Floats, cell: Floats, pbc: NDArray[np.bool_], cut
 
 def search_by_tree(positions: Floats, cell: Floats, pbc: NDArray[np.bool_], cutoff: float) -> Pairs:
     """The same as :func:`search_by_cells` for boxes of any shape, some times slower: all images near the box in a k-d tree."""
+    from scipy.spatial import (
+        cKDTree,
+    )  # takes as long to import as thousands of frames to search, and is hardly ever needed
+
     fractional, reach = np.zeros_like(positions), np.zeros(3)
     if pbc.any():
         fractional = positions @ np.linalg.inv(cell)

@@ -64,6 +64,39 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     _sync_folder(target.parent)
 
 
+@contextmanager
+def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Give a name under which to write a file piece by piece; it gets its own name when the block ends without an error.
+
+    Args:
+        path: File to make or to replace; a link is followed.
+
+    Raises:
+        OSError: If it cannot be finished; names the file and the remedy. The old file is whole, and nothing else is left, also after an
+            error of the block.
+    """
+    target = Path(os.path.realpath(path))
+    partial = target.with_name(f"{target.name}.{os.getpid()}-{threading.get_ident()}{ENDING}")
+    try:
+        yield partial
+        with explaining(path):
+            sync(partial)
+            partial.replace(target)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    _sync_folder(target.parent)
+
+
+@contextmanager
+def explaining(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Name the file and the remedy in errors of the system, where nothing else is done than writing ``path``."""
+    try:
+        yield
+    except OSError as error:
+        raise explained(error, path) from error
+
+
 def replace_picture(path: str | os.PathLike[str], figure: Any, **settings: Any) -> None:
     """Replace a picture by a figure of matplotlib, as :func:`replace_file` does.
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch.optim import Optimizer
 
-from equinet.accelerate.compilation import CompiledTraining
 from equinet.datasets import GraphLoader, Statistics
-from equinet.datasets.loader import label_counts
+from equinet.datasets.loader import edges_of, label_counts
 from equinet.datasets.published import is_set_name
+from equinet.datasets.store import StoredGraphs
 from equinet.graph import AtomicGraph
 from equinet.graph.neighbors import available_memory
 from equinet.potential import Potential
@@ -25,9 +26,10 @@ from .loss import Loss
 from .prepare import Prepared, make_loss, make_potential, prepare
 from .published import PublishedFiles
 from .state import TrainingState
+from .stored import workers_of
 
 EVALUATION_BATCH = 32
-LATER: tuple[tuple[str, Any], ...] = (("architecture", "mace"), ("weights", {}))
+LATER: tuple[tuple[str, Any], ...] = (("architecture", "mace"), ("weights", {}), ("batch_edges", None))
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class Parts:
     """
 
     potential: Potential
-    graphs: Mapping[str, list[AtomicGraph]]
+    graphs: Mapping[str, Sequence[AtomicGraph]]
     data: Data
     loss: Loss
     optimizer: Optimizer
@@ -97,14 +99,14 @@ def assemble(config: RunConfig) -> Parts:
         potential=potential,
         graphs=prepared.graphs,
         data=Data(
-            GraphLoader(prepared.graphs["train"], settings.batch_size, settings.seed),
-            GraphLoader(prepared.graphs["valid"], EVALUATION_BATCH),
+            _loader(config, prepared.graphs["train"], settings.batch_size, settings.seed),
+            _loader(config, prepared.graphs["valid"], EVALUATION_BATCH),
         ),
         loss=loss,
         optimizer=optimizer,
         state=TrainingState(potential, optimizer, settings.ema_decay),
         settings=settings,
-        predict=CompiledTraining(potential) if settings.compile else None,
+        predict=_compiled(potential) if settings.compile else None,
         statistics=prepared.statistics,
         notices=prepared.notices,
         isolated=prepared.isolated,
@@ -118,6 +120,22 @@ def assemble(config: RunConfig) -> Parts:
         },
         configuration=to_toml(config),
         published=prepared.published,
+    )
+
+
+def _compiled(potential: Potential) -> Predict:
+    from equinet.accelerate.compilation import (
+        CompiledTraining,  # whose imports take longer than reading thousands of frames
+    )
+
+    return CompiledTraining(potential)
+
+
+def _loader(config: RunConfig, graphs: Sequence[AtomicGraph], batch_size: int, seed: int | None = None) -> GraphLoader:
+    """Batches by edges if the configuration says so, else of so many graphs."""
+    edges = config.train.batch_edges
+    return GraphLoader(
+        graphs, batch_size if edges is None else None, seed, batch_edges=edges, workers=workers_of(config, graphs)
     )
 
 
@@ -153,18 +171,20 @@ def _identity(config: RunConfig, prepared: Prepared) -> dict[str, Any]:
     }
 
 
-def _refuse_if_too_large(graphs: list[AtomicGraph], potential: Potential, settings: TrainConfig) -> None:
+def _refuse_if_too_large(graphs: Sequence[AtomicGraph], potential: Potential, settings: TrainConfig) -> None:
     """Estimate the peak memory of a training step on the largest batch and compare it with what is free."""
-    edges = sorted((graph.edge_index.shape[1] for graph in graphs), reverse=True)[: settings.batch_size]
+    by_edges, count = settings.batch_edges is not None, 1 if settings.batch_edges is not None else settings.batch_size
+    largest = np.sort(edges_of(graphs.largest(count) if isinstance(graphs, StoredGraphs) else graphs))[-count:]
+    edges = max(int(largest.sum()), settings.batch_edges or 0)
     per_edge = potential.model.numbers_per_edge
     if per_edge is None:
         return
     # Forces and their gradient keep about eight copies of messages and weights (7 to 9 measured for max_l 0 to 2).
-    size = 8 * sum(edges) * per_edge * potential.dtype.itemsize
+    size = 8 * edges * per_edge * potential.dtype.itemsize
     free = available_memory() if potential.device.type == "cpu" else float(torch.cuda.mem_get_info(potential.device)[0])
     if size > free:
         raise MemoryError(
-            f"a training step on the largest {settings.batch_size} frames ({sum(edges)} edges) needs about {size / 1e9:.1f} GB "
-            f"and {free / 1e9:.1f} GB are free; lower `train.batch_size`, `model.cutoff` (now {potential.cutoff:g} Å) or the size of the "
+            f"a training step on {'a full batch' if by_edges else f'the largest {count} frames'} ({edges} edges) needs about "
+            f"{size / 1e9:.1f} GB and {free / 1e9:.1f} GB are free; lower `train.{'batch_edges' if by_edges else 'batch_size'}`, `model.cutoff` (now {potential.cutoff:g} Å) or the size of the "
             "model (for MACE `model.channels`)"
         )

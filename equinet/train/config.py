@@ -10,10 +10,10 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticKnownError
 
 from equinet.datasets import LabelKeys, Units
@@ -56,7 +56,7 @@ class DataConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
     train: str | Annotated[list[str], Field(min_length=1)]
-    """File, folder or pattern such as dir/*.xyz, or several of them, with training frames: extended XYZ, outputs of VASP and other codes, databases, npz, HDF5, also packed; or published sets by name, as "acac/train_300K" (`equinet data list`). Isolated atoms in them give the E0s."""
+    """File, folder or pattern such as dir/*.xyz, or several of them, with training frames: extended XYZ, outputs of VASP and other codes, databases, npz, HDF5, also packed; dir/*.aselmdb is streamed, not held in memory; or published sets by name, as "acac/train_300K" (`equinet data list`). Isolated atoms in them give the E0s."""
     valid: str | Annotated[Real, Field(gt=0, lt=1)] = 0.1
     """File, folder, pattern or published set with validation frames, or the fraction of the training frames to hold out for validation."""
     test: str | None = None
@@ -87,6 +87,8 @@ class DataConfig(BaseModel):
     """Names of further registered properties in the files, { dipole = "dipole_dft" }; by default their own."""
     allow_missing: Annotated[bool | list[str], BeforeValidator(_truth_or_properties)] = False
     """Accept frames that lack a weighted label as long as others have it; or only for some labels, ["stress"]."""
+    workers: Annotated[Whole, Field(ge=0, le=1000)] | None = None
+    """Processes that read frames and find neighbours ahead of the model; by default up to four for stores (*.aselmdb), none for frames in memory."""
 
     def label_keys(self, optional: Sequence[str] = ()) -> LabelKeys:
         """Names, units and weights of all labels in the files; ``optional``: properties that nothing is trained on."""
@@ -113,6 +115,8 @@ class TrainConfig(BaseModel):
     """Passes over the training frames."""
     batch_size: Whole = Field(10, ge=1, le=1_000_000)
     """Frames in one optimiser step."""
+    batch_edges: Annotated[Whole, Field(ge=1, le=10**12)] | None = None
+    """Most edges (neighbours of all atoms) in one optimiser step, in place of batch_size, for frames of many sizes: steps of nearly equal cost."""
     learning_rate: Real = Field(0.01, gt=0, le=10)
     """Highest step size of Adam."""
     schedule: Literal["cosine", "constant"] = "cosine"
@@ -143,6 +147,14 @@ class TrainConfig(BaseModel):
     """"auto" (CUDA if there is one), "cpu", "cuda", "cuda:1", ..."""
     compile: Truth = False
     """Put the training step through torch.compile, minutes before the first step; docs/compile.md says when it pays."""
+
+    @model_validator(mode="after")
+    def _one_size(self) -> Self:
+        if self.batch_edges is not None and self.batch_size != type(self).model_fields["batch_size"].default:
+            raise ValueError(
+                f"`train.batch_size` ({self.batch_size}) and `train.batch_edges` ({self.batch_edges}) are two sizes of one batch; leave out one"
+            )
+        return self
 
 
 class RunConfig(BaseModel):

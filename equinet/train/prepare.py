@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
 from equinet.checkpoint import load_potential
@@ -20,9 +19,11 @@ from equinet.datasets import (
     split_isolated,
     to_graphs,
 )
+from equinet.datasets.digest import content_of
 from equinet.datasets.names import left_out, other_weights, second_labels, unknown_types
 from equinet.datasets.plausible import require_plausible
-from equinet.datasets.properties import BUILT_IN, PROPERTIES
+from equinet.datasets.properties import BUILT_IN
+from equinet.datasets.store import is_store
 from equinet.graph.atomic_graph import AtomicGraph, collate
 from equinet.models import build_model
 from equinet.nn import EnergyScale
@@ -33,9 +34,12 @@ from .config import RunConfig
 from .finetune import refit_references
 from .loss import Loss
 from .published import PublishedFiles, find_published
+from .stored import sizes_of, stored_parts
 
 if TYPE_CHECKING:
     from ase import Atoms
+
+    from equinet.datasets import LabelKeys
 
 CALIBRATION_GRAPHS = 32
 
@@ -53,7 +57,7 @@ class Prepared:
         published: Published files that the configuration names.
     """
 
-    graphs: dict[str, list[AtomicGraph]]
+    graphs: Mapping[str, Sequence[AtomicGraph]]
     statistics: Statistics
     isolated: int
     notices: tuple[str, ...]
@@ -68,8 +72,47 @@ def prepare(config: RunConfig) -> Prepared:
         FileNotFoundError, ValueError: With file, frame and remedy, if anything is wrong with the data.
     """
     published = find_published(config.data)
-    data, loss = published.data, make_loss(config)
+    config = config.model_copy(update={"data": published.data})
+    data, loss = config.data, make_loss(config)
     keys = data.label_keys([name for name in BUILT_IN if name not in loss.terms])
+    stored = stored_parts(config, keys, loss.terms) if is_store(data.train) else None
+    parts, isolated = (stored.looked_at, stored.isolated) if stored else _parts_in_memory(config, keys)
+    everything = [*isolated, *(atoms for part in parts.values() for atoms in part)]
+    for complaint in (other_weights(everything, keys), unknown_types(everything, data.config_type_weights)):
+        if complaint:
+            raise ValueError(complaint)
+    both = []
+    for part in ("train", "valid"):
+        bonded = split_isolated(parts[part])[0]  # an isolated atom need not have forces or stress
+        if not bonded:
+            raise ValueError(f"there are no {part} frames besides isolated atoms; see `data.{part}`")
+        if not stored:  # of which all frames have been looked at
+            require_labels(bonded, loss.terms, allow_missing=data.allow_missing, keys=keys)
+        both += bonded
+    require_plausible([*both, *stored.extremes] if stored else both)
+    elements = sorted({int(z) for atoms in parts["train"] for z in atoms.numbers})
+    cutoff = config.model.cutoff
+    in_memory = {} if stored else {part: to_graphs(atoms, cutoff, elements) for part, atoms in parts.items()}
+    sizes = sizes_of(parts["train"], cutoff) if stored else in_memory["train"]
+    statistics = measure(parts["train"], isolated, sizes, e0s=data.e0s, per_element=data.scale_shift == "per_element")
+    if statistics.scale_origin == "forces all zero" and "forces" in loss.terms:
+        raise ValueError(
+            "all training forces are zero, and the loss gives them a weight. Where they are so by symmetry, as in curves of energy against volume, "
+            "set `train.forces_weight = 0`, and the energies are trained on; else check `data.forces_key`"
+        )
+    return Prepared(
+        graphs=stored.graphs(elements) if stored else in_memory,
+        statistics=statistics,
+        isolated=len(isolated),
+        notices=(*second_labels(everything, keys), *left_out(everything, keys)),
+        digest=stored.digest if stored else _digest([*parts.values(), isolated]),
+        published=published,
+    )
+
+
+def _parts_in_memory(config: RunConfig, keys: LabelKeys) -> tuple[dict[str, list[Atoms]], list[Atoms]]:
+    """All frames by part, and the isolated atoms of the training files."""
+    data = config.data
     frames, isolated = split_isolated(read_frames(data.train, keys))
     if not frames:
         raise ValueError(f"{data.train} holds isolated atoms only; there is nothing to train on")
@@ -80,30 +123,7 @@ def prepare(config: RunConfig) -> Prepared:
         parts = {"train": rest, "valid": held}
     if data.test is not None:
         parts["test"] = read_frames(data.test, keys)
-    everything = [*isolated, *(atoms for part in parts.values() for atoms in part)]
-    for complaint in (other_weights(everything, keys), unknown_types(everything, data.config_type_weights)):
-        if complaint:
-            raise ValueError(complaint)
-    both = []
-    for part in ("train", "valid"):
-        bonded = split_isolated(parts[part])[0]  # an isolated atom need not have forces or stress
-        if not bonded:
-            raise ValueError(f"there are no {part} frames besides isolated atoms; see `data.{part}`")
-        require_labels(bonded, loss.terms, allow_missing=data.allow_missing, keys=keys)
-        both += bonded
-    require_plausible(both)
-    elements = sorted({int(z) for atoms in parts["train"] for z in atoms.numbers})
-    graphs = {part: to_graphs(atoms, config.model.cutoff, elements) for part, atoms in parts.items()}
-    statistics = measure(
-        parts["train"], isolated, graphs["train"], e0s=data.e0s, per_element=data.scale_shift == "per_element"
-    )
-    if statistics.scale_origin == "forces all zero" and "forces" in loss.terms:
-        raise ValueError(
-            "all training forces are zero, and the loss gives them a weight. Where they are so by symmetry, as in curves of energy against volume, "
-            "set `train.forces_weight = 0`, and the energies are trained on; else check `data.forces_key`"
-        )
-    notices = (*second_labels(everything, keys), *left_out(everything, keys))
-    return Prepared(graphs, statistics, len(isolated), notices, _digest([*parts.values(), isolated]), published)
+    return parts, isolated
 
 
 def make_loss(config: RunConfig) -> Loss:
@@ -151,15 +171,7 @@ def _digest(parts: Sequence[Sequence[Atoms]]) -> str:
     digest = hashlib.sha256()
     for frames in parts:
         for atoms in frames:
-            digest.update(atoms.numbers.tobytes() + atoms.positions.tobytes() + atoms.cell[:].tobytes())
-            digest.update(atoms.pbc.tobytes() + repr(atoms.info["weight"]).encode())
-            terms = {name: atoms.info[f"{name}_weight"] for name in PROPERTIES if f"{name}_weight" in atoms.info}
-            digest.update(repr(terms).encode() if terms else b"")
-            for name in PROPERTIES:
-                value = atoms.calc.results.get(name)
-                if value is not None:
-                    digest.update(np.asarray(value, dtype=np.float64).tobytes())
-                elif name in BUILT_IN:
-                    digest.update(name.encode())
+            for content in content_of(atoms):
+                digest.update(content)
         digest.update(b"|")
     return digest.hexdigest()

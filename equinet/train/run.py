@@ -37,6 +37,7 @@ from .report.plots import plot_history, plot_parity
 from .report.record import append_json, write_json, write_json_lines
 from .report.tables import comparisons, error_table
 from .state import TrainingState
+from .stored import graphs_to_test
 
 FEW = 32  # structures that tell whether energies are far off
 
@@ -339,10 +340,15 @@ def _conclude(out: Path, parts: Parts, reporter: RunReporter, interrupt: GentleI
 def _test(out: Path, parts: Parts, reporter: RunReporter) -> dict[str, Errors]:
     """Final errors, their table, errors.json and the pictures."""
     reporter.say(Text("testing …", "faint"))
-    stress = any(bool(graph.stress.isfinite().any()) for graphs in parts.graphs.values() for graph in graphs)
+    stress = any(label_counts(graphs)["stress"] for graphs in parts.graphs.values())
+    chosen = {part: graphs_to_test(graphs) if part == "train" else graphs for part, graphs in parts.graphs.items()}
+    if len(chosen["train"]) < len(parts.graphs["train"]):
+        few, all_ = len(chosen["train"]), len(parts.graphs["train"])
+        reporter.say(Text(f"errors on train are those of {few:,} of {all_:,} frames, spread evenly", "faint"))
+    workers = parts.data.valid.workers
     predictions: dict[str, Predictions] = {
-        part: predict(parts.potential, GraphLoader(graphs, EVALUATION_BATCH), stress=stress)
-        for part, graphs in parts.graphs.items()
+        part: predict(parts.potential, GraphLoader(graphs, EVALUATION_BATCH, workers=workers), stress=stress)
+        for part, graphs in chosen.items()
     }
     found = {part: errors(predicted) for part, predicted in predictions.items()}
     write_json(out / "errors.json", {part: e.as_json() for part, e in found.items()})

@@ -14,7 +14,7 @@ from ase import Atoms
 from ase.build import molecule
 
 from equinet.datasets import GraphLoader, Labels, random_split, read_frames, to_graph, to_graphs, with_labels
-from equinet.datasets.loader import EpochOrder
+from equinet.datasets.batches import BySize
 from equinet.graph import AtomicGraph
 
 CUTOFF = 4.0
@@ -118,8 +118,8 @@ def test_a_batch_larger_than_the_set_is_the_set(graphs: list[AtomicGraph]) -> No
 
 @pytest.mark.parametrize(("size", "batch", "batches"), [(10, 5, 2), (11, 5, 3), (1, 1, 1), (0, 4, 0)])
 def test_the_number_of_batches_is_known_beforehand(size: int, batch: int, batches: int) -> None:
-    order = EpochOrder(size, batch, seed=0)
-    assert len(order) == batches == len(list(order))
+    order = BySize(size, batch, seed=0)
+    assert len(order) == batches == len(list(order.epoch(0)))
 
 
 def test_an_empty_batch_is_refused(graphs: list[AtomicGraph]) -> None:

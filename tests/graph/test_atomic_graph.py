@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
 from ase import Atoms
 from ase.build import bulk, fcc111
 from ase.neighborlist import neighbor_list as ase_neighbor_list
+from torch_geometric.data import Batch
 
 from equinet.graph import AtomicGraph, collate, displacements, edge_vectors, from_atoms, neighbors
 
@@ -104,7 +107,6 @@ def test_pairs_of_a_batch_are_those_of_its_graphs_one_after_the_other() -> None:
     check_pairs(batch)
     starts = np.cumsum([0, *(graph.edge_index.shape[1] for graph in graphs)])[:-1]
     assert torch.equal(batch.pairs, torch.cat([graph.pairs + int(start) for graph, start in zip(graphs, starts)]))
-    assert torch.equal(batch.to_data_list()[2].pairs, graphs[2].pairs)
 
 
 @pytest.mark.parametrize("name", structures())
@@ -189,11 +191,33 @@ def test_a_batch_of_one_is_that_graph() -> None:
     assert batch.graph_of_node.tolist() == [0] * 6
 
 
-def test_graphs_of_a_batch_come_out_again() -> None:
+def test_batches_can_be_collated_again() -> None:
     graphs = [from_atoms(structures()[name], CUTOFF) for name in ("triclinic", "lone atom", "molecule")]
-    for before, after in zip(graphs, collate(graphs).to_data_list()):
-        assert torch.equal(before.edge_index, after.edge_index)
-        assert torch.equal(before.positions, after.positions)
+    nested, flat = collate([collate(graphs[:2]), graphs[2]]), collate(graphs)
+    assert set(nested.keys()) == set(flat.keys())
+    assert all(torch.equal(nested[name], flat[name]) for name in flat.to_dict() if name not in ("cutoff", "num_nodes"))
+
+
+@pytest.mark.parametrize("names", [("triclinic", "lone atom", "molecule"), ("molecule",)])
+def test_a_batch_is_that_of_torch_geometric(names: tuple[str, ...]) -> None:
+    graphs = [from_atoms(structures()[name], CUTOFF) for name in names]
+    ours, theirs = collate(graphs), Batch.from_data_list(graphs, exclude_keys=["cutoff"])
+    assert ours.cutoff == CUTOFF
+    assert ours.num_nodes == theirs.num_nodes
+    for name in {*ours.keys(), *theirs.keys()} - {"cutoff", "ptr", "num_nodes"}:
+        assert torch.equal(ours[name], theirs[name]), name
+        assert ours[name].dtype == theirs[name].dtype
+
+
+def test_copies_of_a_graph_share_tensors_and_clones_do_not() -> None:
+    graph = from_atoms(structures()["molecule"], CUTOFF)
+    assert "energy" not in graph
+    assert graph.batch is None
+    twin, other = copy.copy(graph).update({"energy": torch.ones(1)}), graph.clone()
+    assert twin["energy"] == 1
+    assert "energy" not in graph
+    assert twin.positions is graph.positions is not other.positions
+    assert torch.equal(other.positions, graph.positions)
 
 
 def test_an_empty_batch_is_refused() -> None:

@@ -173,12 +173,13 @@ class EquinetTrainer:
         self.optimizer = make_optimizer(self.potential, config.train)
         self.state = TrainingState(self.potential, self.optimizer, config.train.ema_decay)
         self.loader = GraphLoader(prepared.graphs["train"], config.train.batch_size, config.train.seed)
+        self.epoch = 0
         self.parameters = count_weights(self.potential)
 
     def batches(self, epoch: int) -> list[list[int]]:
         """The batches of an epoch, as indices into the training frames."""
-        self.loader.order.epoch = epoch
-        return list(self.loader.order)
+        self.epoch = epoch
+        return list(self.loader.order.epoch(epoch))
 
     def train_epoch(self, batches: Sequence[Sequence[int]]) -> Epoch:
         return timed_epoch(self._steps())
@@ -199,7 +200,7 @@ class EquinetTrainer:
 
     def _steps(self) -> Iterator[float]:
         self.potential.train()
-        for graph in self.loader.epoch(self.loader.order.epoch):
+        for graph in self.loader.epoch(self.epoch):
             graph = graph.to(self.potential.device)
             yield train_step(self.potential, graph, self.loss, self.optimizer, self.training.clip_gradient)
             self.state.after_step()

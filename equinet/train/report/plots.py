@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import LogFormatter, StrMethodFormatter
 
 from equinet.datasets.properties import PROPERTIES
 from equinet.runs.files import replace_picture
 from equinet.train.metrics import Predictions, errors
 
 from .tables import shown_properties
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 NOTHING = (torch.empty(0), torch.empty(0))
 COLORS = {"train": "#9aa5b1", "valid": "#e08214", "test": "#2166ac"}
@@ -34,6 +34,10 @@ def plot_history(history: Sequence[Mapping[str, Any]], path: str | os.PathLike[s
         for name, row in PROPERTIES.items()
         if history and f"valid_{name}_rmse_{row.suffix}" in history[-1]
     ]
+    # Here and not above, so that the first step of a training need not wait for it.
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import LogFormatter, StrMethodFormatter
+
     figure = Figure(figsize=(4.2 * (1 + len(shown)), 3.6), layout="constrained")
     axes = figure.subplots(1, 1 + len(shown), squeeze=False)[0]
     epochs = [record["epoch"] for record in history]
@@ -64,6 +68,8 @@ def plot_parity(parts: Mapping[str, Predictions], path: str | os.PathLike[str]) 
     """
     found = {part: errors(predictions) for part, predictions in parts.items()}
     shown = shown_properties(found.values())
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(4.4 * len(shown), 4.2), layout="constrained")
     for ax, name in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown):
         low, high = np.inf, -np.inf
