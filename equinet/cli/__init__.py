@@ -1,6 +1,6 @@
 """The command line: thin, each command calls one function of the library."""
 
-from . import potentials, products, mace, bench, bench_swap, bench_products, bench_model, bench_mace, about  # isort: skip  # in the order of `equinet --help`
+from . import potentials, data_doctor, products, mace, bench, bench_swap, bench_products, bench_model, bench_mace, about  # isort: skip  # in the order of `equinet --help`
 from .app import app, console, errors_to
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "bench_products",
     "bench_swap",
     "console",
+    "data_doctor",
     "errors_to",
     "mace",
     "potentials",

@@ -15,7 +15,7 @@ from .render import progress, show
 if TYPE_CHECKING:
     from ase import Atoms
 
-    from equinet.train import RunConfig
+    from equinet.train.config import DataConfig
 
 Files = Annotated[
     list[str],
@@ -48,10 +48,11 @@ def report_command(
     covalent radii, duplicates inside and across files, and the frames that lie furthest out, by file and number (from 0).
     """
     from equinet.datasets.report import blocks, report
+    from equinet.train.config import data_config
     from equinet.train.report.record import write_json
 
-    config = _configuration(files, settings)
-    found = report(_read({name: [name] for name in files}, config), keys=config.data.label_keys(), cutoff=cutoff)
+    config = data_config(files, settings or [])
+    found = report(_read({name: [name] for name in files}, config), keys=config.label_keys(), cutoff=cutoff)
     show(console, blocks(found))
     if json_file is not None:
         write_json(json_file, found.as_json())
@@ -80,13 +81,15 @@ def doctor(
     """
     from equinet.datasets.doctor import diagnose
     from equinet.datasets.doctor.blocks import blocks
+    from equinet.train.config import data_config
+    from equinet.train.examine import e0s_by_number
     from equinet.train.report.record import write_json
 
-    config = _configuration(files, settings)
+    config = data_config(files, settings or [])
     parts = {name: paths for name, paths in (("train", files), ("valid", valid or []), ("test", test or [])) if paths}
     frames = _read(parts, config)
-    accept = config.data.accept
-    found = diagnose(frames, e0s=config.data.e0_table())
+    accept = config.accept
+    found = diagnose(frames, e0s=e0s_by_number(config))
     show(console, blocks(found, sum(map(len, frames.values())), accept))
     if json_file is not None:
         write_json(json_file, {"findings": [finding.as_json() for finding in found]})
@@ -94,17 +97,11 @@ def doctor(
         raise typer.Exit(1)
 
 
-def _configuration(files: list[str], settings: list[str] | None) -> RunConfig:
-    from equinet.train.config import config_of_settings
-
-    return config_of_settings(files, settings or [])
-
-
-def _read(parts: dict[str, list[str]], config: RunConfig) -> dict[str, list[Atoms]]:
+def _read(parts: dict[str, list[str]], config: DataConfig) -> dict[str, list[Atoms]]:
     """Frames by part, read with the names of labels that the configuration has."""
     from equinet.datasets import read_frames
 
-    keys, found = config.data.label_keys(), {}
+    keys, found = config.label_keys(), {}
     with progress(console, "files") as move:
         done, total = 0, sum(map(len, parts.values()))
         for name, paths in parts.items():

@@ -15,6 +15,7 @@ from equinet.datasets import GraphLoader, Statistics
 from equinet.graph import AtomicGraph
 from equinet.graph.neighbors import available_memory
 from equinet.potential import Potential
+from equinet.tables import Block
 
 from .config import RunConfig, TrainConfig, to_toml
 from .finetune import with_model_of_start
@@ -43,6 +44,7 @@ class Parts:
         statistics: Statistics of the training frames.
         isolated: Number of isolated-atom frames that were set apart.
         origin_of_references: Source of the reference energies, in words.
+        remarks: Lines about the data to show before the first step.
         start: File of the model that training starts from; None for fresh weights.
         identity: Values that must be the same when the run is resumed.
         provenance: Description of model and data for the model file: resolved configuration, hash of the data.
@@ -60,6 +62,7 @@ class Parts:
     statistics: Statistics
     isolated: int
     origin_of_references: str
+    remarks: tuple[Block, ...]
     start: str | None
     identity: Mapping[str, Any]
     provenance: Mapping[str, Any]
@@ -101,6 +104,7 @@ def assemble(config: RunConfig) -> Parts:
         statistics=prepared.statistics,
         isolated=prepared.isolated,
         origin_of_references=prepared.statistics.reference_origin if start is None else f"of {start}{refit}",
+        remarks=prepared.remarks,
         start=start,
         identity=_identity(config, prepared),
         provenance={"config": _without_folders(config), "data_sha256": prepared.digest},

@@ -32,6 +32,13 @@ def _registered(name: str) -> str:
     return property_named(name).name
 
 
+def _finding(name: str) -> str:
+    from equinet.datasets.doctor import require_names
+
+    require_names([name])
+    return name
+
+
 class DataConfig(BaseModel):
     """Files of frames and the names of their labels."""
 
@@ -59,6 +66,8 @@ class DataConfig(BaseModel):
     """Names of further registered properties in the files, { dipole = "dipole_dft" }; by default their own."""
     allow_missing: Truth = False
     """Accept frames that lack a weighted label as long as others have it."""
+    accept: list[Annotated[str, AfterValidator(_finding)]] = []
+    """Findings of `equinet data doctor` to train in spite of, ["forces-outlier"]; it names them, and so does the refusal."""
 
     def label_keys(self) -> LabelKeys:
         """Names of all labels in the files."""
@@ -164,6 +173,18 @@ def parse_config(tree: Mapping[str, Any], origin: str = "the configuration") -> 
         return RunConfig.model_validate(tree)
     except ValidationError as error:
         raise ValueError(f"{origin}: {problems(error, 2)}") from error
+
+
+def data_config(files: Sequence[str], settings: Sequence[str] = ()) -> DataConfig:
+    """The [data] section of a configuration that has training files only, with ``data.key=value`` settings on top.
+
+    Raises:
+        ValueError: If a key is unknown (names the nearest known one) or a value is not allowed.
+    """
+    tree: dict[str, Any] = {"data": {"train": list(files)}}
+    for setting in settings:
+        _apply(tree, setting)
+    return parse_config(tree, "`settings`").data
 
 
 def to_toml(config: RunConfig) -> str:

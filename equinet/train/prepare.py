@@ -26,8 +26,10 @@ from equinet.models import build_model
 from equinet.nn import EnergyScale
 from equinet.ops.devices import choose_device
 from equinet.potential import Potential
+from equinet.tables import Block
 
 from .config import RunConfig
+from .examine import examine
 from .finetune import refit_references
 from .loss import Loss
 
@@ -46,12 +48,14 @@ class Prepared:
         statistics: Statistics of the training frames.
         isolated: Isolated-atom frames in the training files; they set reference energies and are not trained on.
         digest: SHA-256 over the data files and the split.
+        remarks: Lines about the data to show before the first step.
     """
 
     graphs: dict[str, list[AtomicGraph]]
     statistics: Statistics
     isolated: int
     digest: str
+    remarks: tuple[Block, ...]
 
 
 def prepare(config: RunConfig) -> Prepared:
@@ -77,12 +81,13 @@ def prepare(config: RunConfig) -> Prepared:
         if not bonded:
             raise ValueError(f"there are no {part} frames besides isolated atoms; see `data.{part}`")
         require_labels(bonded, loss.terms, allow_missing=data.allow_missing)
+    remarks = examine(data, parts, isolated)
     elements = sorted({int(z) for atoms in parts["train"] for z in atoms.numbers})
     graphs = {part: to_graphs(atoms, config.model.cutoff, elements) for part, atoms in parts.items()}
     statistics = measure(
         parts["train"], isolated, graphs["train"], e0s=data.e0s, per_element=data.scale_shift == "per_element"
     )
-    return Prepared(graphs, statistics, len(isolated), _digest([*parts.values(), isolated]))
+    return Prepared(graphs, statistics, len(isolated), _digest([*parts.values(), isolated]), remarks)
 
 
 def make_loss(config: RunConfig) -> Loss:

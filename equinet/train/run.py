@@ -245,6 +245,7 @@ def describe(parts: Parts) -> list[Block]:
     source = "" if parts.start is None else f" from {parts.start}"
     lines: list[Block] = [
         f"frames      {counts}{apart}",
+        *parts.remarks,
         f"E0          {e0s} eV ({parts.origin_of_references})",
         f"interaction {min(statistics.shift):.3f} eV/atom on average; forces {max(statistics.scale):.3f} eV/Å rms; "
         f"{statistics.avg_num_neighbors:.1f} neighbours within {potential.cutoff:g} Å",

@@ -108,7 +108,9 @@ def check_e0s(case: Case) -> list[Finding]:
     atoms = ", ".join(
         f"{chemical_symbols[z]} {e:.4g}" for z, e in zip(survey.elements.tolist(), table) if np.isfinite(e)
     )
-    number = f"with E0s of {atoms} eV half of the frames are bound by {-median:.4g} eV/atom or more; no bond has above {BINDING:g}"
+    number = (
+        f"with E0s of {atoms} eV the median interaction energy is {median:.4g} eV/atom; no bond has above {BINDING:g}"
+    )
     looks = "E0s and frames come from different codes, functionals, pseudopotentials or units"
     remedy = 'Compute the isolated atoms as the frames were, or set `data.e0s = "least_squares"` and remove them'
     return case.find("e0s", "refuse", number, looks, remedy, np.flatnonzero(survey.isolated))

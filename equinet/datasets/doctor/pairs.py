@@ -89,41 +89,35 @@ def _differences(survey: Survey, pairs: Ints) -> Pairs:
     index_a, index_b = survey.first[a][:, None] + atoms, survey.first[b][:, None] + atoms
     x, y = survey.positions[index_a], survey.positions[index_b]  # (pairs, atoms, 3)
     f, g = survey.forces[index_a], survey.forces[index_b]
-    strain, kept = np.zeros((len(a), 3, 3)), np.ones(len(a), dtype=bool)
+    kept, strained = np.ones(len(a), dtype=bool), np.zeros(len(a), dtype=bool)
+    stress = np.zeros(len(a))
     if not pbc.any():
         x, y, f, g = _superimposed(x, y, f, g)
-        u = y - x
-    elif np.isnan(survey.volume[a]).any() or np.isnan(survey.volume[b]).any():
-        u, kept[:] = y - x, False
+        u = v = y - x
+    elif np.isnan(survey.volume[pairs]).any():
+        u, v, kept[:] = y - x, y - x, False
     else:
-        u, strain = _strained(x, y, survey.cell[a], survey.cell[b], pbc)
-        kept = np.abs(strain).max(axis=(1, 2)) < LARGEST_STRAIN
-        strain[np.abs(strain).max(axis=(1, 2)) < 1e-7] = 0.0
-    volumes = np.stack([survey.volume[a], survey.volume[b]], axis=1)
-    stress = (volumes[:, :, None, None] * survey.stress[pairs]).mean(axis=1)
-    strained = np.abs(strain).max(axis=(1, 2)) > 0
+        c, d = survey.cell[a], survey.cell[b]
+        steps = y @ np.linalg.inv(d) - x @ np.linalg.inv(c)
+        steps -= np.where(pbc, np.round(steps), 0.0)
+        steps -= steps.mean(axis=1, keepdims=True)
+        u, v = steps @ c, steps @ d
+        strains = np.stack([np.linalg.inv(each) @ (d - c) for each in (c, d)], axis=1)  # (pairs, 2, 3, 3)
+        largest = np.abs(strains).max(axis=(1, 2, 3))
+        kept, strained = largest < LARGEST_STRAIN, largest > 1e-7
+        work = np.einsum("pnij,pnij->pn", survey.stress[pairs], strains)
+        stress = np.where(strained, (survey.volume[pairs] * work).mean(axis=1), 0.0)
     found = Pairs(
         frames=pairs,
         energy=survey.energy[b] - survey.energy[a],
-        forces=-0.5 * np.einsum("pai,pai->p", f + g, u),
-        stress=np.where(strained, np.einsum("pij,pij->p", stress, strain), 0.0),
+        forces=-0.5 * (np.einsum("pai,pai->p", f, u) + np.einsum("pai,pai->p", g, v)),
+        stress=stress,
         strained=strained,
         displacement=np.sqrt(np.einsum("pai,pai->p", u, u) / count),
         sizes=np.full(len(a), count),
-        volume=volumes.mean(axis=1),
+        volume=survey.volume[pairs].mean(axis=1),
     )
     return Pairs(*(getattr(found, name)[kept] for name in Pairs.__dataclass_fields__))
-
-
-def _strained(x: Floats, y: Floats, c: Floats, d: Floats, pbc: NDArray[np.bool_]) -> tuple[Floats, Floats]:
-    """Displacements besides the strain of the cell, by the nearest images and without a common shift, and the symmetric strain."""
-    steps = y @ np.linalg.inv(d) - x @ np.linalg.inv(c)
-    steps -= np.where(pbc, np.round(steps), 0.0)
-    mean = 0.5 * (c + d)
-    u = steps @ mean
-    u -= u.mean(axis=1, keepdims=True)
-    gradient = np.linalg.inv(mean) @ (d - c)
-    return u, 0.5 * (gradient + np.swapaxes(gradient, 1, 2))
 
 
 def _superimposed(x: Floats, y: Floats, f: Floats, g: Floats) -> tuple[Floats, Floats, Floats, Floats]:

@@ -18,8 +18,8 @@ STRAINED_NEAR = 0.15  # Å, for pairs whose cells differ too
 FEWEST_PAIRS = 6
 # Pairs judge if half of them follow the proportion to within this part of a typical difference.
 FAITHFUL = 0.35
-# A pair potential judges a sign from this rank correlation on, beyond three standard errors, and if it describes so much of the forces.
-CORRELATED, DESCRIBES = 0.3, 0.4
+# A pair potential judges a sign from this rank correlation on, beyond four standard errors, and if it describes so much of the forces.
+CORRELATED, ERRORS, DESCRIBES = 0.3, 4.0, 0.4
 # Sizes that it gives are right within a factor of 3, as those of 30 sets of metals, salts, water and molecules are (0.6 to 2.8).
 ROUGH = 5.0
 SHARP = 1.5  # of pairs: nothing that people confuse differs by less
@@ -97,7 +97,7 @@ def from_pairs(label: Floats, work: Floats, how: str) -> Scale | None:
     return Scale(ratio, SHARP, f"{how} along {len(work)} pairs of near frames", error)
 
 
-def from_fit(label: Floats, fitted: Floats, frames: int, how: str) -> Scale | None:
+def from_fit(label: Floats, fitted: Floats, frames: int, how: str, *, each: int = 1) -> Scale | None:
     """Sign from the rank correlation with what a fit says, size from the robust spreads; None if they are not related.
 
     Args:
@@ -105,12 +105,14 @@ def from_fit(label: Floats, fitted: Floats, frames: int, how: str) -> Scale | No
         fitted: The same by the fit.
         frames: Number of frames that they come from.
         how: Words for the fit.
+        each: Number of independent values of a frame.
     """
     if frames < 6 or not np.isfinite(label).all():
         return None
     correlation = float(np.corrcoef(_ranks(label), _ranks(fitted))[0, 1])
     spreads = [float(np.median(np.abs(each - np.median(each)))) for each in (label, fitted)]
-    if not abs(correlation) > max(CORRELATED, 3 / np.sqrt(frames)) or min(spreads) <= 0:
+    # Student's t of a correlation r of n values is r sqrt((n - 2) / (1 - r^2)).
+    if not abs(correlation) > max(CORRELATED, ERRORS / np.sqrt(frames * each - 2 + ERRORS**2)) or min(spreads) <= 0:
         return None
     return Scale(float(np.sign(correlation)) * spreads[0] / spreads[1], ROUGH, f"{how} of {frames} frames")
 

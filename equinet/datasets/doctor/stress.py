@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from ase.units import GPa
 
-from ..report.survey import Floats
+from ..report.survey import Floats, Ints
 from .base import Case, Finding, check
 from .scales import DESCRIBES, STRAINED_NEAR, STRESS_UNITS, Scale, comparable, from_fit, from_pairs
 from .units import LENGTHS, length_unit, verdict
@@ -45,9 +45,8 @@ def by_stress(case: Case) -> tuple[Scale, Scale | None, float] | None:
     work = pairs.forces * units.energy / units.forces
     near = pairs.strained & (pairs.displacement < STRAINED_NEAR)
     rest = (pairs.energy - work) / units.energy
-    near &= np.abs(work / units.energy) < 0.5 * np.maximum(
-        np.abs(rest), 1e-9
-    )  # what is left is then known to a part of itself
+    # The work of the forces is known to some per cent, and what is left then to twice as many.
+    near &= np.abs(work / units.energy) < 2 * np.maximum(np.abs(rest), 1e-9)
     how = "what energy differences of strained frames say"
     scale = from_pairs(pairs.stress[near], rest[near], how)
     if scale is not None:
@@ -85,10 +84,10 @@ def _by_fit(case: Case, forces: float) -> tuple[Scale, Scale | None, float] | No
         )
 
     how = "those of a pair potential fitted to the forces"
-    scale = from_fit(flat(label), flat(fitted), len(frames), how)
+    scale = from_fit(flat(label), flat(fitted), len(frames), how, each=3)
     if scale is None:
         return None
-    as_virial = from_fit(flat(virial), flat(fitted), len(frames), how)
+    as_virial = from_fit(flat(virial), flat(fitted), len(frames), how, each=3)
     return _in_angstrom(case, scale), _in_angstrom(case, as_virial), float(np.median(volumes[frames]))
 
 
@@ -172,9 +171,33 @@ def _too_large(case: Case, known: np.ndarray) -> list[Finding]:
         looks = "it grows with the volume as a virial does, which is an energy"
         remedy = 'Set `data.virial_key = "stress"` and `data.stress_key = ""`'
         return case.find("stress-is-virial", "refuse", number, looks, remedy, worst)
-    looks = f"beyond any solid; looks like {best}: factor 1/{1 / STRESS_UNITS[best]:.6g}, and perhaps the sign"
-    remedy = f'Set `[data.units] stress = "{best}"`, and `data.stress_sign = "compression"` if it comes from VASP'
-    return case.find("stress-unit", "refuse", number, looks, remedy, worst)
+    sign = _sign_by_volume(case, frames)
+    others = [unit for unit in misses if unit != best and misses[unit] < misses[best] + np.log(3)]
+    if sign < 0:
+        others.append("a virial, -volume times stress")
+    doubt = f", or like {' or '.join(others)}" if others else ""
+    words = {-1: " and the sign", 0: ", and perhaps the sign", 1: ""}[sign]
+    looks = f"beyond any solid; looks like {best}: factor 1/{1 / STRESS_UNITS[best]:.6g}{words}{doubt}"
+    compression = {-1: ' and `data.stress_sign = "compression"`', 1: ""}.get(
+        sign, ', and `data.stress_sign = "compression"` if it comes from VASP'
+    )
+    return case.find(
+        "stress-unit", "refuse", number, looks, f'Set `[data.units] stress = "{best}"`{compression}', worst
+    )
+
+
+def _sign_by_volume(case: Case, frames: Ints) -> int:
+    """Sign of a stress by the bulk modulus, which is positive: 1 if it grows with the volume, -1 if it falls, 0 if that is not known."""
+    survey = case.survey
+    per_atom = np.log(survey.volume[frames] / survey.sizes[frames])
+    mean = np.trace(survey.stress[frames], axis1=1, axis2=2) / 3
+    shares = np.round(survey.composition[frames] / survey.sizes[frames, None], 6)
+    _, of, counts = np.unique(shares, axis=0, return_inverse=True, return_counts=True)
+    own = of.ravel() == counts.argmax()
+    if own.sum() < 5 or np.std(per_atom[own]) < 0.01:
+        return 0
+    correlation = np.corrcoef(per_atom[own], mean[own])[0, 1]
+    return 0 if abs(correlation) < 0.8 else int(np.sign(correlation))
 
 
 @check(stress_outlier="single stresses beyond any solid")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
+from equinet.quotes import shortened
 from equinet.tables import Block, Column, Table, Text
 
 from .report import DataReport, PartReport, Range, UnusedKey
@@ -118,18 +119,18 @@ def _left_out(count: int) -> str:
 
 
 def _kinds(report: DataReport) -> Table:
-    columns = [Column("type", fold=True), Column("frames", number=True)]
-    columns += [
-        Column(f"{name}\nmin  median ± spread  max", number=True) for name in ("E, meV/atom", "force rms, eV/Å")
-    ]
-    columns.append(Column("pressure, GPa\nmin .. max", number=True))
+    columns = [Column("type"), Column("frames", number=True), Column("E spread\nmeV/atom", number=True)]
+    columns += [Column("from .. to\nmeV/atom", number=True), Column("F rms\neV/Å", number=True)]
+    columns += [Column("largest\neV/Å", number=True), Column("P from .. to\nGPa", number=True)]
     rows = [
         (
-            kind.name or "-",
+            shortened(kind.name, 14) or "-",
             str(kind.frames),
-            _said(kind.energy, 1e3, 0),
-            _said(kind.force, 1, 2),
-            f"{kind.pressure.smallest:.1f} .. {kind.pressure.largest:.1f}" if kind.pressure else "-",
+            f"{1e3 * kind.energy.spread:.3g}" if kind.energy else "-",
+            _ends(kind.energy, 1e3, 0),
+            f"{kind.force.median:.2f}" if kind.force else "-",
+            f"{kind.force.largest:.2f}" if kind.force else "-",
+            _ends(kind.pressure, 1.0, 1),
         )
         for kind in report.kinds[:MOST_ROWS]
     ]
@@ -137,11 +138,8 @@ def _kinds(report: DataReport) -> Table:
     return Table("", columns, rows, caption=caption)
 
 
-def _said(found: Range | None, factor: float, digits: int) -> str:
-    if found is None:
-        return "-"
-    low, middle, width, high = (factor * each for each in (found.smallest, found.median, found.spread, found.largest))
-    return f"{low:.{digits}f}  {middle:.{digits}f} ± {width:.{digits}f}  {high:.{digits}f}"
+def _ends(found: Range | None, factor: float, digits: int) -> str:
+    return f"{factor * found.smallest:.{digits}f} .. {factor * found.largest:.{digits}f}" if found else "-"
 
 
 def _contacts(report: DataReport) -> Table:
