@@ -42,6 +42,7 @@ SPOILT = {
 
 
 def main() -> int:
+    """Run as the description says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", nargs="?", default=os.environ.get("EQUINET_DATA"), type=Path)
     parser.add_argument("--only", default="", help="part of the name of the sets to spoil")

@@ -59,18 +59,23 @@ def periodic(frames: Sequence[Atoms]) -> bool:
 
 
 def both(*conditions: Callable[[Sequence[Atoms]], bool]) -> Callable[[Sequence[Atoms]], bool]:
+    """True where all conditions are."""
     return lambda frames: all(condition(frames) for condition in conditions)
 
 
 def factors(**by: float) -> Callable[[list[Atoms], np.random.Generator], Parts]:
+    """Multiply labels or lengths of all frames."""
     return lambda frames, rng: {"train": [changed(a, **by) for a in frames]}
 
 
 def each(function: Callable[[Atoms], Atoms]) -> Callable[[list[Atoms], np.random.Generator], Parts]:
+    """Change each frame by itself."""
     return lambda frames, rng: {"train": [function(a) for a in frames]}
 
 
 def virial(sign: float) -> Callable[[Atoms], Atoms]:
+    """Virial, of a given sign, in place of the stress."""
+
     def spoil(atoms: Atoms) -> Atoms:
         labels = labels_of(atoms)
         if "stress" not in labels or not has_volume(atoms):
@@ -92,12 +97,14 @@ def one(function: Callable[[Atoms, np.random.Generator], Atoms]) -> Callable[[li
 
 
 def bad_force(atoms: Atoms, rng: np.random.Generator) -> Atoms:
+    """One component of one force off by 60 eV/Å."""
     forces = labels_of(atoms)["forces"].copy()
     forces[rng.integers(len(atoms)), rng.integers(3)] += 60.0
     return relabelled(atoms, forces=forces)
 
 
 def bad_position(atoms: Atoms, rng: np.random.Generator) -> Atoms:
+    """One atom 0.3 Å from another."""
     moved = atoms.copy()
     a, b = rng.choice(len(atoms), 2, replace=False)
     direction = rng.normal(size=3)
@@ -106,6 +113,7 @@ def bad_position(atoms: Atoms, rng: np.random.Generator) -> Atoms:
 
 
 def fixed(atoms: Atoms) -> Atoms:
+    """Forces of a third of the atoms exactly zero."""
     labels = labels_of(atoms)
     if "forces" not in labels or len(atoms) < 8:
         return atoms
@@ -115,11 +123,14 @@ def fixed(atoms: Atoms) -> Atoms:
 
 
 def low_symmetry(frames: Sequence[Atoms]) -> bool:
+    """True for sets without symmetry that makes forces equal."""
     sizes = [np.linalg.norm(labels_of(a)["forces"], axis=1) for a in frames if "forces" in labels_of(a) and len(a) > 8]
     return sum(bool((np.diff(np.sort(s)) > 1e-5 * s.max()).mean() > 0.95) for s in sizes) > 0.2 * len(frames)
 
 
 def with_cell(factor: float) -> Callable[[Atoms], Atoms]:
+    """Scale cells and leave positions."""
+
     def spoil(atoms: Atoms) -> Atoms:
         copy = atoms.copy()
         copy.set_cell(copy.cell[:] * factor)
@@ -129,18 +140,21 @@ def with_cell(factor: float) -> Callable[[Atoms], Atoms]:
 
 
 def fractional(atoms: Atoms) -> Atoms:
+    """Fractional coordinates under positions."""
     copy = atoms.copy()
     copy.positions = copy.get_scaled_positions()
     return with_labels(copy, labels_of(atoms))
 
 
 def without_pbc(atoms: Atoms) -> Atoms:
+    """Keep the cell and lose the periodic directions."""
     copy = atoms.copy()
     copy.pbc = False
     return with_labels(copy, Labels({k: v for k, v in labels_of(atoms).items() if k != "stress"}))
 
 
 def joined_with_other_labels(frames: list[Atoms], rng: np.random.Generator) -> Parts:
+    """Add some frames again with other energies."""
     again = [
         relabelled(a, energy=labels_of(a)["energy"] + 0.2 * len(a)) for a in frames[:5] if "energy" in labels_of(a)
     ]
@@ -148,15 +162,17 @@ def joined_with_other_labels(frames: list[Atoms], rng: np.random.Generator) -> P
 
 
 def overlapping(frames: list[Atoms], rng: np.random.Generator) -> Parts:
+    """Validate on shifted copies of training frames."""
     half = len(frames) // 2
     shifted = [a.copy() for a in frames[: max(3, half // 10)]]
-    for copy, atoms in zip(shifted, frames):
+    for copy in shifted:
         copy.positions += rng.normal(size=3)
     moved = [with_labels(c, labels_of(a)) for c, a in zip(shifted, frames)]
     return {"train": frames[:half], "valid": [*frames[half:], *moved]}
 
 
 def one_energy(frames: list[Atoms], rng: np.random.Generator) -> Parts:
+    """Energy of the first frame in all."""
     first: dict[bytes, float] = {}
     spoilt = []
     for atoms in frames:
@@ -168,17 +184,25 @@ def one_energy(frames: list[Atoms], rng: np.random.Generator) -> Parts:
     return {"train": spoilt}
 
 
+def repeats(frames: Sequence[Atoms]) -> bool:
+    """True for sets with several frames of the same atoms; where all differ, energies have nothing to be compared with."""
+    return len({a.numbers.tobytes() for a in frames}) < 0.7 * len(frames)
+
+
 def same_atoms(frames: Sequence[Atoms], enough: float = 0.5) -> bool:
+    """True for sets with many frames of the same atoms."""
     kinds = {a.numbers.tobytes() for a in frames}
     return len(kinds) * 8 < len(frames)
 
 
 def shifted_labels(frames: list[Atoms], rng: np.random.Generator) -> Parts:
+    """Labels of the frame three places further on."""
     later = [*frames[3:], *frames[:3]]
     return {"train": [with_labels(a, labels_of(b)) for a, b in zip(frames, later) if len(a) == len(b)]}
 
 
 def two_levels(frames: list[Atoms], rng: np.random.Generator) -> Parts:
+    """Shift the energy of a third of the frames."""
     other = rng.random(len(frames)) < 0.3
     return {
         "train": [
@@ -188,6 +212,7 @@ def two_levels(frames: list[Atoms], rng: np.random.Generator) -> Parts:
 
 
 def repeated_forces(frames: list[Atoms], rng: np.random.Generator) -> Parts:
+    """Forces of the first frame in three others."""
     first = next(n for n, a in enumerate(frames) if "forces" in labels_of(a) and len(a) > 2)
     spoilt, done = list(frames), 0
     for n in range(first + 1, len(frames)):
@@ -198,6 +223,8 @@ def repeated_forces(frames: list[Atoms], rng: np.random.Generator) -> Parts:
 
 
 def with_e0s(factor: float) -> Callable[[list[Atoms], np.random.Generator], Parts]:
+    """Isolated atoms with energies far from those in the frames."""
+
     def spoil(frames: list[Atoms], rng: np.random.Generator) -> Parts:
         elements = sorted({int(z) for a in frames for z in a.numbers})
         isolated = []
@@ -213,6 +240,7 @@ def with_e0s(factor: float) -> Callable[[list[Atoms], np.random.Generator], Part
 
 
 def isolated_in_cell(frames: list[Atoms], rng: np.random.Generator) -> Parts:
+    """Mark an atom in a small periodic cell as isolated."""
     atom = Atoms(numbers=[int(frames[-1].numbers[0])], cell=[3.0] * 3, pbc=True, info={"config_type": "IsolatedAtom"})
     return {
         "train": [with_labels(atom, Labels({"energy": labels_of(frames[-1])["energy"] / len(frames[-1])})), *frames]
@@ -220,12 +248,14 @@ def isolated_in_cell(frames: list[Atoms], rng: np.random.Generator) -> Parts:
 
 
 def unconverged(frames: list[Atoms], rng: np.random.Generator) -> Parts:
+    """Mark one frame as not converged."""
     copy = with_labels(frames[len(frames) // 2], labels_of(frames[len(frames) // 2]))
     copy.info["equinet_unconverged"] = True
     return {"train": [*frames[: len(frames) // 2], copy, *frames[len(frames) // 2 + 1 :]]}
 
 
 def several(frames: Sequence[Atoms]) -> bool:
+    """True for sets of more than ten frames."""
     return len(frames) > 10
 
 
@@ -235,8 +265,13 @@ FORCE_FAULTS = ("forces-unit", "energy-unit", "energy-per-atom")
 STRESS = ("stress-unit", "stress-is-virial")
 GPA = 1 / units.GPa
 SPOILINGS = (
-    Spoiling("energy Hartree", ("energy-unit", "energy-per-atom", "forces-unit"), factors(energy=1 / HARTREE), EF),
-    Spoiling("energy kcal/mol", ("energy-unit", "forces-unit"), factors(energy=1 / KCAL), EF),
+    Spoiling(
+        "energy Hartree",
+        ("energy-unit", "energy-per-atom", "forces-unit"),
+        factors(energy=1 / HARTREE),
+        both(EF, repeats),
+    ),
+    Spoiling("energy kcal/mol", ("energy-unit", "forces-unit"), factors(energy=1 / KCAL), both(EF, repeats)),
     Spoiling(
         "energy per atom",
         FORCE_FAULTS,
@@ -269,7 +304,7 @@ SPOILINGS = (
     Spoiling("stress GPa", STRESS, factors(stress=GPA), EFS),
     Spoiling("stress -GPa", STRESS, factors(stress=-GPA), EFS),
     Spoiling("stress bar", STRESS, factors(stress=1e4 * GPA), EFS),
-    Spoiling("stress sign", ("stress-sign",), factors(stress=-1), EFS),
+    Spoiling("stress sign", ("stress-sign",), factors(stress=-1), both(EFS, repeats)),
     Spoiling("virial as stress", STRESS, each(virial(-1)), EFS),
     Spoiling("volume times stress", STRESS, each(virial(1)), EFS),
     Spoiling(
@@ -287,9 +322,9 @@ SPOILINGS = (
         EF,
     ),
     Spoiling(
-        "one energy +8 eV/atom",
+        "one energy +15 eV/atom",
         ("energy-outlier",),
-        one(lambda a, rng: relabelled(a, energy=labels_of(a)["energy"] + 8.0 * len(a))),
+        one(lambda a, rng: relabelled(a, energy=labels_of(a)["energy"] + 15.0 * len(a))),
         both(EF, same_atoms),
     ),
     Spoiling("one force +60 eV/Å", ("forces-outlier", "net-force"), one(bad_force), EF),

@@ -30,7 +30,7 @@ def check_outliers(case: Case) -> list[Finding]:
     away = residual - np.median(residual[known])
     far = np.abs(away) > SPREADS * max(spread(residual[known]), SMALLEST_SPREAD)
     squeezed = (survey.ratio_of_frame < 0.6) & (away > 0)
-    beyond = np.flatnonzero(far & (np.abs(away) > 2 * BINDING) & ~squeezed)
+    beyond = np.flatnonzero(far & (np.abs(away) > BINDING) & ~squeezed)
     jumps = _jumps(case, residual)
     wrong = np.union1d(beyond, jumps)
     if not len(wrong) or len(wrong) > 0.1 * len(known) + 1:

@@ -96,14 +96,14 @@ def check_constrained(case: Case) -> list[Finding]:
     survey = case.survey
     sizes = np.linalg.norm(survey.forces, axis=1)
     zeros = survey.by_frame(np.where(np.isnan(sizes), np.nan, sizes == 0))
-    wrong = []
+    wrong: list[int] = []
     for frame in np.flatnonzero(survey.counted & (zeros > 0) & (zeros < survey.sizes - 1)):
         own = sizes[survey.first[frame] : survey.first[frame + 1]]
         moving = np.sort(own[own > 0])
         if len(moving) >= 3 and moving[0] > 1e-3 * moving[-1]:
             steps = np.diff(moving) > 1e-5 * moving[-1]
             if steps.mean() > 0.9:
-                wrong.append(frame)
+                wrong.append(int(frame))
     if not wrong:
         return []
     number = (

@@ -9,6 +9,7 @@ import numpy as np
 from .base import Case, Finding, check
 
 UNCONVERGED = "equinet_unconverged"  # in atoms.info, from the readers
+MOVED = 1e-4  # change of a fingerprint; displacements of 1e-4 Å and more make it
 SAME_LABEL = 1e-3  # eV/atom, a converged calculation done twice
 
 
@@ -104,7 +105,7 @@ def check_repeated(case: Case) -> list[Finding]:
         if len(group) < 2 or survey.sizes[group[0]] < 2:
             continue
         features = survey.fingerprint[group]
-        moved = np.abs(features - features[0]).max(axis=1) > 1e-3 * np.maximum(np.abs(features[0]).max(), 1.0)
+        moved = np.abs(features - features[0]).max(axis=1) > MOVED
         wrong.extend(np.array(group)[moved].tolist())
     if not wrong:
         return []

@@ -67,7 +67,7 @@ def _by_fit(case: Case, forces: float) -> tuple[Scale, Scale | None, float] | No
     volumes = survey.volume[fit.frames]
     virial = survey.stress[fit.frames]
     label, fitted = virial * volumes[:, None, None], fit.strain * forces
-    known = np.isfinite(label).all(axis=(1, 2))
+    known = np.asarray(np.isfinite(label).all(axis=(1, 2)))
     groups = [group[known[group]] for group in comparable(survey, fit)]
     groups = [group for group in groups if len(group) >= 3]
     if sum(map(len, groups)) < FEWEST_FRAMES:
@@ -112,7 +112,7 @@ def _name_it(case: Case, scale: Scale, virial: Scale | None, volume: float) -> l
         looks = f"looks like {sign}: factor -1" if sign else "looks like no unit that is known"
         name = "stress-sign" if sign else "stress-unit"
         remedy = 'Set `data.stress_sign = "compression"`' if sign else "Convert it to eV/Å³"
-        return case.find(name, "refuse", number, looks, remedy)
+        return case.find(name, "refuse" if sign else "warn", number, looks, remedy)
     if best == "virial":
         looks = f"looks like a virial in eV: with a volume of {volume:.4g} Å³ the factor is {-1 / volume:.3g}"
         if virial is not None and virial.ratio > 0:

@@ -61,7 +61,7 @@ def fit_pair_potential(survey: Survey) -> PairPotential | None:
         energies[n], design, strains[n] = _design(survey, int(frame), kinds)
         matrix += design.T @ design
         right += design.T @ forces
-        total += forces @ forces
+        total += float(forces @ forces)
     matrix += 1e-6 * np.trace(matrix) / size * np.eye(size)
     weights = np.linalg.solve(matrix, right) if np.trace(matrix) > 0 else np.zeros(size)
     explained = float(2 * right @ weights - weights @ matrix @ weights) / total

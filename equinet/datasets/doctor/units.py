@@ -12,6 +12,7 @@ from .base import Case, Finding, check
 from .scales import (
     ENERGY_UNITS,
     FORCE_UNITS,
+    NEAR,
     ROUGH,
     Scale,
     energy_by_forces,
@@ -167,23 +168,18 @@ def _absolute_unit(case: Case, scale: Scale | None, forces: Scale | None) -> str
 def _by_forces(scale: Scale | None, forces: Scale) -> Verdict:
     """The verdict where bonds tell that the forces are in another unit or of the other sign, and energies follow by the ratio."""
     size, unit = 1.0, ""
-    if not 1 / forces.accuracy < abs(forces.ratio) < forces.accuracy:
-        ratio = abs(forces.ratio)
-        if (
-            scale is not None and scale.accuracy < 2
-        ):  # energies are most likely in a unit of their own, which makes it sharper
-            options = {"eV": 1.0, **ENERGY_UNITS}
-            energy = min(options, key=lambda name: abs(np.log(ratio * abs(scale.ratio) * options[name])))
-            ratio = 1 / options[energy] / abs(scale.ratio)
+    ratio = abs(forces.ratio)
+    if not 1 / forces.accuracy < ratio < forces.accuracy:
+        if scale is not None and scale.accuracy < 2:  # energies have some unit, so the ratio to them tells more sharply
+            known = [1.0, *ENERGY_UNITS.values()]
+            ratio = 1 / min(known, key=lambda value: abs(np.log(ratio * abs(scale.ratio) * value))) / abs(scale.ratio)
         unit, _ = nearest_unit(ratio, FORCE_UNITS)
         size = 1 / FORCE_UNITS[unit]
-    sign = float(np.sign(forces.ratio))
-    energy, energy_unit = 1.0, ""
-    if scale is not None:
-        energy = abs(scale.ratio) * size
-        energy_unit = "" if 1 / scale.accuracy < energy < scale.accuracy else nearest_unit(energy, ENERGY_UNITS)[0]
-        energy = 1 / ENERGY_UNITS[energy_unit] if energy_unit else 1.0
-    return Verdict(energy, sign * size, energy_unit, unit, scale=scale, by_hydrogen=forces)
+    found = Verdict(forces=float(np.sign(forces.ratio)) * size, force_unit=unit, scale=scale, by_hydrogen=forces)
+    if scale is None or 1 / scale.accuracy < abs(scale.ratio) * size < scale.accuracy:
+        return found
+    energy_unit, _ = nearest_unit(abs(scale.ratio) * size, ENERGY_UNITS)
+    return replace(found, energy=1 / ENERGY_UNITS[energy_unit], energy_unit=energy_unit)
 
 
 def _with_forces(found: Verdict) -> Verdict:
@@ -217,7 +213,8 @@ def _by_ratio(case: Case, scale: Scale, forces: Scale | None) -> Verdict:
         by_forces, size, accuracy = False, abs(stress.ratio), stress.accuracy
     options: list[tuple[float, Verdict]] = []
     if by_energy:
-        atoms = float(np.median(case.survey.sizes[case.survey.counted]))
+        near = case.pairs.sizes[case.pairs.displacement < NEAR]
+        atoms = float(np.median(near if len(near) else case.survey.sizes[case.survey.counted]))
         options.append((abs(np.log(size * atoms)), replace(known, energy=1 / atoms, per_atom=True)))
         for unit, value in ENERGY_UNITS.items():
             options.append((abs(np.log(size * value)), replace(known, energy=1 / value, energy_unit=unit)))
