@@ -80,7 +80,13 @@ class Springs(Calculator):
 
 
 def changed(
-    frames: Sequence[Atoms], *, energy: float = 1, forces: float = 1, stress: float = 1, length: float = 1, cell: float = 1
+    frames: Sequence[Atoms],
+    *,
+    energy: float = 1,
+    forces: float = 1,
+    stress: float = 1,
+    length: float = 1,
+    cell: float = 1,
 ) -> list[Atoms]:
     """The same frames with labels, lengths or cells multiplied by factors."""
     result = []

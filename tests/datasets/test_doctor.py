@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from ase import Atoms, units
+from doctored import changed, copper, ethanol, relabelled, with_one
 
 from equinet.datasets import Labels, with_labels
 from equinet.datasets.doctor import CHECKS, NAMES, Finding, diagnose, require_names, require_sound
@@ -15,8 +16,6 @@ from equinet.datasets.doctor.units import all_electron_energies
 from equinet.datasets.frames import labels_of
 from equinet.datasets.report import survey
 from equinet.tables import as_text
-
-from doctored import changed, copper, ethanol, relabelled, with_one
 
 GPA, KCAL = units.GPa, units.kcal / units.mol
 
@@ -59,7 +58,9 @@ def test_a_turned_molecule_has_the_same_work_of_forces(molecules: list[Atoms]) -
         copy = atoms.copy()
         labels = labels_of(atoms)
         copy.rotate(40.0 * n, (1, 2, 3))
-        matrix = np.linalg.lstsq(atoms.positions - atoms.positions.mean(0), copy.positions - copy.positions.mean(0), rcond=None)[0]
+        matrix = np.linalg.lstsq(
+            atoms.positions - atoms.positions.mean(0), copy.positions - copy.positions.mean(0), rcond=None
+        )[0]
         turned.append(with_labels(copy, Labels({"energy": labels["energy"], "forces": labels["forces"] @ matrix})))
     np.testing.assert_allclose(near_pairs(survey({"a": turned})).forces, straight.forces, atol=1e-9)
 
@@ -122,7 +123,11 @@ def test_a_stress_that_no_solid_has_is_refused_without_anything_to_compare_with(
         ({"forces": -1}, ["forces-sign"], "gradients"),
         ({"forces": 1 / KCAL}, ["forces-unit"], "kcal/mol/Ang"),
         ({"energy": 1 / units.Hartree}, ["energy-unit"], 'energy = "Hartree"` and `forces = "eV/Ang"'),
-        ({"energy": 1 / KCAL, "forces": 1 / KCAL}, ["energy-unit", "forces-unit"], 'energy = "kcal/mol"` and `forces = "kcal/mol/Ang"'),
+        (
+            {"energy": 1 / KCAL, "forces": 1 / KCAL},
+            ["energy-unit", "forces-unit"],
+            'energy = "kcal/mol"` and `forces = "kcal/mol/Ang"',
+        ),
         ({"energy": 1 / units.Hartree, "forces": 1 / units.Hartree}, ["energy-unit", "forces-unit"], "Hartree/Ang"),
     ],
 )
@@ -219,7 +224,10 @@ def test_periodicity_that_was_lost_is_told_and_a_molecule_in_a_box_is_not(
 
 
 def test_reference_energies_of_another_code(metal: list[Atoms]) -> None:
-    isolated = [with_labels(Atoms(s, info={"config_type": "IsolatedAtom"}), Labels({"energy": e})) for s, e in (("Cu", -1000), ("Au", -9))]
+    isolated = [
+        with_labels(Atoms(s, info={"config_type": "IsolatedAtom"}), Labels({"energy": e}))
+        for s, e in (("Cu", -1000), ("Au", -9))
+    ]
     assert "e0s" in found([*isolated, *metal])
     assert "e0s" in {f.name for f in diagnose({"train": metal}, e0s={29: 500.0, 79: 500.0})}
     assert diagnose({"train": metal}, e0s={29: -3.0, 79: -3.0}) == []
@@ -278,7 +286,9 @@ def test_a_frame_of_weight_zero_is_not_judged(metal: list[Atoms]) -> None:
 
 def test_a_finding_refuses_unless_it_is_accepted(metal: list[Atoms]) -> None:
     findings = diagnose({"train": changed(metal, forces=-1)})
-    with pytest.raises(ValueError, match=r"cannot be right:\n- forces-sign: .*gradients.*\n.*`data.accept = \[\"forces-sign\"\]`"):
+    with pytest.raises(
+        ValueError, match=r"cannot be right:\n- forces-sign: .*gradients.*\n.*`data.accept = \[\"forces-sign\"\]`"
+    ):
         require_sound(findings)
     require_sound(findings, ["forces-sign"])
     text = as_text(blocks(findings, len(metal)), 80)

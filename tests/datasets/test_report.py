@@ -94,7 +94,6 @@ def test_a_report_counts_labels_keys_and_repeats(metal: list[Atoms]) -> None:
     assert train.periodic == (1, 0, 0, 12)
     assert train.elements == ("Cu", "Au")
     assert {key.name: (key.frames, key.distinct) for key in found.unused if key.per == "structure"} == {
-        "config_type": (14, 3),
         "charge": (13, 2),
     }
     assert [key.name for key in found.unused if key.per == "atom"] == ["magmoms"]
@@ -127,7 +126,10 @@ def test_a_report_is_read_at_80_columns_on_one_screen(metal: list[Atoms], tmp_pa
         labels = labels_of(atoms)
         cell = " ".join(map(str, atoms.cell[:].ravel()))
         rows = np.hstack([atoms.positions, labels["forces"]])
-        lines += [str(len(atoms)), f'Lattice="{cell}" Properties=species:S:1:pos:R:3:forces:R:3 energy={labels["energy"]} head=a']
+        lines += [
+            str(len(atoms)),
+            f'Lattice="{cell}" Properties=species:S:1:pos:R:3:forces:R:3 energy={labels["energy"]} head=a',
+        ]
         lines += [f"{s} {' '.join(map(str, row))}" for s, row in zip(atoms.get_chemical_symbols(), rows)]
     path.write_text("\n".join(lines) + "\n")
     found = report({str(path): read_frames(path)})

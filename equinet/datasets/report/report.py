@@ -22,7 +22,7 @@ from .survey import KINDS, Floats, Survey, survey
 MOST_VALUES = 20  # of an unused key that are told apart
 WORST = 5  # outliers that are named
 SPREADS = 10.0  # robust standard deviations from which on a frame is worth a look
-UNSEEN = {SOURCE, "weight", "numbers", "positions", "initial_magmoms", "initial_charges"}
+UNSEEN = {SOURCE, "weight", "config_type", "numbers", "positions", "initial_magmoms", "initial_charges"}
 
 
 @dataclass(frozen=True)
