@@ -263,6 +263,14 @@ def test_repeats_contradictions_and_overlap(metal: list[Atoms]) -> None:
     assert "repeated-labels" in found(with_one(metal, 2, lambda a: neighbour))
 
 
+def test_frames_that_repeat_say_nothing_of_units(molecules: list[Atoms]) -> None:
+    """Their energies differ by how they were rounded, and so does the work along them."""
+    again = [relabelled(a, energy=labels_of(a)["energy"] + 1e-9 * (-1) ** n) for n, a in enumerate(molecules[:12])]
+    for n, atoms in enumerate(again):
+        atoms.positions[n % len(atoms)] += 1e-9
+    assert list(found(molecules[:12], test=again)) == ["overlap"]
+
+
 def test_labels_of_a_whole_set_that_are_one(molecules: list[Atoms]) -> None:
     energy = labels_of(molecules[0])["energy"]
     assert "energies-equal" in found([relabelled(atoms, energy=energy) for atoms in molecules])

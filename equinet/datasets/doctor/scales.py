@@ -14,6 +14,7 @@ from .surrogate import PairPotential
 
 # Two frames are near if their atoms are less than this apart (root mean square): anharmonic bonds then add a few per cent.
 NEAR = 0.3  # Å
+SAME = 1e-3  # Å, below which two frames are one, and energies differ by how they were rounded
 STRAINED_NEAR = 0.15  # Å, for pairs whose cells differ too
 FEWEST_PAIRS = 6
 # Pairs judge if half of them follow the proportion to within this part of a typical difference.
@@ -94,6 +95,8 @@ def from_pairs(label: Floats, work: Floats, how: str) -> Scale | None:
     if not ratio or np.median(misfit) > FAITHFUL * np.median(np.abs(label)):
         return None
     error = 1.4826 * float(np.median(np.abs(quotients - ratio))) / np.sqrt(len(work))
+    if error > 0.2 * abs(ratio):
+        return None
     return Scale(ratio, SHARP, f"{how} along {len(work)} pairs of near frames", error)
 
 
@@ -123,7 +126,7 @@ def _ranks(values: Floats) -> Floats:
 
 def energy_by_forces(survey: Survey, pairs: Pairs, fit: PairPotential | None) -> Scale | None:
     """Ratio of energy differences to the work of the forces; None if no frames are near and no fit describes the forces."""
-    near = (pairs.displacement < NEAR) & ~pairs.strained
+    near = (pairs.displacement < NEAR) & (pairs.displacement > SAME) & ~pairs.strained
     scale = from_pairs(pairs.energy[near], pairs.forces[near], "the work of the forces")
     if scale or fit is None or fit.explained < DESCRIBES:
         return scale
