@@ -1,6 +1,6 @@
 """The command line: thin, each command calls one function of the library."""
 
-from . import potentials, predictions, data, data_convert, data_sets, products, mace  # isort: skip  # in the order of `equinet --help`
+from . import potentials, predictions, data, data_doctor, data_convert, data_sets, products, mace  # isort: skip  # in the order of `equinet --help`
 from . import bench, bench_swap, bench_products, bench_model, bench_mace, about  # isort: skip
 from .app import app, console, errors_to
 
@@ -15,6 +15,7 @@ __all__ = [
     "console",
     "data",
     "data_convert",
+    "data_doctor",
     "data_sets",
     "errors_to",
     "mace",

@@ -14,7 +14,7 @@ from equinet.graph.atomic_graph import AtomicGraph
 
 from .composition import FAR_FROM_FIT, SPREADS, composition, deviations, fit_to_composition, spanning_compositions
 from .frames import CheckedLabels, find_labels, require_elements, source, weight_of, with_labels
-from .plausible import ABSURD_E0S, FORCE_OUTLIER, absurd_references, force_outliers, without_tail
+from .plausible import ABSURD_E0S, FORCE_OUTLIER, absurd_references, force_outlier, without_tail
 
 LEAST_SQUARES = "least squares over the training energies"
 SMALLEST_SCALE = 1e-3  # eV
@@ -163,7 +163,7 @@ def measure(
         graphs: The graphs of ``frames``.
         e0s: See :func:`reference_energies`.
         per_element: Shift and scale of each element by itself instead of one for all.
-        accept: Faults to let pass, of ``"absurd-e0s"`` and ``"force-outlier"``.
+        accept: Faults to let pass, of ``"e0s"`` and ``"forces-outlier"``.
 
     Raises:
         ValueError: If there are no edges, an element has no reference energy, an atom is of no element, a force is out of all
@@ -175,9 +175,8 @@ def measure(
         [a if isinstance(a.calc, CheckedLabels) else with_labels(a, find_labels(a)) for a in part]
         for part in (frames, isolated)
     )
-    if FORCE_OUTLIER not in accept:
-        for fault in force_outliers(frames):
-            raise ValueError(f"{source(fault.atoms)}: {fault.reason}")
+    if FORCE_OUTLIER not in accept and (fault := force_outlier(frames)):
+        raise ValueError(f"{source(fault[0])}: {fault[1]}")
     elements = tuple(sorted({int(z) for atoms in frames for z in atoms.numbers}))
     neighbors = _neighbors(frames, graphs)
     reference, origin = reference_energies(frames, isolated, elements, e0s)

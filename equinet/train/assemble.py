@@ -18,6 +18,7 @@ from equinet.datasets.store import StoredGraphs
 from equinet.graph import AtomicGraph
 from equinet.graph.neighbors import available_memory
 from equinet.potential import Potential
+from equinet.tables import Block
 
 from .config import RunConfig, TrainConfig, to_toml
 from .finetune import with_model_of_start
@@ -46,9 +47,9 @@ class Parts:
         settings: Epochs, schedule, limits.
         predict: Function that computes the predictions to train on, if not the potential itself.
         statistics: Statistics of the training frames.
-        notices: Sentences about the data to be shown before the first step.
         isolated: Number of isolated-atom frames that were set apart.
         origin_of_references: Source of the reference energies, in words.
+        remarks: Lines about the data to show before the first step.
         start: File of the model that training starts from; None for fresh weights.
         identity: Values that must be the same when the run is resumed.
         provenance: Description of model and data for the model file: resolved configuration, hash of the data.
@@ -65,9 +66,9 @@ class Parts:
     settings: TrainConfig
     predict: Predict | None
     statistics: Statistics
-    notices: tuple[str, ...]
     isolated: int
     origin_of_references: str
+    remarks: tuple[Block, ...]
     start: str | None
     identity: Mapping[str, Any]
     provenance: Mapping[str, Any]
@@ -108,9 +109,9 @@ def assemble(config: RunConfig) -> Parts:
         settings=settings,
         predict=_compiled(potential) if settings.compile else None,
         statistics=prepared.statistics,
-        notices=prepared.notices,
         isolated=prepared.isolated,
         origin_of_references=prepared.statistics.reference_origin if start is None else f"of {start}{refit}",
+        remarks=prepared.remarks,
         start=start,
         identity=_identity(config, prepared),
         provenance={

@@ -50,6 +50,13 @@ def _truth_or_properties(value: Any) -> bool | list[str]:
     return bool(value)
 
 
+def _finding(name: str) -> str:
+    from equinet.datasets.doctor import require_names
+
+    require_names([name])
+    return name
+
+
 class DataConfig(BaseModel):
     """Files of frames and the names of their labels."""
 
@@ -87,6 +94,8 @@ class DataConfig(BaseModel):
     """Names of further registered properties in the files, { dipole = "dipole_dft" }; by default their own."""
     allow_missing: Annotated[bool | list[str], BeforeValidator(_truth_or_properties)] = False
     """Accept frames that lack a weighted label as long as others have it; or only for some labels, ["stress"]."""
+    accept: list[Annotated[str, AfterValidator(_finding)]] = []
+    """Findings of `equinet data doctor` to train in spite of, ["forces-outlier"]; it names them, and so does the refusal."""
     workers: Annotated[Whole, Field(ge=0, le=1000)] | None = None
     """Processes that read frames and find neighbours ahead of the model; by default up to four for stores (*.aselmdb), none for frames in memory."""
 
@@ -214,6 +223,18 @@ def parse_config(tree: Mapping[str, Any], origin: str = "the configuration") -> 
         return RunConfig.model_validate(tree)
     except ValidationError as error:
         raise ValueError(f"{origin}: {problems(error, 2)}") from error
+
+
+def data_config(files: Sequence[str], settings: Sequence[str] = ()) -> DataConfig:
+    """The [data] section of a configuration that has training files only, with ``data.key=value`` settings on top.
+
+    Raises:
+        ValueError: If a key is unknown (names the nearest known one) or a value is not allowed.
+    """
+    tree: dict[str, Any] = {"data": {"train": list(files)}}
+    for setting in settings:
+        _apply(tree, setting)
+    return parse_config(tree, "`settings`").data
 
 
 def to_toml(config: RunConfig) -> str:

@@ -21,7 +21,6 @@ from equinet.datasets import (
 )
 from equinet.datasets.digest import content_of
 from equinet.datasets.names import left_out, other_weights, second_labels, unknown_types
-from equinet.datasets.plausible import require_plausible
 from equinet.datasets.properties import BUILT_IN
 from equinet.datasets.store import is_store
 from equinet.graph.atomic_graph import AtomicGraph, collate
@@ -29,8 +28,10 @@ from equinet.models import build_model
 from equinet.nn import EnergyScale
 from equinet.ops.devices import choose_device
 from equinet.potential import Potential
+from equinet.tables import Block, Text
 
 from .config import RunConfig
+from .examine import examine
 from .finetune import refit_references
 from .loss import Loss
 from .published import PublishedFiles, find_published
@@ -52,17 +53,17 @@ class Prepared:
         graphs: Graphs by part: train, valid and, if given, test.
         statistics: Statistics of the training frames.
         isolated: Isolated-atom frames in the training files; they set reference energies and are not trained on.
-        notices: Sentences about the data to be shown before the first step.
         digest: SHA-256 over the data files and the split.
         published: Published files that the configuration names.
+        remarks: Lines about the data to show before the first step.
     """
 
     graphs: Mapping[str, Sequence[AtomicGraph]]
     statistics: Statistics
     isolated: int
-    notices: tuple[str, ...]
     digest: str
     published: PublishedFiles
+    remarks: tuple[Block, ...]
 
 
 def prepare(config: RunConfig) -> Prepared:
@@ -81,32 +82,34 @@ def prepare(config: RunConfig) -> Prepared:
     for complaint in (other_weights(everything, keys), unknown_types(everything, data.config_type_weights)):
         if complaint:
             raise ValueError(complaint)
-    both = []
+    more = stored.extremes if stored else []  # which are to be judged, beside those that stand for all
     for part in ("train", "valid"):
         bonded = split_isolated(parts[part])[0]  # an isolated atom need not have forces or stress
         if not bonded:
             raise ValueError(f"there are no {part} frames besides isolated atoms; see `data.{part}`")
         if not stored:  # of which all frames have been looked at
             require_labels(bonded, loss.terms, allow_missing=data.allow_missing, keys=keys)
-        both += bonded
-    require_plausible([*both, *stored.extremes] if stored else both)
+    remarks = examine(data, loss.terms, {**parts, "train": [*parts["train"], *more]}, isolated)
     elements = sorted({int(z) for atoms in parts["train"] for z in atoms.numbers})
     cutoff = config.model.cutoff
     in_memory = {} if stored else {part: to_graphs(atoms, cutoff, elements) for part, atoms in parts.items()}
     sizes = sizes_of(parts["train"], cutoff) if stored else in_memory["train"]
-    statistics = measure(parts["train"], isolated, sizes, e0s=data.e0s, per_element=data.scale_shift == "per_element")
+    statistics = measure(
+        parts["train"], isolated, sizes, e0s=data.e0s, per_element=data.scale_shift == "per_element", accept=data.accept
+    )
     if statistics.scale_origin == "forces all zero" and "forces" in loss.terms:
         raise ValueError(
             "all training forces are zero, and the loss gives them a weight. Where they are so by symmetry, as in curves of energy against volume, "
             "set `train.forces_weight = 0`, and the energies are trained on; else check `data.forces_key`"
         )
+    notices = (*second_labels(everything, keys), *left_out(everything, keys))
     return Prepared(
         graphs=stored.graphs(elements) if stored else in_memory,
         statistics=statistics,
         isolated=len(isolated),
-        notices=(*second_labels(everything, keys), *left_out(everything, keys)),
         digest=stored.digest if stored else _digest([*parts.values(), isolated]),
         published=published,
+        remarks=(*remarks, *(Text(notice, "warning") for notice in notices)),
     )
 
 

@@ -268,13 +268,13 @@ def describe(parts: Parts) -> list[Block]:
         *parts.published.lines(),
         f"frames      {counts}{apart}",
         *_label_lines(parts),
+        *parts.remarks,
         f"E0          {e0s} eV ({parts.origin_of_references}{'; not determined' if compositions else ''})",
         f"interaction {min(statistics.shift):.3f} eV/atom on average; {_forces(statistics)}; "
         f"{statistics.avg_num_neighbors:.1f} neighbours within {potential.cutoff:g} Å",
         f"model       {potential.model.headline}{source}, {count_weights(potential):,} weights, "
         f"{parts.settings.dtype} on {potential.device}, {torch.get_num_threads()} threads",
     ]
-    lines += [Text(notice, "warning") for notice in parts.notices]
     if compositions:
         text = (
             f"E0s are not determined: {undetermined(compositions)}. Energies of other compositions will mean nothing; the model file "

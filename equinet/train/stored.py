@@ -38,7 +38,7 @@ class StoredParts:
         isolated: Isolated atoms of the training files.
         graphs: Function that gives the graphs of all parts, for the atomic numbers that the model knows.
         digest: SHA-256 over the frames of all files and the split.
-        extremes: Frames with the largest forces of all that are trained or validated on.
+        extremes: Frames with the largest forces of all that are trained or validated on, those looked at left out.
     """
 
     looked_at: dict[str, list[Atoms]]
@@ -68,8 +68,9 @@ class _Part:
         return StoredGraphs(self.frames, self.survey, cutoff, elements, self.chosen)
 
     def extremes(self) -> list[Atoms]:
-        """Frames with the largest forces."""
-        return [self.frames[int(n)] for n in self.survey.extremes(self.chosen)]
+        """Frames with the largest forces that are not among those looked at."""
+        extremes = np.setdiff1d(self.survey.extremes(self.chosen), self.survey.measured(self.chosen))
+        return [self.frames[int(n)] for n in extremes]
 
     def require_labels(self, wanted: Iterable[str], *, allow_missing: bool | Collection[str], keys: LabelKeys) -> None:
         """As :func:`equinet.datasets.require_labels` does of frames in memory: of all frames, by their survey."""

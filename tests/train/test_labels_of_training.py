@@ -238,14 +238,14 @@ def test_a_label_that_is_there_twice_is_told_of(copper, config) -> None:
 def test_a_failed_calculation_is_refused(copper, config) -> None:
     frames = copies(copper)
     frames[4].calc.results["energy"] = -1116.0
-    with pytest.raises(ValueError, match=r"train\.xyz, frame 4: `energy` is -279 eV/atom"):
+    with pytest.raises(ValueError, match=r"energy-outlier: energy -279 eV/atom.*train\.xyz, frame 4"):
         prepare(config(frames))
 
 
 def test_one_frame_is_validated_on_itself_if_told_so(copper, config, make_config, write) -> None:
     path = write("one.xyz", copies(copper)[:1])
     with pytest.raises(
-        ValueError, match=r"cannot hold out a part of 1 frame.*one\.xyz, as `data\.valid = 0\.1`.*itself"
+        ValueError, match=r"one\.xyz: cannot hold out a part of 1 frame.*, as `data\.valid = 0\.1`.*itself"
     ):
         prepare(make_config(data={"train": path, "valid": 0.1}))
     assert len(prepare(make_config(data={"train": path, "valid": path})).graphs["valid"]) == 1

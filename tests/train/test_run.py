@@ -701,7 +701,11 @@ REFUSED = {
     ),
     "forces all zero": (zero_forces, {}, r"all training forces are zero.*data\.forces_key"),
     "no edges": (spread_out, {}, r"no two atoms of the 16 training frames .*model\.cutoff.*positions are in Å"),
-    "two atoms on one spot": (put_on_one_spot, {}, rf"{FRAME_7}: atoms 3 and 5 are on one spot.*repair the frame"),
+    "two atoms on one spot": (
+        put_on_one_spot,
+        {},
+        rf"close-atoms: atoms 3 and 5 are 0 Å apart.*{FRAME_7}.*Correct or remove the frames",
+    ),
     "an isolated atom missing": (
         drop_isolated_oxygen,
         {},
