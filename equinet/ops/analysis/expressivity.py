@@ -14,7 +14,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from equinet.ops.coupling.clebsch_gordan import MAX_TABULATED_DEGREE
 from equinet.ops.coupling.polynomials import covariants, monomials
 from equinet.ops.coupling.quadrature import smallest_rule
 from equinet.ops.factorised.convolution import FactorisedConvolution, JoinedConvolution
@@ -71,15 +70,13 @@ def explain(spec: TensorProductSpec | ManyBodySpec, method: Method | str | Mappi
         method: A method, or what a configuration says for it.
 
     Raises:
-        ValueError: If a degree is not tabulated, or there is no such method.
+        ValueError: If there is no such method.
 
     >>> found = explain(TensorProductSpec("0e+1e", "0e+1e", "0e+1e+2e"), GauntGrid())
     >>> found.reached, found.full, found.expressivity
     (5, 6, 5)
     """
     method = method_from_config(method)
-    if (highest := highest_degree(spec)) > MAX_TABULATED_DEGREE:
-        raise ValueError(f"degrees above {MAX_TABULATED_DEGREE} are not tabulated, and this product has {highest}")
     executor: Any = None
     refusal = method.supports(spec)
     try:

@@ -8,7 +8,6 @@ from typing import Literal, get_args
 
 from e3nn import o3
 
-from equinet.ops.coupling.clebsch_gordan import MAX_TABULATED_DEGREE
 from equinet.ops.coupling.pairings import Pairing, first_unreached, output_scales, reached_outputs
 from equinet.ops.devices import made_on_cpu
 from equinet.ops.factorised import generated_convolution, generated_powers
@@ -111,8 +110,6 @@ class FactorisedMethod(ABC):
     def supports(self, spec: TensorProductSpec | ManyBodySpec) -> str | None:
         """None if this method can compute ``spec``, else the reason why not, in words."""
         highest = highest_degree(spec)
-        if highest > MAX_TABULATED_DEGREE:
-            return f"degrees above {MAX_TABULATED_DEGREE} are not tabulated, and it has {highest}"
         if isinstance(spec, TensorProductSpec):
             path = first_unreached(spec, *(product.pairing(highest) for product in self.products()))
             return None if path is None else self.why_not(path)
