@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from equinet.ops.coupling.counts import count_covariants, count_terms
 from equinet.ops.coupling.polynomials import covariants, monomials
 from equinet.ops.coupling.quadrature import smallest_rule
 from equinet.ops.factorised.convolution import FactorisedConvolution, JoinedConvolution
@@ -38,6 +39,8 @@ from .explanation import Comparison, Explanation, Part
 RANK_TOLERANCE = 1e-10
 # A path whose coefficient is below this is not there. Outputs have unit variance; rounding leaves 1e-16.
 NO_PATH = 1e-9
+# Terms of polynomials up to which it is measured how many of these a method reaches: their tables grow to some hundred MB.
+MOST_TERMS = 20_000
 # Up to this degree factors of a CP decomposition are found within seconds.
 QUICK_CP_DEGREE = 3
 
@@ -70,7 +73,7 @@ def explain(spec: TensorProductSpec | ManyBodySpec, method: Method | str | Mappi
         method: A method, or what a configuration says for it.
 
     Raises:
-        ValueError: If there is no such method.
+        ValueError: If there is no such method, or there are too many polynomials to count; says how many.
 
     >>> found = explain(TensorProductSpec("0e+1e", "0e+1e", "0e+1e+2e"), GauntGrid())
     >>> found.reached, found.full, found.expressivity
@@ -255,6 +258,16 @@ def _rank(jacobian: Float[Tensor, "rows columns"]) -> int:
 def _polynomials_reached(spec: ManyBodySpec, method: Method | None) -> tuple[tuple[Part, ...], int]:
     """For every output and number of factors the dimension reached of all there is, and the dimension of all together."""
     orders = range(1, spec.correlation + 1)
+    counts = [
+        (count_covariants(spec.irreps_in, nu, out), count_terms(spec.irreps_in, nu, out))
+        for nu in orders
+        for _, out in spec.irreps_out
+    ]
+    if (terms := sum(n for _, n in counts)) > MOST_TERMS:
+        raise ValueError(
+            f"this product has {sum(n for n, _ in counts):,} polynomials with {terms:,} terms, and they are counted one by one up to "
+            f"{MOST_TERMS:,}; explain a lower `correlation` or lower degrees"
+        )
     found = {nu: covariants(spec.irreps_in, nu, spec.irreps_out.lmax) for nu in orders}
     bases = {(out, nu): found[nu][out] for _, out in spec.irreps_out for nu in orders if out in found[nu]}
     if method is None:

@@ -59,7 +59,7 @@ def _real_coupling(l1: int, l2: int, l3: int) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(found.real) / math.sqrt(2 * l3 + 1))
 
 
-def _in_real_basis(values: Complex[np.ndarray, "order *rest"], conjugate: bool) -> Complex[np.ndarray, "order *rest"]:
+def _in_real_basis(values: Complex[np.ndarray, "_order _m _n"], conjugate: bool) -> Complex[np.ndarray, "_order _m _n"]:
     r"""Sum over complex components of the first axis into real ones.
 
     In e3nn's basis :math:`y_{\mp m} = (-i)^l (Y_m \pm i\,Y_{-m}) / \sqrt2`, the upper line with :math:`(-1)^m` for the one of

@@ -34,9 +34,7 @@ def complex_coupling(l1: int, l2: int, l3: int, m1: int, m2: int) -> float:
         return 0.0
     a, b, c = l1 + l2 - l3, l1 - l2 + l3, -l1 + l2 + l3
     first, last = max(0, l1 - m1 - b, l2 + m2 - c), min(a, l1 - m1, l2 + m2)
-    total = sum(
-        (-1) ** t * comb(a, t) * comb(b, l1 - m1 - t) * comb(c, l2 + m2 - t) for t in range(first, last + 1)
-    )
+    total = sum((-1) ** t * comb(a, t) * comb(b, l1 - m1 - t) * comb(c, l2 + m2 - t) for t in range(first, last + 1))
     over = (2 * l3 + 1) * math.prod(factorial(l + m) * factorial(l - m) for l, m in ((l1, m1), (l2, m2), (l3, m3)))
     under = factorial(a) * factorial(b) * factorial(c) * factorial(a + b + c + 1)
     return math.copysign(math.sqrt(total * total * over / under), total)  # a quotient of integers is rounded once
