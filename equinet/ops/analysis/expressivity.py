@@ -255,19 +255,22 @@ def _rank(jacobian: Float[Tensor, "rows columns"]) -> int:
 # Many-body products
 
 
+def _require_few(spec: ManyBodySpec) -> None:
+    """Refuse products with more polynomials than can be counted one by one."""
+    pairs = [(nu, out) for nu in range(1, spec.correlation + 1) for _, out in spec.irreps_out]
+    terms = sum(count_terms(spec.irreps_in, nu, out) for nu, out in pairs)
+    if terms > MOST_TERMS:
+        polynomials = sum(count_covariants(spec.irreps_in, nu, out) for nu, out in pairs)
+        raise ValueError(
+            f"this product has {polynomials:,} polynomials with {terms:,} terms, and they are counted one by one up to "
+            f"{MOST_TERMS:,}; explain a lower `correlation` or lower degrees"
+        )
+
+
 def _polynomials_reached(spec: ManyBodySpec, method: Method | None) -> tuple[tuple[Part, ...], int]:
     """For every output and number of factors the dimension reached of all there is, and the dimension of all together."""
     orders = range(1, spec.correlation + 1)
-    counts = [
-        (count_covariants(spec.irreps_in, nu, out), count_terms(spec.irreps_in, nu, out))
-        for nu in orders
-        for _, out in spec.irreps_out
-    ]
-    if (terms := sum(n for _, n in counts)) > MOST_TERMS:
-        raise ValueError(
-            f"this product has {sum(n for n, _ in counts):,} polynomials with {terms:,} terms, and they are counted one by one up to "
-            f"{MOST_TERMS:,}; explain a lower `correlation` or lower degrees"
-        )
+    _require_few(spec)
     found = {nu: covariants(spec.irreps_in, nu, spec.irreps_out.lmax) for nu in orders}
     bases = {(out, nu): found[nu][out] for _, out in spec.irreps_out for nu in orders if out in found[nu]}
     if method is None:

@@ -160,8 +160,8 @@ def _parts(irreps: o3.Irreps, degree: int, ir: o3.Irrep) -> tuple[Part, ...]:
 def _packed(parts: tuple[Part, ...], degree: int) -> dict[str, Tensor]:
     """Parts as two tensors: ``(parts, degree)`` factors, and all coefficients one after the other."""
     factors = torch.tensor([part.factors for part in parts], dtype=torch.int64).view(-1, degree)
-    blocks = [np.zeros(0), *(part.coefficients.ravel() for part in parts)]
-    return {"factors": factors, "coefficients": torch.from_numpy(np.concatenate(blocks))}
+    blocks = [torch.from_numpy(part.coefficients).flatten() for part in parts]
+    return {"factors": factors, "coefficients": torch.cat(blocks) if blocks else torch.zeros(0, dtype=torch.float64)}
 
 
 def _made(irreps: o3.Irreps, degree: int, ir: o3.Irrep) -> tuple[Part, ...]:

@@ -85,9 +85,9 @@ class Polynomials:
         self.terms = torch.tensor([terms[n] for n in order], dtype=torch.int64)
         names = list(heads)
         parts = [(weight, column, number) for column, n in enumerate(order) for weight, number in found[names[n]]]
-        rows, columns, numbers = (np.array(each) for each in zip(*parts))
+        contributions = np.array(parts).reshape(-1, 3)
         coefficients = np.zeros((weights, len(terms)))
-        np.add.at(coefficients, (rows, columns), numbers)
+        np.add.at(coefficients, tuple(contributions[:, :2].astype(np.int64).T), contributions[:, 2])
         self.coefficients = torch.from_numpy(coefficients)
 
     @classmethod
