@@ -12,6 +12,11 @@ from .layout import channels_of
 
 # Of features: above all that potentials have (some 500), and little enough for any computer.
 MOST_CHANNELS = 16_384
+# Degrees of irreps: far above what potentials have. Harmonics, couplings and products know no bound, but memory does: the tensor of a
+# product grows with the sixth power of the degree.
+MOST_DEGREE = 32
+# Factors of a many-body product; body orders above eight are not in use.
+MOST_FACTORS = 7
 
 
 def require_channels(irreps: o3.Irreps) -> None:
@@ -20,11 +25,23 @@ def require_channels(irreps: o3.Irreps) -> None:
     Raises:
         ValueError: Names the bound.
     """
+    require_degrees(irreps)
     for channels, ir in irreps:
         if not 1 <= channels <= MOST_CHANNELS:
             raise ValueError(
                 f"features must have 1 to {MOST_CHANNELS:,} channels, but {channels}x{ir} has {channels:,}"
             )
+
+
+def require_degrees(irreps: o3.Irreps) -> None:
+    """Refuse irreps of degrees beyond all use.
+
+    Raises:
+        ValueError: Names the bound.
+    """
+    for _, ir in irreps:
+        if ir.l > MOST_DEGREE:
+            raise ValueError(f"degrees go up to {MOST_DEGREE}, but {ir} is of degree {ir.l:,}; leave it out")
 
 
 class Path(NamedTuple):
@@ -55,7 +72,8 @@ class TensorProductSpec:
         outputs: Irreps to keep; multiplicities are ignored.
 
     Raises:
-        ValueError: If multiplicities differ or are more than 16,384, ``irreps_in2`` has more than one copy, or no path reaches an output.
+        ValueError: If multiplicities differ or are more than 16,384, a degree is above 32, ``irreps_in2`` has more than one copy, or no
+            path reaches an output.
     """
 
     irreps_in1: o3.Irreps
@@ -68,6 +86,8 @@ class TensorProductSpec:
             object.__setattr__(self, name, o3.Irreps(getattr(self, name)))
         channels_of(self.irreps_in1)
         require_channels(self.irreps_in1)
+        for irreps in (self.irreps_in2, self.outputs):
+            require_degrees(irreps)
         if channels_of(self.irreps_in2) != 1:
             raise ValueError(f"`irreps_in2` must hold one copy of each irrep, got {self.irreps_in2}")
         wanted = sorted({ir for _, ir in self.outputs})
@@ -123,11 +143,12 @@ class ManyBodySpec:
     Args:
         irreps_in: Features, equal multiplicities, at most one entry per irrep.
         irreps_out: Irreps of the result, with the same multiplicity.
-        correlation: Highest number of factors, 1 to 4.
+        correlation: Highest number of factors, 1 to 7.
         species: Number of chemical elements that have weights of their own.
 
     Raises:
-        ValueError: If multiplicities differ or are more than 16,384, an irrep appears twice, or ``correlation`` or ``species`` is out of range.
+        ValueError: If multiplicities differ or are more than 16,384, a degree is above 32, an irrep appears twice, or ``correlation`` or
+            ``species`` is out of range.
 
     Source:
         MACE, arXiv 2206.07697, eq. 10 (there with U matrices, an overcomplete set of the same polynomials).
@@ -147,8 +168,9 @@ class ManyBodySpec:
         if channels_of(self.irreps_in) != channels_of(self.irreps_out):
             raise ValueError(f"channels must agree, got {self.irreps_in} -> {self.irreps_out}")
         require_channels(self.irreps_in)
-        if not 1 <= self.correlation <= 4:
-            raise ValueError(f"`correlation` must be 1 to 4, got {self.correlation}")
+        require_degrees(self.irreps_out)
+        if not 1 <= self.correlation <= MOST_FACTORS:
+            raise ValueError(f"`correlation` must be 1 to {MOST_FACTORS}, got {self.correlation}")
         if self.species < 1:
             raise ValueError(f"`species` must be 1 or more, got {self.species}")
 

@@ -85,7 +85,7 @@ def test_a_many_body_product_without_files():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["tp", "--degrees", "0"], "--degrees must lie in 1 to 11, got 0"),
+        (["tp", "--degrees", "0"], "--degrees must lie in 1 to 16, got 0"),
         (["conv", "--problem", "mace"], "there is no problem called 'mace'; a name is mace-CHANNELSxL"),
         (["conv", "8x0e"], "what is 8x0e to be multiplied with?"),
         (["conv", "--method", "gaunt"], "there is no tensor product called 'gaunt'"),

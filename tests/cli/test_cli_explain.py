@@ -94,8 +94,8 @@ def test_a_product_with_itself():
         (["32x0e", "0e", "0e", "--correlation", "3"], "IRREPS1 [IRREPS_OUT], got 0e and 0e after 32x0e"),
         (["32x0e+16x1o", "0e"], "every irrep must have the same number of channels"),
         (["32x0e", "0e", "2e"], "no coupling of 32x0e with 1x0e reaches 1x2e"),
-        (["4x0e", "--correlation", "9"], "--correlation must be 1 to 4, got 9"),
-        (["4x12e", "0e"], "degrees above 11 are not tabulated, and this product has 12"),
+        (["4x0e", "--correlation", "9"], "--correlation must be 1 to 7, got 9"),
+        (["4x33e", "0e"], "degrees go up to 32, but 33e is of degree 33; leave it out"),
         (
             ["4x0e", "0e", "--method", "gaunt"],
             "there is no tensor product called 'gaunt'; did you mean 'gaunt_grid'? Choose one of: cg",

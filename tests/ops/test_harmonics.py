@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -10,6 +11,7 @@ from e3nn import o3
 from torch import Tensor
 
 from equinet.ops import SphericalHarmonics, natural_irreps
+from equinet.ops.coupling.quadrature import gauss_legendre
 
 
 @pytest.fixture
@@ -21,12 +23,54 @@ def directions() -> Tensor:
     return torch.cat([random, poles])
 
 
-@pytest.mark.parametrize("max_degree", range(9))
+@pytest.mark.parametrize("max_degree", range(12))
 def test_harmonics_are_those_of_e3nn(max_degree: int, directions: Tensor) -> None:
     ours = SphericalHarmonics(max_degree).double()(directions)
     theirs = o3.spherical_harmonics(list(range(max_degree + 1)), directions, normalize=True, normalization="component")
     assert ours.shape == (len(directions), (max_degree + 1) ** 2)
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
+
+
+def legendre_form(directions: Tensor, max_degree: int) -> Tensor:
+    """Harmonics by angles: normalised associated Legendre functions of y times sines and cosines of the angle in the zx plane."""
+    x, y, z = directions.unbind(1)
+    sine, alpha = torch.hypot(x, z), torch.atan2(x, z)
+    p: dict[tuple[int, int], Tensor] = {}
+    for m in range(max_degree + 1):
+        p[m, m] = math.sqrt((2 * m + 1) / (2 * m)) * sine * p[m - 1, m - 1] if m else torch.ones_like(y)
+        for l in range(m + 1, max_degree + 1):
+            a = math.sqrt((4 * l * l - 1) / (l * l - m * m))
+            b = math.sqrt(((l - 1) ** 2 - m * m) / (4 * (l - 1) ** 2 - 1))
+            p[l, m] = a * (y * p[l - 1, m] - b * p.get((l - 2, m), torch.zeros_like(y)))
+    waves = {m: torch.sin(-m * alpha) if m < 0 else torch.cos(m * alpha) for m in range(-max_degree, max_degree + 1)}
+    columns = [
+        p[l, abs(m)] * waves[m] * (math.sqrt(2) if m else 1) for l in range(max_degree + 1) for m in range(-l, l + 1)
+    ]
+    return torch.stack(columns, dim=1)
+
+
+def test_harmonics_up_to_degree_20_are_legendre_functions_of_angles(directions: Tensor) -> None:
+    ours, theirs = SphericalHarmonics(20).double()(directions), legendre_form(directions, 20)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
+
+
+def test_harmonics_up_to_degree_20_are_orthonormal() -> None:
+    rule = gauss_legendre(40)
+    values = SphericalHarmonics(20).double()(torch.tensor(rule.points))
+    gram = values.T @ (torch.tensor(rule.weights / (4 * math.pi)).unsqueeze(1) * values)
+    torch.testing.assert_close(gram, torch.eye(441).double(), rtol=0, atol=1e-12)
+
+
+def test_derivatives_of_degree_8_are_those_of_finite_differences() -> None:
+    torch.manual_seed(3)
+    vectors = torch.randn(1, 3, dtype=torch.float64, requires_grad=True)
+    harmonics = SphericalHarmonics(8).double()
+
+    def highest(vectors: Tensor) -> Tensor:
+        return harmonics(vectors / vectors.norm(dim=1, keepdim=True))[:, 64:]
+
+    assert torch.autograd.gradcheck(highest, vectors)
+    assert torch.autograd.gradgradcheck(highest, vectors)
 
 
 def test_the_square_of_each_degree_sums_to_two_l_plus_one(directions: Tensor) -> None:

@@ -86,9 +86,9 @@ def test_an_output_that_nothing_reaches_is_refused() -> None:
         TensorProductSpec("2x0e", "0e", "1o")
 
 
-@pytest.mark.parametrize("correlation", [0, 5, -1])
+@pytest.mark.parametrize("correlation", [0, 8, -1])
 def test_a_correlation_out_of_range_is_refused(correlation: int) -> None:
-    with pytest.raises(ValueError, match=f"`correlation` must be 1 to 4, got {correlation}"):
+    with pytest.raises(ValueError, match=f"`correlation` must be 1 to 7, got {correlation}"):
         ManyBodySpec("2x0e", "2x0e", correlation, 1)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from equinet.ops.analysis import explain, label, usual_methods
 from equinet.ops.analysis.cost import cost
-from equinet.ops.coupling.polynomials import covariants
+from equinet.ops.coupling.counts import count_covariants
 from equinet.ops.edges import Edges
 from equinet.ops.harmonics import SphericalHarmonics
 from equinet.ops.kernels.choice import refusal_of
@@ -222,8 +222,7 @@ def all_couplings(spec: TensorProductSpec | ManyBodySpec) -> Expressivity:
     """Every coupling, or polynomial, with a weight of its own."""
     if isinstance(spec, ManyBodySpec):
         orders = range(1, spec.correlation + 1)
-        bases = [covariants(spec.irreps_in, nu, spec.irreps_out.lmax) for nu in orders]
-        count = sum(len(basis[ir].contents) for basis in bases for _, ir in spec.irreps_out if ir in basis)
+        count = sum(count_covariants(spec.irreps_in, nu, ir) for nu in orders for _, ir in spec.irreps_out)
         return Expressivity(count, count, 0, count)
     count = len(spec.paths)
     return Expressivity(count, count, sum(is_odd(spec, n) for n in range(count)), count)

@@ -10,11 +10,11 @@ import torch
 from e3nn import o3
 from torch import Tensor
 
-from equinet.ops.coupling.clebsch_gordan import MAX_TABULATED_DEGREE
 from equinet.ops.layout import natural_irreps
-from equinet.ops.spec import ManyBodySpec, TensorProductSpec
+from equinet.ops.spec import MOST_DEGREE, ManyBodySpec, TensorProductSpec
 
 Mode = Literal["siso", "simo", "mimo"]
+HIGHEST = MOST_DEGREE // 2  # of inputs, as outputs go to twice their degree
 SH_DEGREE = 3  # of the harmonics of MACE's edges
 CORRELATION = 3  # of MACE's product basis
 NAMED = ("mace-64x0", "mace-64x1", "mace-128x1", "mace-128x2", "mace-256x2")
@@ -102,23 +102,22 @@ class Problem:
 def pair_problem(mode: str, degree: int, channels: int, pairs: int) -> Problem:
     """One of the microbenchmarks of Xie et al. at degree L, for ``channels`` channels.
 
-    ``siso``: L x L -> L. ``simo``: L x L -> 0, 2, ..., 2 L (true tensors). ``mimo``: 0..L x 0..L -> 0..L. Couplings are tabulated
-    up to degree 11; outputs of ``simo`` above it are left out.
+    ``siso``: L x L -> L. ``simo``: L x L -> 0, 2, ..., 2 L (true tensors). ``mimo``: 0..L x 0..L -> 0..L.
 
     Raises:
-        ValueError: If there is no such mode, or the degree is not 1 to 11.
+        ValueError: If there is no such mode, or the degree is not 1 to 16.
 
     Source:
         Xie et al. 2025, arXiv 2506.13523; there ``mimo`` goes to outputs of degree 2 L, and inputs have one channel.
     """
-    if not 1 <= degree <= MAX_TABULATED_DEGREE:
-        raise ValueError(f"`degrees` must lie in 1 to {MAX_TABULATED_DEGREE}, got {degree}")
+    if not 1 <= degree <= HIGHEST:
+        raise ValueError(f"`degrees` must lie in 1 to {HIGHEST}, got {degree}")
     one = o3.Irreps([(1, (degree, (-1) ** degree))])
     many = o3.Irreps([(channels, (degree, (-1) ** degree))])
     if mode == "siso":
         spec = TensorProductSpec(many, one, o3.Irreps([(1, (degree, 1))]))
     elif mode == "simo":
-        outputs = [(1, (l, 1)) for l in range(0, min(2 * degree, MAX_TABULATED_DEGREE) + 1, 2)]
+        outputs = [(1, (l, 1)) for l in range(0, 2 * degree + 1, 2)]
         spec = TensorProductSpec(many, one, o3.Irreps(outputs))
     elif mode == "mimo":
         spec = TensorProductSpec(natural_irreps(degree, channels), natural_irreps(degree), natural_irreps(degree))

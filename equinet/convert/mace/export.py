@@ -24,7 +24,7 @@ from equinet.ops.coupling.polynomials import covariants
 from equinet.ops.kernels.node.reference import PolynomialTables
 from equinet.potential import Potential, require_potential
 
-from .couplings import WignerSigns, symmetrized, u_matrix
+from .couplings import MAX_CORRELATION, WignerSigns, symmetrized, u_matrix
 from .forms import arguments_of
 
 
@@ -126,6 +126,11 @@ def _mace_of(potential: Potential) -> MACE:
         )
     if c.sh_degree == 0:
         raise ValueError("mace-torch builds no model with harmonics of degree 0 alone; train with model.sh_degree >= 1")
+    if c.correlation > MAX_CORRELATION:
+        raise ValueError(
+            f"U tensors of mace-torch are known up to correlation = {MAX_CORRELATION}, and this potential has {c.correlation}; "
+            "train with model.correlation = 3"
+        )
     if c.sh_degree >= 4 and c.correlation >= 3:
         raise ValueError(
             f"mace-torch needs couplings up to degree 12 for sh_degree = {c.sh_degree} with correlation = {c.correlation}, "

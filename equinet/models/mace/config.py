@@ -24,12 +24,12 @@ class MACEConfig(ModelConfig):
     """Name of the architecture; it decides which other keys [model] may have."""
     channels: Whole = Field(64, ge=1, le=1024)
     """Channels of every irrep. 32 is fast, 64 good, 128 and more for the last per cent."""
-    max_l: Whole = Field(1, ge=0, le=3)
-    """Highest degree of the features passed between atoms: 0 invariant, 1 vectors, 2 and 3 finer and slower."""
-    sh_degree: Whole = Field(3, ge=0, le=4)
+    max_l: Whole = Field(1, ge=0, le=6)
+    """Highest degree of the features passed between atoms: 0 invariant, 1 vectors, 2 to 6 finer and slower."""
+    sh_degree: Whole = Field(3, ge=0, le=6)
     """Highest degree of the spherical harmonics of an edge."""
-    correlation: Whole = Field(3, ge=1, le=4)
-    """How many neighbour densities are multiplied (nu); the body order is nu + 1."""
+    correlation: Whole = Field(3, ge=1, le=7)
+    """How many neighbour densities are multiplied (nu); the body order is nu + 1. Exact couplings refuse what has too many terms; "gaunt_grid" and its like do not."""
     layers: Whole = Field(2, ge=1, le=32)
     """Rounds of message passing; the model sees `layers` times the cutoff."""
     convolution: TensorProduct = Field("cg", validate_default=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -12,7 +11,7 @@ from e3nn import o3
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from equinet.ops.coupling.quadrature import smallest_rule
+from equinet.ops.coupling.rotations import wigner_matrices
 from equinet.ops.factorised.algebra import harmonics_at
 from equinet.ops.methods.cp import CPTerms
 from equinet.ops.methods.so2 import supports as why_no_direction
@@ -68,20 +67,12 @@ def equivariance_error(executor: Any, spec: TensorProductSpec | ManyBodySpec, dt
 
 
 class RandomTurns:
-    r"""Orthogonal matrices, one per sample, every other with an inversion, and how they act on irreps.
-
-    Wigner matrices come from what defines them, :math:`Y(R r) = D(R)\, Y(r)`, by exact quadrature: e3nn's are as precise as
-    the default dtype, and go through angles.
-    """
+    """Orthogonal matrices, one per sample, every other with an inversion, and how they act on irreps."""
 
     def __init__(self, matrices: Float[Tensor, "samples 3 3"], max_degree: int) -> None:
         rotations = torch.linalg.qr(matrices)[0]
         rotations = rotations * rotations.det().sign()[:, None, None]
-        rule = smallest_rule(2 * max_degree)
-        points = torch.tensor(rule.points)
-        before = harmonics_at(rule.points, max_degree) * torch.tensor(rule.weights / (4 * math.pi)).unsqueeze(1)
-        after = harmonics_at((points @ rotations.transpose(1, 2)).flatten(0, 1).numpy(), max_degree)
-        self.wigner = torch.einsum("sgi,gj->sij", after.unflatten(0, (len(rotations), -1)), before)
+        self.wigner = wigner_matrices(rotations, max_degree)
         self.inverted = torch.arange(len(rotations)) % 2 == 1
 
     def __call__(
@@ -91,8 +82,7 @@ class RandomTurns:
         rows, start = [x[:, :0]], 0
         for count, ir in copies:
             block = x[:, start : start + ir.dim * count].unflatten(1, (ir.dim, count))
-            part = slice(ir.l**2, (ir.l + 1) ** 2)
-            turned = torch.einsum("sij,sjuc->siuc", self.wigner[:, part, part], block).flatten(1, 2)
+            turned = torch.einsum("sij,sjuc->siuc", self.wigner[ir.l], block).flatten(1, 2)
             rows.append(torch.where(self.inverted[:, None, None], ir.p * turned, turned))
             start += ir.dim * count
         return torch.cat(rows, dim=1)

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from equinet.ops.coupling.clebsch_gordan import MAX_TABULATED_DEGREE
+from equinet.ops.coupling.counts import count_covariants, count_terms
 from equinet.ops.coupling.polynomials import covariants, monomials
 from equinet.ops.coupling.quadrature import smallest_rule
 from equinet.ops.factorised.convolution import FactorisedConvolution, JoinedConvolution
@@ -39,6 +39,8 @@ from .explanation import Comparison, Explanation, Part
 RANK_TOLERANCE = 1e-10
 # A path whose coefficient is below this is not there. Outputs have unit variance; rounding leaves 1e-16.
 NO_PATH = 1e-9
+# Terms of polynomials up to which it is measured how many of these a method reaches: their tables grow to some hundred MB.
+MOST_TERMS = 20_000
 # Up to this degree factors of a CP decomposition are found within seconds.
 QUICK_CP_DEGREE = 3
 
@@ -71,15 +73,13 @@ def explain(spec: TensorProductSpec | ManyBodySpec, method: Method | str | Mappi
         method: A method, or what a configuration says for it.
 
     Raises:
-        ValueError: If a degree is not tabulated, or there is no such method.
+        ValueError: If there is no such method, or there are too many polynomials to count; says how many.
 
     >>> found = explain(TensorProductSpec("0e+1e", "0e+1e", "0e+1e+2e"), GauntGrid())
     >>> found.reached, found.full, found.expressivity
     (5, 6, 5)
     """
     method = method_from_config(method)
-    if (highest := highest_degree(spec)) > MAX_TABULATED_DEGREE:
-        raise ValueError(f"degrees above {MAX_TABULATED_DEGREE} are not tabulated, and this product has {highest}")
     executor: Any = None
     refusal = method.supports(spec)
     try:
@@ -255,9 +255,22 @@ def _rank(jacobian: Float[Tensor, "rows columns"]) -> int:
 # Many-body products
 
 
+def _require_few(spec: ManyBodySpec) -> None:
+    """Refuse products with more polynomials than can be counted one by one."""
+    pairs = [(nu, out) for nu in range(1, spec.correlation + 1) for _, out in spec.irreps_out]
+    terms = sum(count_terms(spec.irreps_in, nu, out) for nu, out in pairs)
+    if terms > MOST_TERMS:
+        polynomials = sum(count_covariants(spec.irreps_in, nu, out) for nu, out in pairs)
+        raise ValueError(
+            f"this product has {polynomials:,} polynomials with {terms:,} terms, and they are counted one by one up to "
+            f"{MOST_TERMS:,}; explain a lower `correlation` or lower degrees"
+        )
+
+
 def _polynomials_reached(spec: ManyBodySpec, method: Method | None) -> tuple[tuple[Part, ...], int]:
     """For every output and number of factors the dimension reached of all there is, and the dimension of all together."""
     orders = range(1, spec.correlation + 1)
+    _require_few(spec)
     found = {nu: covariants(spec.irreps_in, nu, spec.irreps_out.lmax) for nu in orders}
     bases = {(out, nu): found[nu][out] for _, out in spec.irreps_out for nu in orders if out in found[nu]}
     if method is None:

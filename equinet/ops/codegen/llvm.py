@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from typing import Any
 
 import torch
 
+from equinet.ops.cache import cached
 from equinet.ops.codegen.once import once
 from equinet.ops.precision import formulas_only
 
@@ -22,6 +24,8 @@ else:
     _reason = None
 
 VECTOR_BYTES = 64
+# Seconds; machine code that is made faster is not kept on the disk.
+WORTHWHILE = 0.03
 DTYPES = (torch.float32, torch.float64)
 
 Value = Any  # an LLVM value; llvmlite has no types
@@ -328,24 +332,60 @@ def registers_hold(vectors: int) -> bool:
 def _machine() -> Any:
     binding.initialize_native_target()
     binding.initialize_native_asmprinter()
-    features = binding.get_host_cpu_features().flatten()
-    return binding.Target.from_default_triple().create_target_machine(processor(), features, opt=3, jit=True)
+    return binding.Target.from_default_triple().create_target_machine(processor(), _features(), opt=3, jit=True)
+
+
+@cache
+def _features() -> str:
+    """Instructions that the processor has, as LLVM names them."""
+    return str(binding.get_host_cpu_features().flatten())
 
 
 _engines: list[Any] = []  # they own the code
 
 
-def compile_function(function: Function) -> Callable[..., None]:
-    """A callable ``(begin, end, *addresses)`` in machine code, which does not hold Python's lock. Takes about 0.1 s."""
-    module = binding.parse_assembly(function.finish())
+def compile_function(function: Function, announce: Callable[[], object] = lambda: None) -> Callable[..., None]:
+    """A callable ``(begin, end, *addresses)`` in machine code, which does not hold Python's lock.
+
+    Takes about 0.1 s, or a few milliseconds if the code is in the cache (:mod:`equinet.ops.cache`) for this processor and this LLVM.
+
+    Args:
+        function: The function.
+        announce: Called before code is made that is not in the cache.
+    """
+    text, machine = function.finish(), _machine()
+
+    def make() -> dict[str, torch.Tensor]:
+        announce()
+        return {"code": torch.frombuffer(bytearray(_machine_code(text)), dtype=torch.uint8)}
+
+    found = cached(
+        "machine_code",
+        {
+            "assembly": hashlib.sha256(text.encode()).hexdigest(),
+            "processor": processor(),
+            "features": _features(),
+            "triple": binding.get_process_triple(),
+            "llvm": list(binding.llvm_version_info),
+        },
+        make,
+        worthwhile=WORTHWHILE,
+    )
+    engine = binding.create_mcjit_compiler(binding.parse_assembly(""), machine)
+    engine.add_object_file(binding.ObjectFileRef.from_data(found["code"].numpy().tobytes()))
+    engine.finalize_object()
+    _engines.append(engine)
+    types = [ctypes.c_int64] * 2 + [ctypes.c_void_p] * len(function.pointer)
+    return ctypes.CFUNCTYPE(None, *types)(engine.get_function_address(function.name))
+
+
+def _machine_code(text: str) -> bytes:
+    """An object file, made of LLVM assembly."""
+    module = binding.parse_assembly(text)
     module.verify()
     options = binding.create_pipeline_tuning_options(speed_level=3)
     # The loops are written as they should be.
     options.slp_vectorization = options.loop_vectorization = options.loop_unrolling = False
     builder = binding.create_pass_builder(_machine(), options)
     builder.getModulePassManager().run(module, builder)
-    engine = binding.create_mcjit_compiler(module, _machine())
-    engine.finalize_object()
-    _engines.append(engine)
-    types = [ctypes.c_int64] * 2 + [ctypes.c_void_p] * len(function.pointer)
-    return ctypes.CFUNCTYPE(None, *types)(engine.get_function_address(function.name))
+    return bytes(_machine().emit_object(module))

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
+import torch
 from e3nn import o3
 from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from equinet.ops.cache import cached
+from equinet.ops.progress import building
 
 from .pairings import dense_tensor, uniform
 
@@ -16,6 +22,8 @@ Array = NDArray[np.float64]
 
 # Random starts; the best is kept, and the first exact one ends the search.
 STARTS = 6
+# Fewer, at least one, where terms times entries of the tensor are many: from degree 5 on, a start takes ten seconds and more.
+WORK_OF_STARTS = 25_000_000
 # Sweeps of alternating least squares from a random start. Many of them run into the saddles of small tensors.
 SWEEPS, SWEEP_PENALTY = 10, 1e-2
 # Levenberg-Marquardt steps after them: at most so many, under a penalty that falls by a factor with each. The tensor is
@@ -89,7 +97,8 @@ def cp_factors(tensor: ArrayLike, rank: int, *, seed: int = 0) -> CPFactors:
     terms keep out huge cancelling terms, which would amplify rounding.
 
     The search is local: a larger rank usually, not provably, errs less. The same tensor, rank and seed give the same
-    factors on one machine; to have them on another store the factors, not the seed. Results are kept in memory.
+    factors on one machine; to have them on another store the factors, not the seed. Results are kept in memory and in the
+    cache of :mod:`equinet.ops.cache`.
 
     Equivariance is as good as the approximation: for an equivariant T, any rotation D and any x, y,
     :math:`\| \hat T(D x, D y) - D \hat T(x, y) \| \le 2 \|x\| \|y\| \|\hat T - T\|`.
@@ -123,12 +132,22 @@ def cp_factors(tensor: ArrayLike, rank: int, *, seed: int = 0) -> CPFactors:
 
 @cache
 def _cp_factors(data: bytes, shape: tuple[int, ...], rank: int, seed: int) -> CPFactors:
+    arguments = {"tensor": hashlib.sha256(data).hexdigest(), "shape": shape, "rank": rank, "seed": seed}
+    with building(f"the CP decomposition of a {' x '.join(map(str, shape))} tensor into {rank} terms"):
+        found = cached("cp_factors", arguments, lambda: _found_factors(data, shape, rank, seed))
+    left, right, out, error = (found[name].numpy() for name in ("left", "right", "out", "error"))
+    for factor in (left, right, out):
+        factor.flags.writeable = False  # they are shared by all who ask for them
+    return CPFactors(left, right, out, float(error))
+
+
+def _found_factors(data: bytes, shape: tuple[int, ...], rank: int, seed: int) -> dict[str, Tensor]:
     tensor = np.frombuffer(data, dtype=np.float64).reshape(shape)
     unit = float(np.linalg.norm(tensor)) / math.prod(shape) ** (1 / 6)
     tensor = tensor / unit
     random = np.random.RandomState(seed)
     best, error = list[Array](), math.inf
-    for _ in range(STARTS):
+    for _ in range(max(1, min(STARTS, WORK_OF_STARTS // (rank * tensor.size)))):
         factors = [random.standard_normal((size, rank)) / math.sqrt(size) for size in shape]
         factors = _levenberg_marquardt(tensor, _alternate(tensor, factors))
         found = float(np.linalg.norm(_residual(tensor, factors)) / np.linalg.norm(tensor))
@@ -136,10 +155,8 @@ def _cp_factors(data: bytes, shape: tuple[int, ...], rank: int, seed: int) -> CP
             best, error = factors, found
         if error < EXACT:
             break
-    left, right, out = (np.ascontiguousarray(factor.T) * math.cbrt(unit) for factor in best)
-    for factor in (left, right, out):
-        factor.flags.writeable = False  # they are shared by all who ask for them
-    return CPFactors(left, right, out, error)
+    scaled = (torch.from_numpy(np.ascontiguousarray(factor.T) * math.cbrt(unit)) for factor in best)
+    return dict(zip(("left", "right", "out"), scaled), error=torch.tensor(error, dtype=torch.float64))
 
 
 def _alternate(tensor: Array, factors: list[Array]) -> list[Array]:

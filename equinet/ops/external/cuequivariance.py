@@ -23,7 +23,7 @@ from torch import Tensor
 from torch._subclasses import FakeTensor
 
 from equinet.ops.coupling.clebsch_gordan import clebsch_gordan
-from equinet.ops.coupling.polynomials import monomials
+from equinet.ops.coupling.polynomials import Covariants
 from equinet.ops.edges import Edges
 from equinet.ops.kernels.node.reference import PolynomialTables
 from equinet.ops.spec import ManyBodySpec, TensorProductSpec
@@ -117,7 +117,7 @@ class CuEquivarianceManyBody(PolynomialTables):
 
     def __init__(self, spec: ManyBodySpec) -> None:
         load(LIBRARY, "cuequivariance")
-        self._coefficients: dict[tuple[int, int], np.ndarray] = {}
+        self._bases: dict[tuple[int, int], Covariants] = {}
         super().__init__(spec)
 
     @property
@@ -125,8 +125,8 @@ class CuEquivarianceManyBody(PolynomialTables):
         """Library that computes, on any device that it runs on."""
         return kernel_of(self.package, self.devices)
 
-    def _add(self, k: int, nu: int, coefficients: np.ndarray) -> None:
-        self._coefficients[k, nu] = coefficients
+    def _add(self, k: int, nu: int, basis: Covariants) -> None:
+        self._bases[k, nu] = basis
 
     def polynomial(self) -> Any:
         """Weights and features to rows: one term for every polynomial and monomial that is in it."""
@@ -140,11 +140,10 @@ class CuEquivarianceManyBody(PolynomialTables):
         }
         starts = [part.start // channels for part in spec.irreps_out.slices()]
         column = 0
-        for (k, nu), coefficients in self._coefficients.items():
-            factors = monomials(variables, nu).tolist()
-            for p, i, m in np.argwhere(np.abs(coefficients) > 1e-12).tolist():
-                products[nu].add_path(column + p, *factors[m], starts[k] + i, c=coefficients[p, i, m])
-            column += len(coefficients)
+        for (k, nu), basis in self._bases.items():
+            for p, component, monomial, coefficient in basis.terms():
+                products[nu].add_path(column + p, *monomial, starts[k] + component, c=coefficient)
+            column += len(basis.parts)
         operations = [([0, *[1] * nu, 2], product) for nu, product in products.items() if product.num_paths]
         return cue.SegmentedPolynomial([weights, features], [rows], operations)
 

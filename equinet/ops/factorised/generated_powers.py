@@ -12,7 +12,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from equinet.ops.constants import ConstantModule
-from equinet.ops.coupling.clebsch_gordan import MAX_TABULATED_DEGREE
 from equinet.ops.kernels.choice import unavailable
 from equinet.ops.kernels.node.cpu import Found, Polynomials
 from equinet.ops.kernels.node.operator import remember, value
@@ -164,10 +163,6 @@ def _entries(tensor: Tensor) -> Iterator[tuple[Any, ...]]:
 def why_not_generated(spec: ManyBodySpec) -> str | None:
     """Reason why no polynomials are made here of a product; None if they can be found in reasonable time."""
     rows, outputs = (irreps.dim // spec.channels for irreps in (spec.irreps_in, spec.irreps_out))
-    lmax, left = spec.irreps_in.lmax, range(spec.correlation - 1)
-    degree = max((min((spec.correlation - n) * lmax, spec.irreps_out.lmax + n * lmax) for n in left), default=0)
-    if degree > MAX_TABULATED_DEGREE:
-        return f"its products pass through degree {degree}, above {MAX_TABULATED_DEGREE}, the highest tabulated one"
     if (entries := rows**spec.correlation * outputs) > MOST_ENTRIES:
         return f"its tensor has {entries:,} entries, above {MOST_ENTRIES:,}, for which finding polynomials takes long"
     return unavailable()

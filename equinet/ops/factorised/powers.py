@@ -28,7 +28,8 @@ from .generated_powers import PolynomialCode
 CALIBRATION_DRAWS = 4096
 # Spread of the factors by which each irrep is multiplied before it enters a product; their mean is 1.
 MODULATION_SPREAD = 0.5
-# Mean square below which a product counts as zero by symmetry: rounding leaves 1e-25, a coupling 1e-4 and more.
+# Mean square below which a product counts as zero by symmetry, in units of one or of the largest product of as many factors: rounding
+# leaves 1e-25, a coupling 1e-4 and more.
 VANISHES = 1e-16
 
 
@@ -96,7 +97,7 @@ class PowerManyBody(WithKernels, ConstantModule):
             (nu, k)
             for nu, row in zip(range(2, spec.correlation + 1), sizes)
             for k, size in enumerate(row)
-            if size > VANISHES
+            if size > VANISHES * max(1.0, *row)
         ]
         scale = [1 / math.sqrt(sizes[nu - 2][k]) for nu, k in self.terms]
         self._per_copy = (modulations * len(irreps_in) if self.terms else 0, len(self.terms))

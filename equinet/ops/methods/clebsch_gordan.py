@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from e3nn import o3
 
-from equinet.ops.coupling.polynomials import covariants
+from equinet.ops.coupling.counts import count_covariants, count_terms
 from equinet.ops.devices import made_on_cpu
 from equinet.ops.external import cuequivariance, openequivariance
 from equinet.ops.kernels import choice
@@ -16,6 +16,7 @@ from equinet.ops.kernels.edge.executor import GeneratedConvolution, why_not_gene
 from equinet.ops.kernels.edge.reference import EdgeMatrixConvolution, ReferenceConvolution
 from equinet.ops.kernels.node.executor import GeneratedManyBody
 from equinet.ops.kernels.node.reference import HornerManyBody, ReferenceManyBody
+from equinet.ops.progress import building
 from equinet.ops.protocols import Convolution, ManyBody
 from equinet.ops.spec import ManyBodySpec, TensorProductSpec
 
@@ -25,6 +26,10 @@ _NEEDS: dict[str, Any] = {
     "cuequivariance": cuequivariance,
     "openequivariance": openequivariance,
 }
+
+# Terms, with components of definite order, up to which couplings are written out. Those of a many-body product of 40,000 (l <= 6 to l <= 6,
+# three factors) take half a minute and 2 GB to build; tables of a convolution of as many take 1 GB.
+MOST_TERMS = 50_000
 
 
 @dataclass(frozen=True)
@@ -62,15 +67,16 @@ class ClebschGordan:
             raise ValueError(f'`backend` "{self.backend}" cannot run here: {reason}, or take "auto"')
 
     def supports(self, spec: TensorProductSpec | ManyBodySpec) -> str | None:
-        return None
+        """None if this method can compute ``spec``, else the reason why not, with the number of terms."""
+        return why_too_many_terms(spec) if isinstance(spec, ManyBodySpec) else why_too_many_entries(spec)
 
     def reached(self, spec: ManyBodySpec) -> set[o3.Irrep]:
-        degrees = range(1, spec.correlation + 1)
-        found = {ir for nu in degrees for ir in covariants(spec.irreps_in, nu, spec.irreps_out.lmax)}
-        return found & {ir for _, ir in spec.irreps_out}
+        orders = range(1, spec.correlation + 1)
+        return {ir for _, ir in spec.irreps_out if any(count_covariants(spec.irreps_in, nu, ir) for nu in orders)}
 
     @made_on_cpu
     def convolution(self, spec: TensorProductSpec) -> Convolution:
+        self._require(spec)
         if self.backend == "reference":
             return ReferenceConvolution(spec)
         if self.backend == "cuequivariance":
@@ -85,6 +91,11 @@ class ClebschGordan:
 
     @made_on_cpu
     def many_body(self, spec: ManyBodySpec) -> ManyBody:
+        self._require(spec)
+        with building(f"the couplings of the many-body product {spec}"):
+            return self._many_body(spec)
+
+    def _many_body(self, spec: ManyBodySpec) -> ManyBody:
         if self.backend == "reference":
             return ReferenceManyBody(spec)
         if self.backend == "cuequivariance":
@@ -96,3 +107,36 @@ class ClebschGordan:
         executor = GeneratedManyBody(spec, "generated" if self.backend == "generated" else "auto")
         executor.kernels.require_any()
         return executor
+
+    def _require(self, spec: TensorProductSpec | ManyBodySpec) -> None:
+        if reason := self.supports(spec):
+            raise ValueError(f"{self} cannot do {spec}: {reason}")
+
+
+def why_too_many_terms(spec: ManyBodySpec) -> str | None:
+    """Reason why exact couplings of a many-body product are refused, from counting them; None if there are few enough."""
+    pairs = [(nu, ir) for nu in range(1, spec.correlation + 1) for _, ir in spec.irreps_out]
+    terms = sum(count_terms(spec.irreps_in, nu, ir) for nu, ir in pairs)
+    if terms <= MOST_TERMS:
+        return None
+    polynomials = sum(count_covariants(spec.irreps_in, nu, ir) for nu, ir in pairs)
+    return (
+        f"it has {polynomials:,} polynomials with {terms:,} terms, and exact couplings go up to {MOST_TERMS:,}; take "
+        '`many_body = "gaunt_grid"` (GauntGrid()), which never writes them out, or a lower `correlation` or `sh_degree`'
+    )
+
+
+def why_too_many_entries(spec: TensorProductSpec) -> str | None:
+    """Reason why exact couplings of a convolution are refused, from counting them; None if there are few enough."""
+    terms = 0
+    for path in spec.paths:
+        l1, l2, l3 = spec.irreps_in1[path.i1].ir.l, spec.irreps_in2[path.i2].ir.l, path.out.l
+        terms += (2 * l1 + 1) * (2 * l2 + 1) - (l1 + l2 - l3) * (
+            l1 + l2 - l3 + 1
+        )  # pairs of orders with a sum up to l3
+    if terms <= MOST_TERMS:
+        return None
+    return (
+        f"it has {len(spec.paths):,} paths with {terms:,} terms, and exact couplings go up to {MOST_TERMS:,}; take "
+        '`convolution = "gaunt_grid"` (GauntGrid()), which never writes them out, or lower degrees'
+    )

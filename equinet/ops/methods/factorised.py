@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 from e3nn import o3
 
-from equinet.ops.coupling.clebsch_gordan import MAX_TABULATED_DEGREE
 from equinet.ops.coupling.pairings import Pairing, first_unreached, output_scales, reached_outputs
 from equinet.ops.devices import made_on_cpu
 from equinet.ops.factorised import generated_convolution, generated_powers
@@ -19,6 +18,7 @@ from equinet.ops.factorised.powers import JoinedManyBody, PowerManyBody
 from equinet.ops.kernels.choice import KernelChoice, unavailable
 from equinet.ops.kernels.edge.reference import ReferenceConvolution
 from equinet.ops.layout import one_of_each
+from equinet.ops.progress import building
 from equinet.ops.protocols import Convolution, ManyBody
 from equinet.ops.spec import ManyBodySpec, TensorProductSpec, highest_degree
 
@@ -111,12 +111,10 @@ class FactorisedMethod(ABC):
     def supports(self, spec: TensorProductSpec | ManyBodySpec) -> str | None:
         """None if this method can compute ``spec``, else the reason why not, in words."""
         highest = highest_degree(spec)
-        if highest > MAX_TABULATED_DEGREE:
-            return f"degrees above {MAX_TABULATED_DEGREE} are not tabulated, and it has {highest}"
         if isinstance(spec, TensorProductSpec):
             path = first_unreached(spec, *(product.pairing(highest) for product in self.products()))
             return None if path is None else self.why_not(path)
-        executor = self.power(spec)
+        executor = self._of_torch().power(spec)
         if spec.correlation > 1 and executor.weight_numel == len(executor.linear):
             return f"all its products of {spec.irreps_in} with themselves vanish, or none is one of {spec.irreps_out}"
         reached = executor.reached
@@ -127,7 +125,11 @@ class FactorisedMethod(ABC):
 
     def reached(self, spec: ManyBodySpec) -> set[o3.Irrep]:
         """Those outputs of ``spec`` that are not zero whatever the features are."""
-        return self.power(spec).reached
+        return self._of_torch().power(spec).reached
+
+    def _of_torch(self) -> FactorisedMethod:
+        """The same function of the same weights without generated code, to look at what it reaches."""
+        return self if self.backend in ("torch", "reference") else replace(self, backend="torch")
 
     @made_on_cpu
     def convolution(self, spec: TensorProductSpec) -> Convolution:
@@ -185,7 +187,8 @@ class FactorisedMethod(ABC):
     @made_on_cpu
     def power(self, spec: ManyBodySpec) -> PowerManyBody | JoinedManyBody:
         """The executor for a many-body product, which also knows what it reaches."""
-        parts = [self._power(product, spec, linear=n == 0) for n, product in enumerate(self.products())]
+        with building(f"the many-body product {spec}"):
+            parts = [self._power(product, spec, linear=n == 0) for n, product in enumerate(self.products())]
         return parts[0] if len(parts) == 1 else JoinedManyBody(spec, parts)
 
     def _power(self, product: Product, spec: ManyBodySpec, *, linear: bool) -> PowerManyBody:

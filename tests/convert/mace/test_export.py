@@ -353,6 +353,10 @@ def test_weights_of_products_are_the_smallest_that_do(exportable):
         ({"exact_isolated_atoms": True}, "no gate.*train with model.exact_isolated_atoms = false"),
         ({"sh_degree": 0, "max_l": 0}, "harmonics of degree 0.*model.sh_degree >= 1"),
         ({"sh_degree": 4, "correlation": 3}, "couplings up to degree 12.*model.sh_degree = 3"),
+        (
+            {"sh_degree": 1, "correlation": 5},
+            "known up to correlation = 4, and this potential has 5.*model.correlation = 3",
+        ),
         ({"layers": 1}, "a single layer.*model.readout_hidden = 0"),
     ],
 )

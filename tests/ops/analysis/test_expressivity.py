@@ -206,9 +206,12 @@ def test_the_reference_potential_reaches_the_same() -> None:
         assert slow.cost is None
 
 
-def test_degrees_that_are_not_tabulated_are_refused() -> None:
-    with pytest.raises(ValueError, match="degrees above 11 are not tabulated, and this product has 12"):
-        explain(everything(6), GauntGrid())
+def test_polynomials_that_are_too_many_to_count_one_by_one_are_refused() -> None:
+    spec = ManyBodySpec(natural_irreps(6), natural_irreps(1), 5, 1)
+    with pytest.raises(
+        ValueError, match="4,774 polynomials with 382,745 terms, and they are counted one by one up to 20,000"
+    ):
+        explain(spec, GauntGrid())
 
 
 # Many-body products

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -51,3 +53,35 @@ def test_what_would_take_minutes_to_make_is_left_to_torch_unless_asked_for() -> 
 )
 def test_vectors_divide_the_channels(channels: int, dtype: torch.dtype, lanes: int) -> None:
     assert llvm.lanes_for(channels, dtype) == lanes
+
+
+def test_machine_code_from_the_disk_computes_the_same_and_is_not_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EQUINET_CACHE", str(tmp_path))
+    monkeypatch.setattr(llvm, "WORTHWHILE", 0.0)
+
+    def doubled() -> list[float]:
+        f = llvm.Function("doubled", ["x", "out"], torch.float64, 2)
+        with f.loop(f.begin, f.end) as n:
+            place = f.at((n, 2))
+            x = f.load("x", place)
+            f.store(f.add(x, x), "out", place)
+        x, out = torch.arange(4.0, dtype=torch.float64), torch.zeros(4, dtype=torch.float64)
+        llvm.compile_function(f, lambda: made.append(1))(0, 2, x.data_ptr(), out.data_ptr())
+        return out.tolist()
+
+    made: list[int] = []
+    assert doubled() == [0, 2, 4, 6]
+    assert len(list(tmp_path.glob("machine_code-*"))) == len(made) == 1
+    assert doubled() == [0, 2, 4, 6]
+    assert len(made) == 1
+    (path,) = tmp_path.iterdir()
+    content = bytearray(path.read_bytes())
+    content[-100] ^= 1
+    path.write_bytes(content)  # damaged code is not run
+    assert doubled() == [0, 2, 4, 6]
+    assert len(made) == 2
+    monkeypatch.setattr(llvm, "processor", lambda: "x86-64")  # another processor has code of its own
+    assert doubled() == [0, 2, 4, 6]
+    assert len(made) == 3

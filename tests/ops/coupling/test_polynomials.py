@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import combinations_with_replacement
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from equinet.ops import natural_irreps
-from equinet.ops.coupling.polynomials import Covariants, covariants, monomials, multiplicities
+from equinet.ops.cache import cached
+from equinet.ops.coupling.counts import count_covariants, count_terms
+from equinet.ops.coupling.polynomials import Covariants, _parts, covariants, monomials, multiplicities
 
 
 def evaluate(basis: Covariants, x: NDArray[np.float64], degree: int) -> NDArray[np.float64]:
@@ -80,6 +84,25 @@ def test_there_are_as_many_as_group_theory_counts(irreps: str, degree: int, max_
             expected = count_by_characters(o3.Irreps(irreps), degree, ir)
             assert (len(found[ir].contents) if ir in found else 0) == expected, ir
     assert all(ir.l <= max_l for ir in found)
+
+
+@pytest.mark.parametrize("irreps", ["0e+1o+2e+3o", "0e+0o+1o+1e", "2e+5o+6e"])
+@pytest.mark.parametrize("degree", [1, 2, 3, 5, 7])
+def test_polynomials_are_counted_without_being_made(irreps: str, degree: int) -> None:
+    for ir in ("0e", "0o", "1e", "2e", "3o"):
+        expected = count_by_characters(o3.Irreps(irreps), degree, o3.Irrep(ir))
+        assert count_covariants(o3.Irreps(irreps), degree, o3.Irrep(ir)) == expected
+
+
+def test_terms_are_counted_without_being_written_out() -> None:
+    irreps, ir = natural_irreps(3), o3.Irrep("1o")
+    basis = covariants(irreps, 3, 1)[ir]
+    written = {(component, monomial) for _, component, monomial, _ in basis.terms()}
+    counted = count_terms(irreps, 3, ir)
+    assert counted <= len(written) <= 2 * counted
+    components = [(l, m) for l in range(4) for m in range(-l, l + 1)]
+    triples = combinations_with_replacement(components, 3)
+    assert counted == sum(sum(l for l, _ in each) % 2 == 1 and abs(sum(m for _, m in each)) <= 1 for each in triples)
 
 
 CASES = [("0e+1o+2e+3o", 2, 2), ("0e+1o+2e+3o", 3, 1), ("0e+1o", 4, 2), ("0e+0o+1o+1e", 3, 1)]
@@ -169,7 +192,7 @@ def test_contents_tell_the_degrees_that_are_multiplied(irreps: str, degree: int,
 def test_the_basis_is_the_same_when_it_is_made_again() -> None:
     # Saved weights name the polynomials by their place, so not even a sign may differ.
     before = covariants(natural_irreps(3), 3, 2)
-    covariants.cache_clear()
+    _parts.cache_clear()
     after = covariants(natural_irreps(3), 3, 2)
     assert before is not after
     assert list(before) == list(after)
@@ -212,3 +235,20 @@ def test_polynomials_are_real_numbers_not_rounded_ones() -> None:
     assert basis.coefficients.dtype == np.float64
     exact = torch.from_numpy(basis.coefficients)
     assert not torch.equal(exact.float().double(), exact)
+
+
+def test_a_basis_from_the_disk_is_the_one_that_was_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = covariants(natural_irreps(2), 3, 1)
+    monkeypatch.setenv("EQUINET_CACHE", str(tmp_path))
+    monkeypatch.setattr(cached, "__defaults__", (0.0,))
+    _parts.cache_clear()
+    covariants(natural_irreps(2), 3, 1)
+    assert list(tmp_path.glob("covariants-*"))
+    _parts.cache_clear()
+    monkeypatch.setattr("equinet.ops.coupling.polynomials._made", None)  # not asked for
+    read = covariants(natural_irreps(2), 3, 1)
+    assert list(read) == list(made)
+    for ir, basis in made.items():
+        assert read[ir].contents == basis.contents
+        assert np.array_equal(read[ir].coefficients, basis.coefficients)
+    _parts.cache_clear()

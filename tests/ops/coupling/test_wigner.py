@@ -124,3 +124,14 @@ def test_six_j_symbols_are_orthogonal_and_obey_racahs_sum_rule(arguments: tuple[
             (-1) ** (p + q + x) * (2 * x + 1) * six_j(a, b, x, c, d, p) * six_j(c, d, x, b, a, q) for x in every
         )
         assert signed == pytest.approx(six_j(c, a, q, d, b, p), abs=1e-13)
+
+
+@pytest.mark.parametrize(
+    ("degrees", "orders"),
+    [((12, 7, 9), (3, -5, 2)), ((20, 20, 20), (7, -11, 4)), ((20, 15, 12), (-20, 15, 5)), ((16, 16, 20), (0, 0, 0))],
+)
+def test_three_j_symbols_of_high_degrees_are_those_of_sympy(
+    degrees: tuple[int, int, int], orders: tuple[int, int, int]
+) -> None:
+    wigner = pytest.importorskip("sympy.physics.wigner", reason="the independent source of symbols is not installed")
+    assert three_j(*degrees, *orders) == pytest.approx(float(wigner.wigner_3j(*degrees, *orders).evalf(30)), rel=1e-14)

@@ -152,12 +152,6 @@ def test_what_has_no_such_form_stays_as_it_is(method: GauntGrid, spec: tuple) ->
     assert "generated" not in executor.kernel
 
 
-def test_degrees_that_are_not_tabulated_are_not_asked_for() -> None:
-    spec = ManyBodySpec("1x0e+1x1o+1x2e+1x3o+1x4e", "1x0e+1x1o+1x2e+1x3o+1x4e", 2, 1)
-    assert generated_powers.why_not_generated(spec) is None
-    assert GauntGrid().many_body(spec).code is not None
-
-
 def test_the_bracket_alone_is_polynomials_too() -> None:
     spec = ManyBodySpec("3x0e+3x1o+3x2e", "3x1e", 3, 1)
     assert Bracket().many_body(spec).code is not None

@@ -166,7 +166,6 @@ def test_what_means_nothing_is_refused(value: Any, message: str) -> None:
          "GauntGrid(bracket=True) (`bracket = true`) has both"),
         (MatrixProduct(), ("2x3o", "5o", "5e"), "the 6j symbol of 3o x 5o -> 5e vanishes at this size of matrix; ClebschGordan() has "
          "every path"),
-        (GauntGrid(), ("2x0e+2x12e", "0e", "0e"), "degrees above 11 are not tabulated, and it has 12"),
         (SO2(), ("2x1o", "1e", "0o"), "`irreps_in2` must be spherical harmonics of one direction, each degree at most once and with "
          "parity (-1)^l (0e, 1o, 2e, ...), got 1x1e"),
         (SO2(), ("2x2e", "2e", "0e"), "`irreps_in2` must contain 1o, from which the direction of the edge is read, got 1x2e"),
@@ -196,7 +195,6 @@ def test_methods_with_all_paths_do_what_others_refuse(method: Method) -> None:
          "2x0e+2x1o"),
         (Bracket(), ("2x1o+2x2e", "2x0o+2x2o", 2), "none of its products of up to 2 factors of 2x1o+2x2e is 0o"),
         (MatrixProduct(), ("2x0e", "2x0e+2x1o", 2), "none of its products of up to 2 factors of 2x0e is 1o"),
-        (GauntFourier(), ("2x12e", "2x0e", 2), "degrees above 11 are not tabulated, and it has 12"),
         (SO2(), ("2x0e", "2x0e", 2), "a frame needs a direction, and features multiplied with themselves have none"),
     ],
 )  # fmt: skip

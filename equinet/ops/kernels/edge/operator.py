@@ -26,13 +26,13 @@ from equinet.ops.codegen.once import once
 from equinet.ops.codegen.operators import Operator, filled, register_family
 from equinet.ops.codegen.threads import require, run_in_parts
 from equinet.ops.passes import is_needed
+from equinet.ops.progress import LONG
 
 from . import gpu
 from .couplings import Couplings, couplings_of
 from .cpu import EdgeLoops, seconds_to_generate
 
 logger = logging.getLogger("equinet")
-LONG = 2.0  # seconds above which the wait is announced
 
 Tensors = tuple[Tensor, ...]
 
@@ -60,13 +60,12 @@ def code_for(
     function: str, product: str, dtype: torch.dtype, mirrored: bool, features: bool = True, harmonics: bool = True
 ) -> Any:
     """Machine code of one of the four functions."""
-    announce(product)
     loops = EdgeLoops(couplings_of(product), dtype, mirrored)
     if function in ("forward", "jvp"):
-        return compile_function(loops.forward(jvp=function == "jvp"))
-    return compile_function(
-        loops.backward(double_backward=function == "double_backward", features=features, harmonics=harmonics)
-    )
+        code = loops.forward(jvp=function == "jvp")
+    else:
+        code = loops.backward(double_backward=function == "double_backward", features=features, harmonics=harmonics)
+    return compile_function(code, partial(announce, product))
 
 
 def _check(inputs: Tensors, changes: Tensors, index: Tensor, pointers: Tensor | None, c: Couplings) -> None:

@@ -22,6 +22,8 @@ Source:
 from __future__ import annotations
 
 import hashlib
+import heapq
+import math
 from collections import defaultdict
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -31,7 +33,7 @@ import torch
 from torch import Tensor
 
 from equinet.ops.codegen.llvm import Function, Value, lanes_for
-from equinet.ops.coupling.polynomials import covariants, monomials
+from equinet.ops.coupling.polynomials import covariants_in
 from equinet.ops.spec import ManyBodySpec
 
 Monomial = tuple[int, ...]  # its variables, ascending
@@ -81,11 +83,12 @@ class Polynomials:
         self.monomials = torch.tensor(products, dtype=torch.int64).view(-1, 2)
         self.table, self.groups, order = _grouped(terms)
         self.terms = torch.tensor([terms[n] for n in order], dtype=torch.int64)
-        self.coefficients = torch.zeros(weights, len(terms), dtype=torch.float64)
         names = list(heads)
-        for column, n in enumerate(order):
-            for weight, number in found[names[n]]:
-                self.coefficients[weight, column] += number
+        parts = [(weight, column, number) for column, n in enumerate(order) for weight, number in found[names[n]]]
+        contributions = np.array(parts).reshape(-1, 3)
+        coefficients = np.zeros((weights, len(terms)))
+        np.add.at(coefficients, tuple(contributions[:, :2].astype(np.int64).T), contributions[:, 2])
+        self.coefficients = torch.from_numpy(coefficients)
 
     @classmethod
     def of_paths(cls, spec: ManyBodySpec) -> Polynomials:
@@ -95,13 +98,12 @@ class Polynomials:
         row, weights = 0, 0
         for _, ir in spec.irreps_out:
             for nu in range(1, spec.correlation + 1):
-                basis = covariants(spec.irreps_in, nu, spec.irreps_out.lmax).get(ir)
+                basis = covariants_in(spec.irreps_in, nu, ir)
                 if basis is None:
                     continue
-                factors = list(map(tuple, monomials(variables, nu).tolist()))
-                for p, component, m in np.argwhere(np.abs(basis.coefficients) > 1e-12).tolist():
-                    found[row + component, factors[m]].append((weights + p, basis.coefficients[p, component, m]))
-                weights += len(basis.contents)
+                for p, component, monomial, coefficient in basis.terms():
+                    found[row + component, monomial].append((weights + p, coefficient))
+                weights += len(basis.parts)
             row += ir.dim
         return cls(spec.channels, variables, outputs, weights, found)
 
@@ -134,17 +136,38 @@ def _heads(terms: list[tuple[int, Monomial]]) -> dict[tuple[int, Monomial], Mono
     """
     chosen: dict[tuple[int, Monomial], Monomial] = {}
     taken: set[Monomial] = set()
-    for k in sorted({k for k, _ in terms}):
-        left = {monomial for other, monomial in terms if other == k}
-        while left:
-            served: dict[Monomial, set[Monomial]] = defaultdict(set)
-            for monomial in left:
-                for n in range(len(monomial)):
-                    served[monomial[:n] + monomial[n + 1 :]].add(monomial)
-            best = max(served, key=lambda head: (len(served[head]), head in taken, [-v for v in head]))
-            chosen |= {(k, monomial): best for monomial in sorted(served[best])}
-            taken.add(best)
-            left -= served[best]
+    of_output: dict[int, set[Monomial]] = defaultdict(set)
+    for k, monomial in terms:
+        of_output[k].add(monomial)
+    for k, monomials in sorted(of_output.items()):
+        heads = _served(monomials, taken)
+        chosen |= {(k, monomial): head for head, served in heads.items() for monomial in sorted(served)}
+        taken |= set(heads)
+    return chosen
+
+
+def _served(left: set[Monomial], taken: set[Monomial]) -> dict[Monomial, set[Monomial]]:
+    """Heads of one output in the order in which they are chosen, each with the monomials it serves."""
+    served: dict[Monomial, set[Monomial]] = defaultdict(set)
+    for monomial in left:
+        for n in range(len(monomial)):
+            served[monomial[:n] + monomial[n + 1 :]].add(monomial)
+
+    def rank(head: Monomial) -> tuple[int, bool, tuple[float, ...], Monomial]:
+        # Of heads that are as good the first in order, a longer one before its beginning.
+        return -len(served[head]), head not in taken, (*head, math.inf), head
+
+    waiting = [rank(head) for head in served]
+    heapq.heapify(waiting)
+    chosen: dict[Monomial, set[Monomial]] = {}
+    while left:
+        before, *_, best = heapq.heappop(waiting)
+        served[best] &= left
+        if len(served[best]) == -before:
+            chosen[best] = served[best]
+            left = left - served[best]
+        elif served[best]:  # others took some of them: it waits for its turn again
+            heapq.heappush(waiting, rank(best))
     return chosen
 
 

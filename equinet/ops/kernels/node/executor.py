@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Callable
+from typing import Any
+
 from jaxtyping import Float
 from torch import Tensor
 
-from equinet.ops.kernels.choice import KernelChoice
+from equinet.ops.coupling.polynomials import Covariants
+from equinet.ops.devices import made_on_cpu
+from equinet.ops.kernels.choice import KernelChoice, place_of
 from equinet.ops.spec import ManyBodySpec
 from equinet.ops.species import SpeciesGroups
 
@@ -39,15 +43,28 @@ class GeneratedManyBody(PolynomialTables):
 
     def __init__(self, spec: ManyBodySpec, backend: str = "auto") -> None:
         super().__init__(spec)
-        self.torch_form = HornerManyBody(spec)
         self._product = name_of(spec)
         self.register_constant("coefficients", self.polynomials.coefficients.T.contiguous())
         on_cuda = why_not_on_cuda(len(self.polynomials.terms))
         self.kernels = KernelChoice(backend, cuda=on_cuda, product=f"the many-body product {spec}")
+        self._torch_form: HornerManyBody | None = None
         self._kept_terms = Kept()
 
-    def _add(self, k: int, nu: int, coefficients: np.ndarray) -> None:
+    def _add(self, k: int, nu: int, basis: Covariants) -> None:
         """The polynomials hold all coefficients in one table."""
+
+    @property
+    def torch_form(self) -> HornerManyBody:
+        """The form that computes where no kernel does, made when it is first asked for: its tables are many times larger than the code."""
+        if self._torch_form is None:
+            self._torch_form = made_on_cpu(HornerManyBody)(self.spec).to(self.coefficients)
+        return self._torch_form
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        super()._apply(fn, recurse)
+        if self.kernels.missing_on(*place_of(self)) is not None:
+            _ = self.torch_form  # now, as a call may be traced
+        return self
 
     @property
     def polynomials(self) -> Polynomials:

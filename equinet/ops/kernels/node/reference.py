@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from equinet.ops.constants import FRESH_DTYPE, ConstantModule
-from equinet.ops.coupling.polynomials import covariants, monomials
+from equinet.ops.coupling.polynomials import Covariants, covariants_in, monomials
 from equinet.ops.kernels.choice import REFERENCE, TORCH, KernelChoice, WithKernels
 from equinet.ops.spec import ManyBodySpec
 from equinet.ops.species import SpeciesGroups
@@ -34,17 +34,17 @@ class PolynomialTables(WithKernels, ConstantModule, ABC):
         self.contents: list[tuple[int, ...]] = []
         for k, (_, ir) in enumerate(spec.irreps_out):
             for nu in range(1, spec.correlation + 1):
-                basis = covariants(spec.irreps_in, nu, spec.irreps_out.lmax).get(ir)
+                basis = covariants_in(spec.irreps_in, nu, ir)
                 if basis is not None:
-                    self.paths[k, nu] = len(basis.contents)
+                    self.paths[k, nu] = len(basis.parts)
                     self.contents += basis.contents
-                    self._add(k, nu, basis.coefficients)
+                    self._add(k, nu, basis)
             if all((k, nu) not in self.paths for nu in range(1, spec.correlation + 1)):
                 raise ValueError(f"no product of up to {spec.correlation} factors of {spec.irreps_in} reaches {ir}")
 
     @abstractmethod
-    def _add(self, k: int, nu: int, coefficients: np.ndarray) -> None:
-        """Keep the coefficients ``(polynomials, 2l + 1, monomials)`` of output ``k`` and degree ``nu``."""
+    def _add(self, k: int, nu: int, basis: Covariants) -> None:
+        """Keep the polynomials of output ``k`` and degree ``nu``."""
 
     @property
     def weight_numel(self) -> int:
@@ -65,8 +65,8 @@ class ReferenceManyBody(PolynomialTables):
 
     kernels = REFERENCE
 
-    def _add(self, k: int, nu: int, coefficients: np.ndarray) -> None:
-        self.register_constant(f"coefficients_{k}_{nu}", torch.from_numpy(coefficients))
+    def _add(self, k: int, nu: int, basis: Covariants) -> None:
+        self.register_constant(f"coefficients_{k}_{nu}", torch.from_numpy(basis.coefficients))
         self.register_constant(
             f"monomials_{nu}", torch.from_numpy(monomials(self.spec.irreps_in.dim // self.spec.channels, nu))
         )
@@ -151,7 +151,8 @@ class HornerManyBody(PolynomialTables):
         first = [index_of[tuple(row)] for row in rows[:, :-1].tolist()]
         return torch.tensor(first), torch.from_numpy(rows[:, -1].copy())
 
-    def _add(self, k: int, nu: int, coefficients: np.ndarray) -> None:
+    def _add(self, k: int, nu: int, basis: Covariants) -> None:
+        coefficients = basis.coefficients
         polynomials, components, _ = coefficients.shape
         table = torch.zeros(polynomials, self._offsets[-1], components, self.variables, dtype=torch.float64)
         first, last = self._factors(nu)
