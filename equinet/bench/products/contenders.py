@@ -21,7 +21,8 @@ from equinet.ops.layout import one_of_each
 from equinet.ops.methods.clebsch_gordan import ClebschGordan
 from equinet.ops.methods.factorised import FactorisedMethod
 from equinet.ops.methods.gaunt import GauntGrid
-from equinet.ops.methods.reference import executor_of, offered_backends, reference_executor
+from equinet.ops.methods.reference import offered_backends, reference_executor
+from equinet.ops.methods.roles import executor_of
 from equinet.ops.methods.so2 import SO2
 from equinet.ops.protocols import Method
 from equinet.ops.spec import ManyBodySpec, TensorProductSpec

@@ -16,8 +16,11 @@ from equinet.ops.kernels.edge.executor import GeneratedConvolution, why_not_gene
 from equinet.ops.kernels.edge.reference import EdgeMatrixConvolution, ReferenceConvolution
 from equinet.ops.kernels.node.executor import GeneratedManyBody
 from equinet.ops.kernels.node.reference import HornerManyBody, ReferenceManyBody
-from equinet.ops.protocols import Convolution, ManyBody
+from equinet.ops.kernels.pair.reference import BatchedPair, ReferencePair
+from equinet.ops.protocols import Convolution, ManyBody, Pair
 from equinet.ops.spec import ManyBodySpec, TensorProductSpec
+
+from .arguments import require_role
 
 # What a backend cannot do without; each says why it is not there.
 _NEEDS: dict[str, Any] = {
@@ -71,6 +74,7 @@ class ClebschGordan:
 
     @made_on_cpu
     def convolution(self, spec: TensorProductSpec) -> Convolution:
+        require_role(spec, pair=False)
         if self.backend == "reference":
             return ReferenceConvolution(spec)
         if self.backend == "cuequivariance":
@@ -82,6 +86,13 @@ class ClebschGordan:
         if self.backend == "auto" and (reason := why_not_generated(spec)):
             return EdgeMatrixConvolution(spec, KernelChoice("auto", cpu=reason, cuda=reason))
         return GeneratedConvolution(spec, self.backend)
+
+    @made_on_cpu
+    def pair(self, spec: TensorProductSpec) -> Pair:
+        require_role(spec, pair=True)
+        if self.backend == "reference":
+            return ReferencePair(spec)
+        return BatchedPair(spec)
 
     @made_on_cpu
     def many_body(self, spec: ManyBodySpec) -> ManyBody:
