@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +13,12 @@ from torch import Tensor
 
 from equinet.ops import (
     SO2,
+    Bracket,
     ClebschGordan,
+    CPDecomposed,
+    GauntFourier,
+    GauntGrid,
+    MatrixProduct,
     Method,
     TensorProductSpec,
     from_mul_ir,
@@ -19,12 +26,25 @@ from equinet.ops import (
     tensor_product,
     to_mul_ir,
 )
+from equinet.ops.methods.cp import factors_to_be_loaded
 from equinet.testing import TensorProductContract
 
 METHODS: dict[str, Method] = {
     "cg": ClebschGordan(),
     "cg, torch": ClebschGordan("torch"),
-    "cg, reference": ClebschGordan("reference"),
+    "grid": GauntGrid(),
+    "grid, torch": GauntGrid(backend="torch"),
+    "grid, degrees, two copies": GauntGrid(copies=2, weights="degrees"),
+    "grid, degrees, two copies, torch": GauntGrid(copies=2, weights="degrees", backend="torch"),
+    "grid, shared weights": GauntGrid(weights="shared"),
+    "grid and bracket": GauntGrid(bracket=True),
+    "grid and bracket, degrees, torch": GauntGrid(bracket=True, weights="degrees", copies=2, backend="torch"),
+    "separable grid": GauntGrid(transform="separable", weights="degrees", backend="torch"),
+    "fourier": GauntFourier(backend="torch"),
+    "bracket": Bracket(),
+    "bracket, torch": Bracket(weights="degrees", backend="torch"),
+    "matrix": MatrixProduct(weights="degrees"),
+    "matrix, torch": MatrixProduct(weights="shared", backend="torch"),
 }
 # First input, second input, outputs.
 PAIRS = {
@@ -45,10 +65,105 @@ def pair_of(name: str) -> TensorProductSpec:
     return TensorProductSpec(*PAIRS[name])
 
 
-@pytest.mark.parametrize("name", PAIRS)
-@pytest.mark.parametrize("method", METHODS)
-def test_a_pair_product_keeps_the_contract(method: str, name: str) -> None:
-    TensorProductContract(METHODS[method], pair_of(name)).check()
+# For products whose code is that of exact couplings, of another tensor.
+SOME = ("one channel", "vectors", "unsorted and twice", "true and pseudo", "cross product")
+
+
+def by_tensor(method: Any) -> bool:
+    return not isinstance(method, ClebschGordan) and method.backend == "auto"
+
+
+def why_not(method: Method, spec: TensorProductSpec) -> str | None:
+    """The words of the refusal that the mathematics demands."""
+    degrees = [spec.irreps_in1[p.i1].ir.l + spec.irreps_in2[p.i2].ir.l + p.out.l for p in spec.paths]
+    odd, even = any(n % 2 for n in degrees), any(n % 2 == 0 for n in degrees)
+    if isinstance(method, (GauntGrid, GauntFourier)) and odd and not getattr(method, "bracket", False):
+        return "has odd l1 + l2 + l3, and pointwise products on the sphere have even paths only"
+    if isinstance(method, Bracket) and even:
+        return "has even l1 + l2 + l3, and the surface bracket has odd paths only"
+    return None
+
+
+@pytest.mark.parametrize(
+    ("method", "name"),
+    [(m, n) for m, method in METHODS.items() for n in (SOME if by_tensor(method) else PAIRS)],
+)
+def test_a_pair_product_keeps_the_contract_or_is_refused(method: str, name: str) -> None:
+    spec = pair_of(name)
+    words = why_not(METHODS[method], spec)
+    if words is None:
+        TensorProductContract(METHODS[method], spec).check()
+    else:
+        with pytest.raises(ValueError, match=re.escape(words)):
+            tensor_product(spec, METHODS[method])
+
+
+@pytest.mark.parametrize("arguments", [{}, {"weights": "degrees", "copies": 2}, {"backend": "torch"}])
+@pytest.mark.parametrize(("name", "rank"), [("vectors", 14), ("cross product", 5)])
+def test_a_decomposition_of_exact_rank_keeps_the_contract(name: str, rank: int, arguments: dict[str, Any]) -> None:
+    method = CPDecomposed(rank=rank, **arguments)
+    TensorProductContract(method, pair_of(name), error=1e-9, float32_factor=3.0).check()
+
+
+def test_saved_factors_need_not_be_found_again() -> None:
+    product = TensorProductContract(CPDecomposed(rank=5), pair_of("cross product"))
+    plain, _ = product._inputs(0)
+    with factors_to_be_loaded():
+        empty = product._build(product.method)
+    assert empty(*plain).isnan().any()
+    empty.load_state_dict(product.executor.state_dict())
+    assert torch.equal(empty(*plain), product.executor(*plain))
+
+
+@pytest.mark.parametrize(
+    ("method", "name"),
+    [
+        (GauntGrid(weights="degrees", copies=2), "vectors"),
+        (GauntGrid(bracket=True), "everything"),
+        (MatrixProduct(), "everything"),
+        (CPDecomposed(rank=9), "vectors"),  # errs, and both forms alike
+    ],
+)
+def test_code_by_the_tensor_and_the_way_through_the_algebra_are_one_function(method: Any, name: str) -> None:
+    spec = pair_of(name)
+    executors = [replace(method, backend=backend).pair(spec).double() for backend in ("generated", "torch")]
+    torch.manual_seed(0)
+    x, y = (torch.randn(9, i.dim // spec.channels, spec.channels).double() for i in (spec.irreps_in1, spec.irreps_in2))
+    weight = torch.randn(9, executors[0].weight_numel, spec.channels).double()
+    torch.testing.assert_close(executors[0](x, y, weight), executors[1](x, y, weight), rtol=1e-11, atol=1e-11)
+
+
+def test_copies_that_are_no_more_than_one_are_refused() -> None:
+    spec, words = (
+        pair_of("vectors"),
+        '2 of them with weights "filter" are no more than one; take `copies=1`, or `weights="degrees"`',
+    )
+    assert words in GauntGrid(copies=2).supports(spec)
+    with pytest.raises(ValueError, match="a pair product is summed over its copies"):
+        GauntGrid(copies=2).pair(spec)
+
+
+def test_what_reaches_no_output_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"cannot do 8x1o ⊗ 8x1o.*has odd l1"):
+        GauntGrid().pair(pair_of("cross product"))
+
+
+def test_the_product_of_two_vectors_on_the_sphere_is_that_of_two_functions() -> None:
+    """Values at points: F(r) = x . r and G(r) = y . r, and of their product the parts of degree 0 and 2."""
+    spec = TensorProductSpec("2x1o", "2x1o", "0e+2e")
+    product: Any = tensor_product(spec, GauntGrid(weights="shared")).double()
+    torch.manual_seed(0)
+    x, y, points = torch.randn(4, 3, 2).double(), torch.randn(4, 3, 2).double(), torch.randn(50, 3).double()
+    points = points / points.norm(dim=1, keepdim=True)
+    values = torch.einsum("gi,nic->gnc", points, x) * torch.einsum("gi,nic->gnc", points, y)
+    found = product(x, y, torch.ones(1, 2).double())
+    of_0, of_2 = found[:, :1], found[:, 1:]
+    degree_2 = torch.einsum("gk,nkc->gnc", o3.spherical_harmonics(2, points, True), of_2)
+    total = torch.stack([of_0[:, 0].expand(50, -1, -1), degree_2]).flatten(1)
+    # One number for each degree, the same for all rows, channels and points, makes them the function.
+    factors = torch.linalg.lstsq(total.T, values.flatten().unsqueeze(1)).solution
+    torch.testing.assert_close(total.T @ factors, values.flatten().unsqueeze(1), rtol=1e-10, atol=1e-10)
+    assert (factors > 0).all()
 
 
 def by_e3nn(spec: TensorProductSpec, x: Tensor, y: Tensor, weight: Tensor) -> Tensor:

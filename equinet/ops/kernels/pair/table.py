@@ -11,11 +11,13 @@ a cotangent in the place of one of the arrays.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
-from typing import NamedTuple
+from itertools import product
+from typing import NamedTuple, TypeVar
 
 import torch
+from e3nn import o3
 from jaxtyping import Float
 from torch import Tensor
 
@@ -26,6 +28,7 @@ from equinet.ops.spec import TensorProductSpec
 from .reference import coupling_of
 
 ROLES = "xywz"
+Part = TypeVar("Part")
 
 
 class Entry(NamedTuple):
@@ -73,29 +76,29 @@ class Table:
     def of_tensor(
         cls,
         spec: TensorProductSpec,
-        tensor: Float[Tensor, "dim1 dim2 dim_out"],
-        weights: int,
-        weight_of: Callable[[int, int, int], int],
-    ) -> Table:
-        """The entries of a tensor between one copy of each irrep.
+        tensor: Float[Tensor, "dim1 dim2 rows"],
+        part_of: Callable[[tuple[int, int, int]], Part],
+    ) -> tuple[Table, list[Part]]:
+        """The entries of a tensor between one copy of each irrep, and the parts of it that have a weight each, in the order of these.
 
         Args:
             spec: Irreps.
-            tensor: In float64.
-            weights: Number of weights.
-            weight_of: The weight that multiplies the couplings of three irreps, by their places in both inputs and the result.
+            tensor: In float64; its last axis are the rows of the result.
+            part_of: Part to which the couplings of three irreps belong, by their places in both inputs and the result.
         """
-        blocks = []
-        parts = [one_of_each(irreps).slices() for irreps in (spec.irreps_in1, spec.irreps_in2)]
-        starts = [spec.row_of(next(n for n, p in enumerate(spec.paths) if p.out == out))[0] for out in spec.copies]
-        outs = [slice(start, start + out.dim) for start, out in zip(starts, spec.copies)]
-        for i1, first in enumerate(parts[0]):
-            for i2, second in enumerate(parts[1]):
-                for i3, third in enumerate(outs):
-                    entries = _entries(tensor[first, second, third], (first.start, second.start, third.start))
-                    if entries:
-                        blocks.append(Block(weight_of(i1, i2, i3), entries))
-        return cls(spec.channels, _sizes(spec, weights), blocks)
+        axes = [one_of_each(irreps) for irreps in (spec.irreps_in1, spec.irreps_in2)]
+        axes.append(o3.Irreps([(1, out) for out in spec.copies]))
+        blocks: list[Block] = []
+        parts: list[Part] = []
+        for places in product(*(range(len(irreps)) for irreps in axes)):
+            slices = [irreps.slices()[n] for irreps, n in zip(axes, places)]
+            entries = _entries(tensor[tuple(slices)], [each.start for each in slices])
+            if entries:
+                part = part_of(places)  # type: ignore[arg-type]  # three, as there are three axes
+                if part not in parts:
+                    parts.append(part)
+                blocks.append(Block(parts.index(part), entries))
+        return cls(spec.channels, _sizes(spec, len(parts)), blocks), parts
 
     @property
     def name(self) -> str:
@@ -108,7 +111,7 @@ def _sizes(spec: TensorProductSpec, weights: int) -> dict[str, int]:
     return dict(zip(ROLES, (*dims, weights, spec.rows)))
 
 
-def _entries(tensor: Float[Tensor, "dim1 dim2 dim_out"], starts: tuple[int, int, int]) -> list[Entry]:
+def _entries(tensor: Float[Tensor, "dim1 dim2 dim_out"], starts: Sequence[int]) -> list[Entry]:
     found = torch.nonzero(~(tensor.abs() <= 1e-12)).tolist()  # what is no number yet may become one
     first, second, third = starts
     return [Entry(first + i, second + j, third + k, float(tensor[i, j, k])) for i, j, k in found]
@@ -131,11 +134,11 @@ def remember(table: Table) -> str:
 
 @cache
 @made_on_cpu
-def table_of(product: str) -> Table:
+def table_of(name: str) -> Table:
     """Table by the name that the operator takes."""
-    if product in _remembered:
-        return _remembered[product]
-    irreps1, irreps2, outputs = product.split(" x ")
+    if name in _remembered:
+        return _remembered[name]
+    irreps1, irreps2, outputs = name.split(" x ")
     return Table.of_paths(TensorProductSpec(irreps1, irreps2, outputs, pair=True))
 
 
