@@ -22,7 +22,6 @@ from equinet.ops.factorised.pair import FactorisedPair, JoinedPair
 from equinet.ops.factorised.powers import JoinedManyBody, PowerManyBody
 from equinet.ops.kernels.choice import KernelChoice, unavailable
 from equinet.ops.kernels.edge.reference import ReferenceConvolution
-from equinet.ops.kernels.pair.executor import NOT_ON_CUDA
 from equinet.ops.kernels.pair.reference import ReferencePair
 from equinet.ops.layout import one_of_each
 from equinet.ops.protocols import Convolution, ManyBody, Pair
@@ -213,7 +212,7 @@ class FactorisedMethod(ABC):
             outputs,
             weights=self.weights,
             copies=self.copies,
-            kernels=KernelChoice(self.backend, cpu=reason, cuda=NOT_ON_CUDA, product=f"the pair product {spec}"),
+            kernels=KernelChoice(self.backend, cpu=reason, cuda=reason, product=f"the pair product {spec}"),
             generate=self.backend == "generated" or (self.backend == "auto" and reason is None),
         )
 

@@ -14,8 +14,6 @@ from .operator import value
 from .reference import BatchedPair, ExactPair
 from .table import Table, name_of, table_of
 
-NOT_ON_CUDA = "pair products have no Triton kernels"
-
 
 def why_not_generated(table: Table) -> str | None:
     """Reason why ``backend="auto"`` makes no code for a table here; None if it does."""
@@ -37,7 +35,7 @@ class GeneratedPair(ExactPair):
     def __init__(self, spec: TensorProductSpec, backend: str = "auto") -> None:
         super().__init__(spec)
         self.torch_form = BatchedPair(spec)
-        self.kernels = KernelChoice(backend, cuda=NOT_ON_CUDA, product=f"the pair product {spec}")
+        self.kernels = KernelChoice(backend, product=f"the pair product {spec}")
         self._product = name_of(spec)
 
     @property

@@ -15,11 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from equinet.ops.codegen import tiles
 from equinet.ops.codegen.llvm import compile_function
 from equinet.ops.codegen.once import once
 from equinet.ops.codegen.operators import Operator, is_needed, register_family, tensors
 from equinet.ops.codegen.threads import require, run_in_parts
 
+from . import gpu
 from .cpu import CHUNK, PairLoops, seconds_to_generate
 from .table import ROLES, operands, table_of
 
@@ -73,15 +75,23 @@ def _contract(x: Tensor, y: Tensor, w: Tensor, z: Tensor, product: str, mask: in
     )
     arrays = [each.contiguous() for each in given.values()]
     results = list(_like(x, y, w, z, product, mask))
+    places = [ROLES.index(role) for role in wanted]
+    on_gpu = tiles.runs_on(x)
+    if on_gpu:  # kernels do not write rows without couplings
+        for n, role in zip(places, wanted):
+            if len(table.rows_with_couplings(role)) < table.sizes[role]:
+                results[n].zero_()
     if summed := shared and "w" in wanted:
-        results[2] = x.new_empty(-(-rows // CHUNK), *shapes["w"])
-    code = code_for(product, x.dtype, shared, wanted)
-    arrays = [torch.tensor([rows], device="cpu"), *arrays, *(results[ROLES.index(role)] for role in wanted)]
-    if summed:
-        run_in_parts(code, len(results[2]), arrays, smallest=1)
-        results[2] = results[2].sum(0)
+        sums = gpu.sums_of(product, rows) if on_gpu else -(-rows // CHUNK)
+        results[2] = x.new_zeros(sums, *shapes["w"]) if on_gpu else x.new_empty(sums, *shapes["w"])
+    if on_gpu:
+        gpu.run(product, shared, wanted, arrays, [results[n] for n in places], rows)
     else:
-        run_in_parts(code, rows, arrays)
+        code = code_for(product, x.dtype, shared, wanted)
+        arrays = [torch.tensor([rows], device="cpu"), *arrays, *(results[n] for n in places)]
+        run_in_parts(code, sums if summed else rows, arrays, smallest=1 if summed else 32)
+    if summed:
+        results[2] = results[2].sum(0)
     return tuple(results)
 
 

@@ -100,6 +100,12 @@ class Table:
                 blocks.append(Block(parts.index(part), entries))
         return cls(spec.channels, _sizes(spec, len(parts)), blocks), parts
 
+    def rows_with_couplings(self, role: str) -> set[int]:
+        """Rows of an array that some coupling is with."""
+        if role == "w":
+            return {block.weight for block in self.blocks}
+        return {getattr(entry, role) for block in self.blocks for entry in block.entries}
+
     @property
     def name(self) -> str:
         """Name of this table, as operators take it."""
