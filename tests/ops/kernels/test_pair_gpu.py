@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from assembling import assemble, emulated, tiles_as_on_a_gpu
 from torch import Tensor, library
 
-from equinet.ops import GauntGrid, TensorProductSpec
+from equinet.ops import GauntGrid, TensorProductSpec, natural_irreps
 from equinet.ops.codegen import tiles
 from equinet.ops.kernels.pair import gpu as pair_gpu
 from equinet.ops.kernels.pair.executor import GeneratedPair
@@ -128,3 +129,31 @@ def test_the_kernels_are_what_runs(gpu, monkeypatch) -> None:
     leaves = [leaf.to(gpu) for leaf in random_inputs(SCALARS, 5, True)]
     derivatives(GeneratedPair(SCALARS).double().to(gpu), leaves, 1)
     assert calls == ["pair_contract", "pair_contract"]
+
+
+@pytest.mark.parametrize("capability", [80, 90])
+def test_compiled_kernels_do_not_spill_and_no_tile_is_shuffled(capability: int) -> None:
+    pytest.importorskip("triton", reason="kernels for GPUs are written in Triton: pip install triton")
+    cases = [(2, torch.float32, "z", True, 1), (2, torch.float32, "xyw", False, 1), (2, torch.float64, "xyw", True, 2)]
+    for degree, dtype, wanted, shared, count in cases:
+        irreps = natural_irreps(degree, 128)
+        name = name_of(TensorProductSpec(irreps, irreps, natural_irreps(degree)))
+        with tiles_as_on_a_gpu():
+            kernels, _ = pair_gpu.kernels_for(name, dtype, shared, wanted)
+        assert len(kernels) == count
+        for made in (assemble(kernel, capability) for kernel in kernels):
+            assert made.registers <= (128 if dtype == torch.float32 else 255)
+            assert made.spilled == made.looped == 0
+
+
+@SHARED
+def test_compiled_kernels_do_what_the_formula_says(shared: bool) -> None:
+    """Run by an emulator of the GPU's instructions, which reports races and reads of what was never written."""
+    pytest.importorskip("triton", reason="kernels for GPUs are written in Triton: pip install triton")
+    spec = TensorProductSpec("3x0e+3x1o", "3x1o", "0e+1o")
+    leaves = random_inputs(spec, 18, shared)
+    expected = derivatives(BatchedPair(spec).double(), leaves, 1)
+    with emulated(90) as ran:
+        found = derivatives(GeneratedPair(spec).double(), leaves, 1)
+    assert ran == ["pair_contract", "pair_contract"]
+    require_close(found, expected)

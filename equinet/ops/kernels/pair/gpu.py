@@ -16,9 +16,9 @@ from equinet.ops.codegen.tiles import Kernel, Memory, Tile, Writer, blocks, para
 
 from .table import ROLES, Block, Table, operands, steps, table_of
 
-# What a kernel may have before it spills: rows of arrays in registers, half of these in float64. And entries, for which compilation takes
-# time.
-MOST_ROWS, MOST_ENTRIES = 120, 150
+# What a kernel may have before it spills: rows of arrays, half as many in float64 (seen in what compilers make of it for an A100 and an
+# H100; not measured). And entries, which take time to compile.
+MOST_ROWS, MOST_ENTRIES = 120, 400
 # Rows of a program that sums gradients of common weights.
 CHUNK = 16
 
