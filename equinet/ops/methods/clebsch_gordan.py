@@ -95,6 +95,8 @@ class ClebschGordan:
         require_role(spec, pair=True)
         if self.backend == "reference":
             return ReferencePair(spec)
+        if self.backend == "cuequivariance":
+            return cuequivariance.CuEquivariancePair(spec)
         if self.backend == "torch":
             return BatchedPair(spec)
         if self.backend != "generated" and (reason := why_no_pair_generated(table_of(name_of(spec)))):
