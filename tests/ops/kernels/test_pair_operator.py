@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -10,11 +11,13 @@ import torch
 from torch import Tensor, library
 
 from equinet.ops import ClebschGordan, TensorProductSpec, natural_irreps
+from equinet.ops.analysis.cost import cost
 from equinet.ops.kernels.pair import operator as pair_operator
+from equinet.ops.kernels.pair.cpu import PairLoops
 from equinet.ops.kernels.pair.executor import GeneratedPair
 from equinet.ops.kernels.pair.operator import contract, mask_of, value
 from equinet.ops.kernels.pair.reference import BatchedPair, ReferencePair
-from equinet.ops.kernels.pair.table import ROLES, name_of
+from equinet.ops.kernels.pair.table import ROLES, name_of, table_of
 
 SPECS = [
     TensorProductSpec("16x0e+16x1o", "16x0e+16x1o+16x2e", "0e+1o+2e+3o"),
@@ -157,6 +160,13 @@ def test_rows_without_couplings_have_gradients_of_zero() -> None:
     gradients = torch.autograd.grad(GeneratedPair(spec).double()(*inputs).square().sum(), inputs)
     assert not gradients[0][:, 3:].any()
     assert gradients[0][:, :3].any()
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=str)
+def test_the_code_has_as_many_operations_as_are_counted(spec: TensorProductSpec) -> None:
+    assembly = PairLoops(table_of(name_of(spec)), torch.float64, shared=True).contract("z").finish()
+    per_vector = len(re.findall(r"= f(?:add|mul) contract <", assembly))
+    assert sum(cost(GeneratedPair(spec)).edge) == per_vector * spec.channels
 
 
 def test_what_does_not_fit_is_refused() -> None:

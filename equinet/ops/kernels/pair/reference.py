@@ -94,12 +94,12 @@ class BatchedPair(ExactPair):
         super().__init__(spec)
         self.kernels = kernels
         by_inputs = sorted(range(len(spec.paths)), key=lambda n: (*spec.paths[n][:2], n))
-        self._groups: list[tuple[int, int, list[int]]] = []  # both inputs, and the paths between them
+        self.groups: list[tuple[int, int, list[int]]] = []  # both inputs, and the paths between them
         for (i1, i2), found in groupby(by_inputs, key=lambda n: spec.paths[n][:2]):
             paths = list(found)
             tables = [coupling_of(spec, spec.paths[n]).permute(2, 0, 1).flatten(1) for n in paths]
-            self.register_constant(f"table_{len(self._groups)}", torch.cat(tables))  # (components, dim1 * dim2)
-            self._groups.append((i1, i2, paths))
+            self.register_constant(f"table_{len(self.groups)}", torch.cat(tables))  # (components, dim1 * dim2)
+            self.groups.append((i1, i2, paths))
 
     def forward(
         self,
@@ -111,7 +111,7 @@ class BatchedPair(ExactPair):
         parts1 = x.split([ir.dim for _, ir in spec.irreps_in1], dim=1)
         parts2 = y.split([ir.dim for _, ir in spec.irreps_in2], dim=1)
         sums: dict[object, Tensor] = {}
-        for g, (i1, i2, paths) in enumerate(self._groups):
+        for g, (i1, i2, paths) in enumerate(self.groups):
             products = (parts1[i1].unsqueeze(2) * parts2[i2].unsqueeze(1)).flatten(1, 2)
             coupled = getattr(self, f"table_{g}") @ products
             outs = [spec.paths[n].out for n in paths]
