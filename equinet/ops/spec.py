@@ -53,8 +53,8 @@ class TensorProductSpec:
 
     .. math:: z_{k c} = \sum_p w_{p c} \sqrt{2 l_3 + 1} \sum_{ij} C^p_{ijk} \, x_{i c} \, y_{j c}
 
-    This is e3nn's ``uuu``. Its ``uvw`` is that between linear maps of the channels of each irrep (``equinet.nn.EquivariantLinear``),
-    ``uvuv`` that of all pairs of channels, ``x.repeat_interleave(C, 2)`` with ``y.repeat(1, 1, C)``. The rows are one copy of each output
+    This is e3nn's ``uuu``. Between linear maps of the channels of each irrep it is a ``uvw`` whose weights have the rank C, and of all
+    pairs of channels, ``x.repeat_interleave(C2, 2)`` and ``y.repeat(1, 1, C1)``, it is ``uvuv``. The rows are one copy of each output
     irrep, in order.
 
     Args:

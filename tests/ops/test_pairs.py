@@ -198,6 +198,19 @@ def test_it_is_uuu_of_e3nn_with_the_same_weights(name: str, shared: bool) -> Non
     torch.testing.assert_close(product.double()(x, y, weight), by_e3nn(spec, x, y, weight), rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.usefixtures("double_default")
+def test_of_all_pairs_of_channels_it_is_uvuv() -> None:
+    torch.manual_seed(0)
+    x, y = torch.randn(5, 4, 2), torch.randn(5, 3, 3)
+    spec = TensorProductSpec("6x0e+6x1o", "6x1o", "0e")
+    product: Any = tensor_product(spec)
+    weight = torch.randn(product.weight_numel, 6)
+    found = product.double()(x.repeat_interleave(3, 2), y.repeat(1, 1, 2), weight)
+    theirs = o3.TensorProduct("2x1o", "3x1o", "6x0e", [(0, 0, 0, "uvuv", True)], path_normalization="none")
+    expected = theirs(to_mul_ir(x[:, 1:], "2x1o"), to_mul_ir(y, "3x1o"), weight.flatten())
+    torch.testing.assert_close(found[:, 0], expected, rtol=1e-12, atol=1e-12)
+
+
 class WithoutPairs:
     """A product of other people, made before there was a third role."""
 
