@@ -92,6 +92,7 @@ class ClebschGordan:
 
     @made_on_cpu
     def pair(self, spec: TensorProductSpec) -> Pair:
+        """The executor for a pair product, with a weight for each path."""
         require_role(spec, pair=True)
         if self.backend == "reference":
             return ReferencePair(spec)

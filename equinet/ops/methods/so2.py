@@ -304,6 +304,11 @@ class SO2:
         return ReferenceConvolution(spec, like=executor) if self.backend == "reference" else executor
 
     def pair(self, spec: TensorProductSpec) -> Pair:
+        """Refuse a pair product, whose second input has no one direction.
+
+        Raises:
+            ValueError: Always; says why.
+        """
         raise ValueError(str(self.supports(spec)))
 
     def many_body(self, spec: ManyBodySpec) -> ManyBody:
