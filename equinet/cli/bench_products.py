@@ -20,7 +20,12 @@ Irreps1 = Annotated[
     str | None, typer.Argument(metavar="IRREPS1", help="Features with channels, e.g. 64x0e+64x1o.", show_default=False)
 ]
 Irreps2 = Annotated[
-    str | None, typer.Argument(metavar="IRREPS2", help="Second input, e.g. 0e+1o+2e+3o.", show_default=False)
+    str | None,
+    typer.Argument(
+        metavar="IRREPS2",
+        help="Second input, e.g. 0e+1o+2e+3o, or with as many channels as IRREPS1.",
+        show_default=False,
+    ),
 ]
 IrrepsOut = Annotated[str | None, typer.Argument(metavar="IRREPS_OUT", help="Outputs, e.g. 0e+1o.", show_default=False)]
 Methods = Annotated[
@@ -61,7 +66,8 @@ def tp(
     irreps2: Irreps2 = None,
     irreps_out: IrrepsOut = None,
     mode: Annotated[
-        Literal["siso", "simo", "mimo"], typer.Option(help="Which of the papers' microbenchmarks, without irreps.")
+        Literal["siso", "simo", "mimo", "uuu"],
+        typer.Option(help="Which of the papers' microbenchmarks, without irreps."),
     ] = "mimo",
     degrees: Annotated[str, typer.Option(help="Degrees L of it: 3, 1-8 or 1,2,4.")] = "1-3",
     channels: Annotated[int, typer.Option(help="Channels of it; the papers have 1.", min=1)] = 32,
@@ -88,7 +94,11 @@ def tp(
 
         equinet bench tp 64x0e+64x1o 0e+1o+2e --only cg --only e3nn --budget 10
 
-    siso: L x L -> L. simo: L x L -> 0, 2, ..., 2L. mimo: 0..L x 0..L -> 0..L. A method that is marked ≠ is another function:
+    Both inputs with channels, channel by channel and summed over paths, as e3nn's uuu:
+
+        equinet bench tp --mode uuu --degrees 1-4 --channels 64 --pairs 1000 --method cg --method gaunt_grid
+
+    siso: L x L -> L. simo: L x L -> 0, 2, ..., 2L. mimo and uuu: 0..L x 0..L -> 0..L. A method that is marked ≠ is another function:
     fewer couplings, or fewer weights; the columns tell. Who cannot take part is listed with the reason.
     """
     from equinet.bench.products.problems import Problem, degrees_from_text, pair_problem

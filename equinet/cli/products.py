@@ -22,7 +22,10 @@ def explain(
     ],
     irreps2: Annotated[
         str | None,
-        typer.Argument(metavar="IRREPS2", help="Second input, one for all channels, e.g. 0e+1o+2e."),
+        typer.Argument(
+            metavar="IRREPS2",
+            help="Second input, one for all channels, e.g. 0e+1o+2e, or with as many channels as the first.",
+        ),
     ] = None,
     irreps_out: Annotated[
         str | None,

@@ -20,7 +20,7 @@ def spec_from_text(
 
     Args:
         irreps1: Features, e.g. ``"32x0e+32x1o"``.
-        irreps2: Second input, one copy of each irrep. With ``correlation``, where there is none, the outputs.
+        irreps2: Second input, one copy of each irrep, or as many channels as ``irreps1`` has. With ``correlation``, where there is none, the outputs.
         irreps_out: Outputs; channels may be left off. By default every irrep that can be reached, up to the highest degree
             of the inputs; with ``correlation`` the irreps of the features.
         correlation: Highest number of factors.
@@ -49,10 +49,12 @@ def spec_from_text(
             "with itself"
         )
     filters = _irreps("IRREPS2", irreps2)
-    if any(mul != 1 for mul, _ in filters):
+    channels, many = channels_of(features), {mul for mul, _ in filters}
+    if many not in ({1}, {channels}):
+        written = "+".join(str(ir) for _, ir in filters)
         raise ValueError(
-            f"IRREPS2 is one input for all channels of the first: write {'+'.join(str(ir) for _, ir in filters)}, without "
-            f"channels, got {irreps2}"
+            f"IRREPS2 is one input for all channels of the first, as {written}, or has as many channels, {channels} of each irrep, got "
+            f"{irreps2}"
         )
     if wanted is None:
         highest = max(features.lmax, filters.lmax)

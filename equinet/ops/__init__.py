@@ -16,7 +16,7 @@ from .analysis import explain
 from .harmonics import SphericalHarmonics
 from .kernels.choice import describe_executor
 from .layout import from_mul_ir, natural_irreps, to_mul_ir
-from .protocols import Convolution, ManyBody, Method
+from .protocols import Convolution, ManyBody, Method, Pair, PairMethod
 from .spec import ManyBodySpec, TensorProductSpec
 from .species import SpeciesGroups
 
@@ -33,6 +33,8 @@ __all__ = [
     "ManyBodySpec",
     "MatrixProduct",
     "Method",
+    "Pair",
+    "PairMethod",
     "SpeciesGroups",
     "SphericalHarmonics",
     "TensorProductSpec",

@@ -49,6 +49,37 @@ class Convolution(Protocol):
         """
 
 
+class Pair(Protocol):
+    """Executor of the pair product: a module whose only parameters, if any, are factors being trained.
+
+    Attributes:
+        spec: The couplings it may use; a pair product (:class:`TensorProductSpec`).
+        weight_numel: Weights per channel, shared by all rows or of each row.
+        initial_scale: ``(weights,)``. Independent weights of this standard deviation give a result of unit variance.
+    """
+
+    @property
+    def spec(self) -> TensorProductSpec:
+        """The couplings it may use."""
+
+    @property
+    def weight_numel(self) -> int:
+        """Weights per channel."""
+
+    @property
+    def initial_scale(self) -> Tensor:
+        """Standard deviation of independent weights that give a result of unit variance."""
+
+    def __call__(self, x: Tensor, y: Tensor, weight: Tensor) -> Tensor:
+        """``(rows, dim1, channels)``, ``(rows, dim2, channels)``, ``(weights, channels)`` -> ``(rows, out, channels)``.
+
+        Weights of each row are ``(rows, weights, channels)``.
+        """
+
+    def path_weights(self, weight: Tensor) -> Tensor:
+        """``(..., weights, channels)`` -> ``(..., paths, channels)``: the weights of the paths of ``spec`` that compute the same."""
+
+
 class ManyBody(Protocol):
     """Executor of the many-body product.
 
@@ -86,3 +117,10 @@ class Method(Protocol):
 
     def many_body(self, spec: ManyBodySpec) -> ManyBody:
         """The executor for a many-body product."""
+
+
+class PairMethod(Method, Protocol):
+    """A method with the third role, which a method need not have (:func:`equinet.ops.methods.roles.refusal`)."""
+
+    def pair(self, spec: TensorProductSpec) -> Pair:
+        """The executor for a pair product."""

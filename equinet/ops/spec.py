@@ -54,7 +54,7 @@ class Path(NamedTuple):
 
 @dataclass(frozen=True)
 class TensorProductSpec:
-    r"""Channel-wise product of features with one copy of another input, each path kept apart.
+    r"""Channel-wise product of features with another input: of one channel, each path kept apart, or of as many, paths summed.
 
     .. math:: z^{p}_{k c} = w_{p c} \sqrt{2 l_3 + 1} \sum_{ij} C^{l_1 l_2 l_3}_{ijk} \, x_{i c} \, y_j,
               \qquad p = (l_1, l_2 \to l_3)
@@ -66,19 +66,29 @@ class TensorProductSpec:
     the slow index and the path the fast one, so that ``rows x channels`` of a degree reads as a matrix
     ``(2l + 1, paths * channels)``, ready for the linear map that follows.
 
+    Where the second input has channels too it is a **pair product**, channel c with channel c and summed over paths:
+
+    .. math:: z_{k c} = \sum_p w_{p c} \sqrt{2 l_3 + 1} \sum_{ij} C^p_{ijk} \, x_{i c} \, y_{j c}
+
+    This is e3nn's ``uuu``. Between linear maps of the channels of each irrep it is a ``uvw`` whose weights have the rank C, and of all
+    pairs of channels, ``x.repeat_interleave(C2, 2)`` and ``y.repeat(1, 1, C1)``, it is ``uvuv``. The rows are one copy of each output
+    irrep, in order.
+
     Args:
         irreps_in1: Features, equal multiplicities, e.g. ``64x0e+64x1o``.
-        irreps_in2: One copy of each irrep, e.g. ``0e+1o+2e+3o``.
+        irreps_in2: One copy of each irrep, e.g. ``0e+1o+2e+3o``, or for a pair product as many channels as ``irreps_in1`` has.
         outputs: Irreps to keep; multiplicities are ignored.
+        pair: True for a pair product; by default it is one if ``irreps_in2`` has several channels. To be said of one channel only.
 
     Raises:
-        ValueError: If multiplicities differ or are more than 16,384, a degree is above 32, ``irreps_in2`` has more than one copy, or no
-            path reaches an output.
+        ValueError: If multiplicities differ or are more than 16,384, a degree is above 32, the channels of ``irreps_in2`` are neither one
+            nor those of ``irreps_in1``, or no path reaches an output.
     """
 
     irreps_in1: o3.Irreps
     irreps_in2: o3.Irreps
     outputs: o3.Irreps
+    pair: bool | None = None
     paths: tuple[Path, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -88,12 +98,14 @@ class TensorProductSpec:
         require_channels(self.irreps_in1)
         for irreps in (self.irreps_in2, self.outputs):
             require_degrees(irreps)
-        if channels_of(self.irreps_in2) != 1:
-            raise ValueError(f"`irreps_in2` must hold one copy of each irrep, got {self.irreps_in2}")
-        wanted = sorted({ir for _, ir in self.outputs})
+        channels2 = channels_of(self.irreps_in2)
+        object.__setattr__(self, "pair", channels2 != 1 if self.pair is None else self.pair)
+        if channels2 != (self.channels if self.pair else 1):
+            allowed = f"as many as `irreps_in1`, {self.channels}, in a pair product, else one"
+            raise ValueError(f"`irreps_in2` has {channels2} channels and must have {allowed}; got {self.irreps_in2}")
         paths = [
             Path(i1, i2, out)
-            for out in wanted
+            for out in sorted({ir for _, ir in self.outputs})
             for i1, (_, ir1) in enumerate(self.irreps_in1)
             for i2, (_, ir2) in enumerate(self.irreps_in2)
             if out in ir1 * ir2
@@ -113,22 +125,28 @@ class TensorProductSpec:
         return dict(Counter(path.out for path in self.paths))
 
     @property
+    def copies(self) -> dict[o3.Irrep, int]:
+        """Copies of each output irrep in the result: one for each path, or one for the sum of all in a pair product."""
+        counts = self.paths_per_output
+        return dict.fromkeys(counts, 1) if self.pair else counts
+
+    @property
     def rows(self) -> int:
-        """Rows of the result: the sum of 2 l + 1 over the paths."""
-        return sum(path.out.dim for path in self.paths)
+        """Rows of the result: the sum of 2 l + 1 over the copies of each output."""
+        return sum(out.dim * copies for out, copies in self.copies.items())
 
     def row_of(self, path_index: int) -> list[int]:
-        """Rows of the result that hold the components of one path."""
+        """Rows of the result that hold the components of one path, or to which they are added."""
         path = self.paths[path_index]
-        counts = self.paths_per_output
+        counts = self.copies
         before = sum(out.dim * n for out, n in counts.items() if out < path.out)
-        within = sum(1 for other in self.paths[:path_index] if other.out == path.out)
+        within = 0 if self.pair else sum(1 for other in self.paths[:path_index] if other.out == path.out)
         return [before + component * counts[path.out] + within for component in range(path.out.dim)]
 
     def __str__(self) -> str:
-        filters = "+".join(str(ir) for _, ir in self.irreps_in2)
+        second = str(self.irreps_in2) if self.pair else "+".join(str(ir) for _, ir in self.irreps_in2)
         reached = ", ".join(f"{n} to {out}" for out, n in self.paths_per_output.items())
-        return f"{self.irreps_in1} ⊗ {filters}, {len(self.paths)} paths: {reached}"
+        return f"{self.irreps_in1} ⊗ {second}, {len(self.paths)} paths{' summed' if self.pair else ''}: {reached}"
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The two roles of a method as the contract sees them: random inputs, what the result should be, and how it turns."""
+"""The three roles of a method as the contract sees them: random inputs, what the result should be, and how it turns."""
 
 from __future__ import annotations
 
@@ -22,6 +22,12 @@ def coupled(ir1: o3.Irrep, ir2: o3.Irrep, out: o3.Irrep, x: Tensor, y: Tensor) -
     return out.dim**0.5 * torch.einsum("ijk,eic,ej->ekc", coupling, x, y)
 
 
+def coupled_pairs(ir1: o3.Irrep, ir2: o3.Irrep, out: o3.Irrep, x: Tensor, y: Tensor) -> Tensor:
+    """The same of ``(rows, 2 l1 + 1, channels)`` and ``(rows, 2 l2 + 1, channels)``, channel by channel."""
+    coupling = o3.wigner_3j(ir1.l, ir2.l, out.l, dtype=torch.float64)
+    return out.dim**0.5 * torch.einsum("ijk,eic,ejc->ekc", coupling, x, y)
+
+
 def turn(irreps: o3.Irreps, orthogonal: Tensor, values: Tensor) -> Tensor:
     """``(batch, dim, channels)``, one copy of each irrep, turned by the matrices that turn e3nn's harmonics."""
     points = normal(0)(100, 3)
@@ -42,7 +48,7 @@ def normal(seed: int) -> Callable[..., Tensor]:
 class ConvolutionRole:
     """Leaves are features, edge vectors (other second inputs where harmonics do not fit ``irreps_in2``) and weights."""
 
-    names, sizes = ("features", "edges", "weights"), (5, 9)  # nodes and edges
+    names, sizes, seeds = ("features", "edges", "weights"), (5, 9), (5,)  # nodes and edges
     edge_cases = ((3, 0), (1, 0), (1, 3), (0, 0), (7, 1))
 
     def __init__(self, spec: TensorProductSpec, executor: Any, twin: Any) -> None:
@@ -96,10 +102,52 @@ class ConvolutionRole:
         return [turn(self.spec.irreps_in1, orthogonal, leaves[0]), second, leaves[2]]
 
 
+class PairRole:
+    """Leaves are both inputs and weights: of each row, or shared by all for some seeds."""
+
+    names, sizes, seeds = ("first", "second", "weights"), (6,), (5, 6)  # rows
+    edge_cases = ((0,), (1,), (3,), (65,))
+    shared = (1, 5)  # seeds
+
+    def __init__(self, spec: TensorProductSpec, executor: Any, twin: Any) -> None:
+        self.spec, self.executor, self.product_of = spec, executor, coupled_pairs
+        self.slots = o3.Irreps([(1, out) for out in spec.copies])
+
+    def inputs(self, seed: int, rows: int) -> tuple[list[Tensor], None]:
+        """Leaves; there are no edges."""
+        draw, spec = normal(seed), self.spec
+        x, y = (draw(rows, one_of_each(irreps).dim, spec.channels) for irreps in (spec.irreps_in1, spec.irreps_in2))
+        weight = draw(*([] if seed in self.shared else [rows]), self.executor.weight_numel, spec.channels)
+        return [x, y, weight], None
+
+    def plain(self, leaves: list[Tensor]) -> list[Tensor]:
+        return leaves
+
+    def run(self, module: Any, plain: list[Tensor], index: Any) -> Any:
+        return module(*plain)
+
+    def expected(self, plain: list[Tensor], index: Any) -> Tensor:
+        """Expected result from ``path_weights``, path by path."""
+        x, y, weight = plain
+        weights = self.executor.path_weights(weight)  # (..., paths, channels)
+        in1, in2 = ([ir for _, ir in irreps] for irreps in (self.spec.irreps_in1, self.spec.irreps_in2))
+        parts1, parts2 = x.split([ir.dim for ir in in1], dim=1), y.split([ir.dim for ir in in2], dim=1)
+        found: dict[o3.Irrep, Any] = dict.fromkeys(self.spec.copies, 0.0)
+        for (i, j, out), w in zip(self.spec.paths, weights.unbind(-2)):
+            found[out] = found[out] + w.unsqueeze(-2) * self.product_of(in1[i], in2[j], out, parts1[i], parts2[j])
+        return torch.cat(list(found.values()), dim=1)
+
+    def turned(self, leaves: list[Tensor], orthogonal: Tensor) -> list[Tensor]:
+        first, second = (
+            turn(irreps, orthogonal, leaf) for irreps, leaf in zip((self.spec.irreps_in1, self.spec.irreps_in2), leaves)
+        )
+        return [first, second, leaves[2]]
+
+
 class ManyBodyRole:
     """Leaves are features and weights. The references are the reference form and the space of all equivariant polynomials."""
 
-    names, sizes = ("features", "weights"), (7,)  # nodes
+    names, sizes, seeds = ("features", "weights"), (7,), (5,)  # nodes
     edge_cases = ((0,), (1,), (3,))
 
     def __init__(self, spec: ManyBodySpec, executor: Any, twin: Any) -> None:

@@ -1,4 +1,4 @@
-"""The contract of tensor products: what every method keeps, in both roles, on every spec that it supports."""
+"""The contract of tensor products: what every method keeps, in its roles, on every spec that it supports."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from torch import Tensor
 
 from equinet.ops import ManyBodySpec, Method, TensorProductSpec
 from equinet.ops.edges import Edges
-from equinet.ops.methods.reference import executor_of, reference_executor
+from equinet.ops.methods.reference import reference_executor
+from equinet.ops.methods.roles import executor_of, refusal
 
-from .roles import ConvolutionRole, ManyBodyRole, normal, turn
+from .roles import ConvolutionRole, ManyBodyRole, PairRole, normal, turn
 
 EXACT, FIT = 1e-12, 1e-10  # what rounding may make of an exact method, and of a least-squares fit
 FLOAT32, FLOAT32_FLOOR = 1e-5, 1e-7  # the most; and of a form whose twin happens to err by next to nothing
@@ -28,12 +29,14 @@ class TensorProductContract:
     with its inputs; edges may come in pairs; nothing goes wrong without edges or nodes; float32 errs little more than the reference form does; unit inputs
     give unit results (many-body: of order one); moves, copies and saved states lose no digit.
 
+    Weights of a pair product are those of each row in some checks and shared by all in others.
+
     Numbers are errors relative to the size of the result, each output irrep and each derivative by itself. Where the irreps
     of a convolution's second input allow it, that is harmonics of edge vectors.
 
     Args:
         method: Method to test. With its field ``backend`` set to ``"reference"`` it is the reference form.
-        spec: A convolution or a many-body product.
+        spec: A convolution, a pair product or a many-body product.
         error: Largest error of an approximate method in float64; by default rounding.
         float32_factor: Largest ratio of a float32 result's error to that of its reference form.
 
@@ -56,11 +59,12 @@ class TensorProductContract:
     ) -> None:
         self.method, self.spec, self.error, self.float32_factor = method, spec, error, float32_factor
         self.measured: dict[str, float] = {}
-        self._require(method.supports(spec) is None, f"not supported: {method.supports(spec)}")
+        reason = refusal(method, spec)
+        self._require(reason is None, f"not supported: {reason}")
         self.executor = self._build(method)
         twin: Any = reference_executor(method, spec)
         self.twin = twin.double()
-        role: Any = ManyBodyRole if isinstance(spec, ManyBodySpec) else ConvolutionRole
+        role: Any = ManyBodyRole if isinstance(spec, ManyBodySpec) else PairRole if spec.pair else ConvolutionRole
         self.role = role(spec, self.executor, self.twin)
 
     def check(self) -> dict[str, float]:
@@ -112,7 +116,7 @@ class TensorProductContract:
 
     def check_pairs(self) -> None:
         """Compare the result for edges in pairs, each row an edge and its reverse, with that for the single directions."""
-        if isinstance(self.role, ManyBodyRole):
+        if not isinstance(self.role, ConvolutionRole):
             return
         (features, second, weight), index = self._inputs(4)
         signs = torch.cat([torch.full((ir.dim,), (-1.0) ** ir.l) for ir in self.role.filters]).double()
@@ -142,7 +146,11 @@ class TensorProductContract:
                 drawn = [self.executor.initial_weight().double() for _ in range(8)]
             self._require(drawn[0].shape == weight.shape, f"initial weights are {tuple(drawn[0].shape)}")
             result = torch.cat([self.role.run(self.executor, [features, each], index) for each in drawn])
-        else:  # signs have unit variance too, and less spread
+        elif isinstance(self.role, PairRole):  # signs have unit variance too, and less spread
+            (x, y, weight), index = self._inputs(4, 3000)
+            weight = weight.sign() * self.executor.initial_scale.unsqueeze(1)
+            result = self.role.run(self.executor, [x.sign(), y.sign(), weight], index)
+        else:
             (features, second, weight), _ = self._inputs(3, 3000, 3000)
             index = torch.arange(3000).repeat(2, 1)
             result = self.role.run(self.executor, [features.sign(), second, weight.sign()], index)
@@ -174,18 +182,19 @@ class TensorProductContract:
         return self.role.plain(leaves), index
 
     def _compare_derivatives(self, name: str, order: int) -> None:
-        leaves, index = self.role.inputs(5, *self.role.sizes)
-        gradients = []
-        for run in (lambda *given: self.role.run(self.executor, *given), self.role.expected):
-            draw, inputs = normal(9), [leaf.clone().requires_grad_() for leaf in leaves]
-            out = run(self.role.plain(inputs), index)
-            gradient = torch.autograd.grad(out, inputs, draw(*out.shape), create_graph=True, materialize_grads=True)
-            if order == 2:
-                mixed = torch.stack([(part * draw(*part.shape)).sum() for part in gradient]).sum()
-                gradient = torch.autograd.grad(mixed, inputs, materialize_grads=True)
-            gradients.append(gradient)
-        for leaf, found, expected in zip(self.role.names, *gradients):
-            self._compare_one(f"{name}, {leaf}", found, expected, 10 * self.error)
+        for seed in self.role.seeds:
+            leaves, index = self.role.inputs(seed, *self.role.sizes)
+            gradients = []
+            for run in (lambda *given: self.role.run(self.executor, *given), self.role.expected):
+                draw, inputs = normal(9), [leaf.clone().requires_grad_() for leaf in leaves]
+                out = run(self.role.plain(inputs), index)
+                gradient = torch.autograd.grad(out, inputs, draw(*out.shape), create_graph=True, materialize_grads=True)
+                if order == 2:
+                    mixed = torch.stack([(part * draw(*part.shape)).sum() for part in gradient]).sum()
+                    gradient = torch.autograd.grad(mixed, inputs, materialize_grads=True)
+                gradients.append(gradient)
+            for leaf, found, expected in zip(self.role.names, *gradients):
+                self._compare_one(f"{name}, {leaf}", found, expected, 10 * self.error)
 
     def _value_and_gradient(self, form: Any, dtype: torch.dtype, rounded: list[Tensor], index: Tensor) -> list[Tensor]:
         inputs = [leaf.to(dtype, copy=True).requires_grad_() for leaf in rounded]

@@ -30,8 +30,9 @@ from equinet.ops import (
 )
 from equinet.ops.codegen import tiles
 from equinet.ops.codegen.llvm import processor, unavailable
-from equinet.ops.methods.reference import executor_of, offered_backends, reference_executor
+from equinet.ops.methods.reference import offered_backends, reference_executor
 from equinet.ops.methods.registry import BUILT_IN, load_plugins, methods_of_others, needed_arguments
+from equinet.ops.methods.roles import executor_of
 from equinet.tables import Cell, Column, Table, Text
 
 OK = Text("ok", "good")

@@ -30,6 +30,7 @@ def small_roofs(monkeypatch):
 
 CONV = Problem("conv", "conv", TensorProductSpec("3x0e+3x1o+3x2e", "0e+1o+2e", "0e+1o+2e+3o"), 6, 4)
 PAIRS = Problem("tp", "tp", TensorProductSpec("3x0e+3x1o+3x1e", "0e+1o", "0e+0o+1o+1e+2e"), 7, 1)  # odd paths too
+UUU = Problem("uuu", "tp", TensorProductSpec("3x0e+3x1o+3x1e", "3x0e+3x1o", "0e+0o+1o+1e"), 7, 1)
 PRODUCT = Problem("product", "product", ManyBodySpec("3x0e+3x1o", "3x0e+3x1o", 3, 3), 8, 0)
 DTYPES = (torch.float32, torch.float64)
 
@@ -52,7 +53,7 @@ def test_formulas_path_by_path_are_those_of_the_reference_potential():
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("problem", [CONV, PAIRS], ids=lambda p: p.name)
+@pytest.mark.parametrize("problem", [CONV, PAIRS, UUU], ids=lambda p: p.name)
 def test_e3nn_computes_what_the_formulas_say(problem, dtype):
     assert 0 < errors_of(E3nn(), problem, dtype) < ALLOWED[dtype]
 
@@ -64,7 +65,7 @@ def test_cuequivariance_computes_what_the_formulas_say(problem, dtype):
     assert 0 < errors_of(cuequivariance.CuEquivariance("naive", "cpu"), problem, dtype) < ALLOWED[dtype]
 
 
-@pytest.mark.parametrize("problem", [CONV, PAIRS, PRODUCT], ids=lambda p: p.name)
+@pytest.mark.parametrize("problem", [CONV, PAIRS, UUU, PRODUCT], ids=lambda p: p.name)
 def test_ours_compute_what_the_formulas_say(problem):
     for contender in ours(problem, [ClebschGordan(), GauntGrid(bracket=True), SO2()], reference=False):
         if contender.absent is None:
@@ -108,6 +109,8 @@ def test_who_cannot_take_part_says_why():
     assert "its kernels are for CUDA" in str(found["openequivariance"])
     assert "harmonics of directions" in str(absences(PAIRS)["ours: so2, torch"])
     assert absences(PAIRS)["ours: gaunt_grid:bracket, torch"] is None
+    assert "as many directions as channels" in str(absences(UUU)["ours: so2, torch"])
+    assert "cuequivariance naive" not in absences(UUU)
     scalars = replace(CONV, spec=TensorProductSpec("3x0e", "0e+1o", "0e+1o"))
     assert absences(scalars)["ours: gaunt_grid, torch"] == "features are scalars of one kind, where it is cg"
     assert "a frame needs a direction" in str(absences(PRODUCT)["ours: so2, torch"])

@@ -62,7 +62,7 @@ def test_degrees_are_written_as_lists_and_ranges():
         (lambda: degrees_from_text("3-1"), "`degrees` must read like 3, 1-8 or 1,2,4, got '3-1'"),
         (lambda: degrees_from_text("x"), "`degrees` must read like"),
         (lambda: pair_problem("mimo", 17, 1, 1), "`degrees` must lie in 1 to 16, got 17"),
-        (lambda: pair_problem("some", 2, 1, 1), "`mode` must be siso, simo or mimo, got 'some'"),
+        (lambda: pair_problem("some", 2, 1, 1), "`mode` must be siso, simo, mimo or uuu, got 'some'"),
         (lambda: named_problem("conv", "mace", 1, 1, 1), "a name is mace-CHANNELSxL, .*mace-64x1"),
         (lambda: named_problem("conv", "mace-8x1", 0, 1, 1), "`nodes` must be 1 or more, got 0"),
         (lambda: named_problem("conv", "mace-8x1", 4, 0, 1), "`neighbours` must be 1 or more, got 0"),

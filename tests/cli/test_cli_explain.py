@@ -75,6 +75,12 @@ def test_chosen_methods_side_by_side(tmp_path):
     assert exact["equivariance_error"]["float64"] < 1e-12
 
 
+def test_a_second_input_with_channels():
+    printed = works("8x0e+8x1o", "8x0e+8x1o", "0e+1o", "--method", "cg")
+    assert "8x0e+8x1o ⊗ 8x0e+8x1o, 4 paths summed: 2 to 0e, 2 to 1o" in printed
+    assert "per row; all channels" in printed
+
+
 def test_a_product_with_itself():
     printed = works("8x0e+8x1o", "0e", "--correlation", 3, "--method", "cg")
     assert "8x0e+8x1o ^ 1..3 -> 8x0e" in printed
@@ -89,7 +95,7 @@ def test_a_product_with_itself():
         (["32x0e+foo", "0e"], "IRREPS1 is no list of irreps, got '32x0e+foo'; write for example 32x0e+32x1o"),
         (["32x0e", ""], "IRREPS2 is no list of irreps, got ''"),
         (["32x0e", "0e", "vector"], "IRREPS_OUT is no list of irreps, got 'vector'"),
-        (["32x0e", "4x0e+4x1o"], "write 0e+1o, without channels, got 4x0e+4x1o"),
+        (["32x0e", "4x0e+4x1o"], "as 0e+1o, or has as many channels, 32 of each irrep, got 4x0e+4x1o"),
         (["32x0e"], "what is 32x0e to be multiplied with? Add a second input"),
         (["32x0e", "0e", "0e", "--correlation", "3"], "IRREPS1 [IRREPS_OUT], got 0e and 0e after 32x0e"),
         (["32x0e+16x1o", "0e"], "every irrep must have the same number of channels"),

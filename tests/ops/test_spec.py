@@ -76,9 +76,32 @@ def test_unequal_channels_are_refused() -> None:
         ManyBodySpec("2x0e+3x1o", "2x0e", 2, 1)
 
 
-def test_several_copies_of_the_second_input_are_refused() -> None:
-    with pytest.raises(ValueError, match="`irreps_in2` must hold one copy of each irrep, got 2x0e"):
-        TensorProductSpec("2x0e", "2x0e", "0e")
+def test_a_second_input_with_channels_makes_a_pair_product() -> None:
+    spec = TensorProductSpec("4x0e+4x1o", "4x0e+4x1o", "0e+1o")
+    assert spec.pair
+    assert str(spec) == "4x0e+4x1o ⊗ 4x0e+4x1o, 4 paths summed: 2 to 0e, 2 to 1o"
+    assert spec.copies == {o3.Irrep("0e"): 1, o3.Irrep("1o"): 1}
+    assert spec.rows == 4
+    assert [spec.row_of(n) for n in range(4)] == [[0], [0], [1, 2, 3], [1, 2, 3]]
+
+
+def test_of_one_channel_it_is_a_pair_product_if_it_says_so() -> None:
+    assert not TensorProductSpec("0e+1o", "0e+1o", "0e+1o").pair
+    spec = TensorProductSpec("0e+1o", "0e+1o", "0e+1o", pair=True)
+    assert spec.pair
+    assert spec.rows == 4
+    assert spec != TensorProductSpec("0e+1o", "0e+1o", "0e+1o")
+
+
+def test_a_second_input_has_one_channel_or_as_many_as_the_first() -> None:
+    words = (
+        "`irreps_in2` has 2 channels and must have as many as `irreps_in1`, {}, in a pair product, else one; got 2x0e"
+    )
+    for first, pair, channels in (("3x0e", None, 3), ("3x0e", True, 3), ("2x0e", False, 2)):
+        with pytest.raises(ValueError, match=words.format(channels)):
+            TensorProductSpec(first, "2x0e", "0e", pair)
+    with pytest.raises(ValueError, match="`irreps_in2` has 1 channels and must have as many"):
+        TensorProductSpec("2x0e", "0e", "0e", pair=True)
 
 
 def test_an_output_that_nothing_reaches_is_refused() -> None:

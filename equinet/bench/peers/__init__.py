@@ -6,6 +6,7 @@ import torch
 
 from equinet.bench.core.record import Contender
 from equinet.bench.products.problems import Problem
+from equinet.ops.spec import TensorProductSpec
 
 from . import cuequivariance, e3nn, openequivariance
 
@@ -17,6 +18,10 @@ def peers(problem: Problem, device: torch.device) -> list[Contender]:
     found: list[Contender] = []
     if problem.kind != "product":
         found.append(e3nn.E3nn())
+    if isinstance(problem.spec, TensorProductSpec) and problem.spec.pair:
+        return (
+            found  # the others have no such product ready-made; cuequivariance's kernels take part as a backend of ours
+        )
     found += [cuequivariance.CuEquivariance(method, device.type) for method in ("naive", "uniform_1d")]
     found.append(openequivariance.OpenEquivariance(problem.kind, device.type))
     return found

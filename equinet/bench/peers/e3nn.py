@@ -19,7 +19,10 @@ from equinet.ops.spec import ManyBodySpec, TensorProductSpec
 
 @dataclass(frozen=True)
 class E3nn:
-    """``o3.TensorProduct`` with ``uvu`` instructions, one per path in our order, weights of their own for each pair."""
+    """``o3.TensorProduct`` with ``uvu`` instructions, one per path in our order, weights of their own for each pair.
+
+    A pair product has ``uuu`` instructions, one per path into the output of its irrep, and weights that all rows share.
+    """
 
     name: str = "e3nn"
     absent: str | None = None
@@ -29,12 +32,12 @@ class E3nn:
         product: Any = o3.TensorProduct(
             spec.irreps_in1,
             spec.irreps_in2,
-            path_irreps(spec),
-            uvu_instructions(spec),
-            shared_weights=False,
+            pair_irreps(spec) if spec.pair else path_irreps(spec),
+            uuu_instructions(spec) if spec.pair else uvu_instructions(spec),
+            shared_weights=spec.pair,
             internal_weights=False,
             irrep_normalization="component",
-            path_normalization="element",
+            path_normalization="none" if spec.pair else "element",
         )
         product = product.to(dtype).to(device)
         # It makes its couplings in torch's default dtype; with those of float32 it would err by 1e-8 in float64.
@@ -53,6 +56,8 @@ class E3nn:
             result: Tensor = product(x, y, weight)
             return result
 
+        if spec.pair:
+            return MulIrPairBuilt(spec, dtype, device, {"tp": pairs})
         return MulIrBuilt(spec, dtype, device, {"tp": pairs, "conv": convolution})
 
 
@@ -64,6 +69,17 @@ def path_irreps(spec: TensorProductSpec) -> o3.Irreps:
 def uvu_instructions(spec: TensorProductSpec) -> list[tuple[int, int, int, str, bool]]:
     """Every path with an output and weights of its own."""
     return [(path.i1, path.i2, n, "uvu", True) for n, path in enumerate(spec.paths)]
+
+
+def pair_irreps(spec: TensorProductSpec) -> o3.Irreps:
+    """Every output once, with its channels."""
+    return o3.Irreps([(spec.channels, out) for out in spec.copies])
+
+
+def uuu_instructions(spec: TensorProductSpec) -> list[tuple[int, int, int, str, bool]]:
+    """Every path into the output of its irrep, with weights of its own."""
+    places = list(spec.copies)
+    return [(path.i1, path.i2, places.index(path.out), "uuu", True) for path in spec.paths]
 
 
 class MulIrBuilt:
@@ -92,3 +108,20 @@ class MulIrBuilt:
         return Bound(
             (to_mul_ir(x, spec.irreps_in1), y, weight), lambda x, y, w: call(x, y, w, index), expected, vectors
         )
+
+
+class MulIrPairBuilt(MulIrBuilt):
+    """The same of a pair product."""
+
+    def bind(self, problem: Problem) -> Bound:
+        spec = self.spec
+        x, y, _ = pair_inputs(problem, self.dtype, self.device)
+        weight = torch.randn(len(spec.paths) * spec.channels, dtype=self.dtype, device=self.device)
+        call = self._calls[problem.kind]
+
+        def expected(x: Tensor, y: Tensor, w: Tensor) -> Tensor:
+            ours = from_mul_ir(x, spec.irreps_in1), from_mul_ir(y, spec.irreps_in2), w.view(-1, spec.channels)
+            return to_mul_ir(reference.pair(spec, *ours), pair_irreps(spec))
+
+        leaves = to_mul_ir(x, spec.irreps_in1), to_mul_ir(y, spec.irreps_in2), weight
+        return Bound(leaves, lambda x, y, w: call(x, y, w, x), expected, weights_stay=True)

@@ -21,7 +21,8 @@ from equinet.ops.layout import one_of_each
 from equinet.ops.methods.clebsch_gordan import ClebschGordan
 from equinet.ops.methods.factorised import FactorisedMethod
 from equinet.ops.methods.gaunt import GauntGrid
-from equinet.ops.methods.reference import executor_of, offered_backends, reference_executor
+from equinet.ops.methods.reference import offered_backends, reference_executor
+from equinet.ops.methods.roles import executor_of, refusal
 from equinet.ops.methods.so2 import SO2
 from equinet.ops.protocols import Method
 from equinet.ops.spec import ManyBodySpec, TensorProductSpec
@@ -179,6 +180,12 @@ class OursBuilt:
                 lambda x, w: self.twin(x, w, groups),
                 weights_stay=True,
             )
+        if spec.pair:
+            x, y, _ = pair_inputs(problem, self.dtype, self.device)
+            weight = torch.randn(executor.weight_numel, spec.channels, **to)
+            if self.same_function:
+                return Bound((x, y, weight), executor, lambda x, y, w: reference.pair(spec, x, y, w), weights_stay=True)
+            return Bound((x, y, weight), executor, lambda x, y, w: self.twin(x, y, w), weights_stay=True)
         index = problem.edge_index().to(self.device)
         edges = Edges(index, problem.nodes)  # once, as a model does for all its layers
         x, y, vectors = pair_inputs(problem, self.dtype, self.device)
@@ -194,10 +201,16 @@ class OursBuilt:
 
 
 def pair_inputs(problem: Problem, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Features ``(nodes, dim, channels)``, second input ``(edges, dim2)`` and, where it is harmonics, its vectors."""
+    """Features ``(nodes, dim, channels)``, second input ``(edges, dim2)`` and, where it is harmonics, its vectors.
+
+    Of a pair product the second input is ``(nodes, dim2, channels)``.
+    """
     spec = problem.spec
     assert isinstance(spec, TensorProductSpec)
     x = torch.randn(problem.nodes, one_of_each(spec.irreps_in1).dim, spec.channels, dtype=dtype, device=device)
+    if spec.pair:
+        dim2 = one_of_each(spec.irreps_in2).dim
+        return x, torch.randn(problem.nodes, dim2, spec.channels, dtype=dtype, device=device), None
     if problem.harmonics:
         vectors = torch.randn(problem.edges, 3, dtype=dtype, device=device)
         return x, harmonics_of(vectors, spec.irreps_in2.dim), vectors
@@ -212,9 +225,9 @@ def expressivity_of(method: Method, spec: TensorProductSpec | ManyBodySpec) -> E
         body = ManyBodySpec(one_of_each(spec.irreps_in), one_of_each(spec.irreps_out), spec.correlation, 1)
         found = explain(body, method)
         return Expressivity(found.expressivity, found.full, 0, found.weights, found.tensor_error)
-    pair = TensorProductSpec(one_of_each(spec.irreps_in1), spec.irreps_in2, spec.outputs)
-    found = explain(pair, method)
-    odd = sum(is_odd(pair, n) for n, part in enumerate(found.parts) if part.reached)
+    one = TensorProductSpec(one_of_each(spec.irreps_in1), one_of_each(spec.irreps_in2), spec.outputs, spec.pair)
+    found = explain(one, method)
+    odd = sum(is_odd(one, n) for n, part in enumerate(found.parts) if part.reached)
     return Expressivity(found.reached, found.full, odd, found.weights, found.tensor_error)
 
 
@@ -262,8 +275,8 @@ def ours(problem: Problem, methods: Sequence[Method] | None, reference: bool) ->
             except ValueError as error:
                 found.append(Missing(name, str(error)))
                 continue
-            if backend == "openequivariance" and isinstance(problem.spec, ManyBodySpec):
-                found.append(Missing(name, "it has no many-body product of its own, and takes that of auto"))
+            if backend == "openequivariance" and (isinstance(problem.spec, ManyBodySpec) or problem.spec.pair):
+                found.append(Missing(name, "it has no such product of its own, and takes that of auto"))
                 continue
             found.append(Ours(chosen, absent))
     return found
@@ -277,9 +290,11 @@ def _why_absent(method: Method, problem: Problem) -> str | None:
     spec = problem.spec
     if isinstance(spec, ManyBodySpec):
         absent = method.supports(spec)
+    elif spec.pair and (isinstance(method, SO2) or not hasattr(method, "pair")):
+        absent = refusal(method, spec)
     elif isinstance(method, SO2) and not problem.harmonics:
         absent = "its second input must be harmonics of directions, of degree 0 to L; here it is any numbers"
-    elif isinstance(method, FactorisedMethod) and method.is_path_by_path(spec):
+    elif isinstance(method, FactorisedMethod) and not spec.pair and method.is_path_by_path(spec):
         absent = "features are scalars of one kind, where it is cg"
     else:
         absent = None
@@ -289,4 +304,7 @@ def _why_absent(method: Method, problem: Problem) -> str | None:
 
 
 def _weights(method: Method, spec: TensorProductSpec | ManyBodySpec) -> int:
-    return executor_of(method, spec).weight_numel
+    try:
+        return executor_of(method, spec).weight_numel
+    except ValueError:  # a pair product that reaches no output
+        return 0

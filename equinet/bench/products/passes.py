@@ -158,6 +158,9 @@ def checked_nodes(built: Built, problem: Problem) -> int:
 
 def per_pair(built: Built, spec: TensorProductSpec) -> float:
     """Numbers per pair in the largest tensor of the formulas."""
+    if spec.pair:
+        products = (spec.irreps_in1[path.i1].ir.dim * spec.irreps_in2[path.i2].ir.dim for path in spec.paths)
+        return max(spec.rows, *products) * spec.channels
     if built.same_function:
         return spec.rows * spec.channels
     slots = len(spec.paths_per_output) if built.expressivity.weights < len(spec.paths) else len(spec.paths)

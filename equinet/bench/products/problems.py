@@ -13,7 +13,7 @@ from torch import Tensor
 from equinet.ops.layout import natural_irreps
 from equinet.ops.spec import MOST_DEGREE, ManyBodySpec, TensorProductSpec
 
-Mode = Literal["siso", "simo", "mimo"]
+Mode = Literal["siso", "simo", "mimo", "uuu"]
 HIGHEST = MOST_DEGREE // 2  # of inputs, as outputs go to twice their degree
 SH_DEGREE = 3  # of the harmonics of MACE's edges
 CORRELATION = 3  # of MACE's product basis
@@ -102,7 +102,8 @@ class Problem:
 def pair_problem(mode: str, degree: int, channels: int, pairs: int) -> Problem:
     """One of the microbenchmarks of Xie et al. at degree L, for ``channels`` channels.
 
-    ``siso``: L x L -> L. ``simo``: L x L -> 0, 2, ..., 2 L (true tensors). ``mimo``: 0..L x 0..L -> 0..L.
+    ``siso``: L x L -> L. ``simo``: L x L -> 0, 2, ..., 2 L (true tensors). ``mimo``: 0..L x 0..L -> 0..L. ``uuu``: the same, both inputs
+    with channels, the weights shared by all pairs.
 
     Raises:
         ValueError: If there is no such mode, or the degree is not 1 to 16.
@@ -121,8 +122,11 @@ def pair_problem(mode: str, degree: int, channels: int, pairs: int) -> Problem:
         spec = TensorProductSpec(many, one, o3.Irreps(outputs))
     elif mode == "mimo":
         spec = TensorProductSpec(natural_irreps(degree, channels), natural_irreps(degree), natural_irreps(degree))
+    elif mode == "uuu":
+        both = natural_irreps(degree, channels)
+        spec = TensorProductSpec(both, both, natural_irreps(degree), pair=True)
     else:
-        raise ValueError(f"`mode` must be siso, simo or mimo, got {mode!r}")
+        raise ValueError(f"`mode` must be siso, simo, mimo or uuu, got {mode!r}")
     return Problem(f"{mode} L={degree}", "tp", spec, pairs, 1)
 
 

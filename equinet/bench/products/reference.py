@@ -11,6 +11,7 @@ from torch import Tensor
 
 from equinet.ops.coupling.clebsch_gordan import clebsch_gordan
 from equinet.ops.kernels.node.reference import ReferenceManyBody
+from equinet.ops.kernels.pair.reference import ReferencePair
 from equinet.ops.layout import one_of_each
 from equinet.ops.spec import ManyBodySpec, TensorProductSpec
 from equinet.ops.species import SpeciesGroups
@@ -45,6 +46,12 @@ def convolution(spec: TensorProductSpec, x: Tensor, y: Tensor, weight: Tensor, e
     order = torch.tensor(rows, device=x.device).argsort()
     result = x.new_zeros(x.shape[0], len(rows), x.shape[2])
     return result.index_add(0, receiver, torch.cat(messages, dim=1).index_select(1, order))
+
+
+def pair(spec: TensorProductSpec, x: Tensor, y: Tensor, weight: Tensor) -> Tensor:
+    """The pair product path by path, in the dtype of ``x``, ``(rows, dim, channels)``; ``weight`` is ``(weights, channels)``."""
+    result: Tensor = ReferencePair(spec).to(x)(x, y, weight)
+    return result
 
 
 def same_polynomials(spec: ManyBodySpec, evaluate: Callable[[Tensor], Tensor]) -> Tensor:

@@ -7,6 +7,8 @@ out, so that a contender that multiplies zeros does not look busy.
   is not zero; then for every channel 2 for every element of the path's matrix (2 l1 + 1) x (2 l3 + 1) that is not zero
   everywhere, and min(2 l1 + 1, 2 l3 + 1) for the path's weight. With few channels it is 3 for every coefficient and channel, if
   that is less.
+- Pair products with exact couplings, per row and channel: one multiplication for every product of two components that occurs, 2 for
+  every coefficient that is not zero, and 2 for every component of a path, for its weight and its sum.
 - Many-body products with exact couplings, per node and channel: one multiplication for every monomial of degree 2 or more that
   occurs, and 2 for every component and monomial whose coefficient is not zero. Weights multiplied into coefficients, once per
   species, are not counted.
@@ -43,7 +45,21 @@ def useful_flops(spec: TensorProductSpec | ManyBodySpec) -> float:
     >>> useful_flops(TensorProductSpec("64x0e+64x1o", "0e+1o+2e+3o", "0e+1o+2e+3o")) // 64  # 172 and, shared, 172 / 64
     174.0
     """
-    return _of_polynomials(spec) if isinstance(spec, ManyBodySpec) else _of_paths(spec)
+    if isinstance(spec, ManyBodySpec):
+        return _of_polynomials(spec)
+    return _of_pairs(spec) if spec.pair else _of_paths(spec)
+
+
+def _of_pairs(spec: TensorProductSpec) -> float:
+    products = {(path.i1, path.i2): 0 for path in spec.paths}
+    coefficients = components = 0
+    for path in spec.paths:
+        l1, l2 = spec.irreps_in1[path.i1].ir.l, spec.irreps_in2[path.i2].ir.l
+        there = clebsch_gordan(l1, l2, path.out.l).abs() > NONZERO
+        coefficients += int(there.sum())
+        components += path.out.dim
+        products[path.i1, path.i2] = (2 * l1 + 1) * (2 * l2 + 1)
+    return float(spec.channels * (sum(products.values()) + 2 * coefficients + 2 * components))
 
 
 def _of_paths(spec: TensorProductSpec) -> float:

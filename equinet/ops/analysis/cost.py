@@ -10,8 +10,9 @@ constants, weights multiplied into coefficients) is not counted.
 grid and back), is counted per node. All channels together.
 
 **Bytes.** Inputs, weights and outputs, read or written once, four bytes (float32) a number: of an edge the features it gathers,
-its harmonics and its weights, of a node its result; in a many-body product the features and result of a node. Weights that
-nodes share are read once for all of them and not counted. It is the least a fused kernel has to move; what torch moves is more.
+its harmonics and its weights, of a node its result; in a many-body product the features and result of a node; in a pair product,
+whose rows stand where edges do elsewhere, both inputs and the result. Weights that nodes or rows share are read once for all of them
+and not counted. It is the least a fused kernel has to move; what torch moves is more.
 
 To count a new executor, register a function with :func:`cost`; for a new algebra or chain there are :func:`algebra_work` and
 :func:`chain_work`.
@@ -27,6 +28,7 @@ from typing import NamedTuple
 from equinet.ops.factorised.algebra import Algebra, Matrices
 from equinet.ops.factorised.chains import AlgebraChain, Chain
 from equinet.ops.factorised.convolution import FactorisedConvolution, JoinedConvolution
+from equinet.ops.factorised.pair import FactorisedPair, JoinedPair
 from equinet.ops.factorised.powers import JoinedManyBody, PowerManyBody
 from equinet.ops.factorised.sphere import BracketChain, SeparableSphere
 from equinet.ops.factorised.torus import Torus
@@ -36,6 +38,9 @@ from equinet.ops.kernels.edge.reference import EdgeMatrixConvolution
 from equinet.ops.kernels.node.cpu import Polynomials
 from equinet.ops.kernels.node.executor import GeneratedManyBody
 from equinet.ops.kernels.node.reference import HornerManyBody
+from equinet.ops.kernels.pair.executor import GeneratedPair
+from equinet.ops.kernels.pair.reference import BatchedPair
+from equinet.ops.kernels.pair.table import Table, steps
 from equinet.ops.methods.cp import TermChain
 from equinet.ops.methods.so2 import PolarFrame, SO2Convolution
 from equinet.ops.spec import ManyBodySpec, TensorProductSpec
@@ -180,6 +185,64 @@ def frame_work(frame: PolarFrame) -> Work:
         if l <= frame.max_order:
             work = work.plus(Work(16 * pairs, 4 * pairs))
     return work
+
+
+# Pair products: rows stand where edges do elsewhere
+
+
+def _of_rows(spec: TensorProductSpec, row: Work) -> Cost:
+    return Cost(row, Work(), 4 * (spec.irreps_in1.dim + spec.irreps_in2.dim + spec.rows * spec.channels), 0)
+
+
+@cost.register
+def _(executor: BatchedPair) -> Cost:
+    spec, row = executor.spec, Work()
+    for n, (i1, i2, _) in enumerate(executor.groups):
+        table = getattr(executor, f"table_{n}")
+        products = spec.irreps_in1[i1].ir.dim * spec.irreps_in2[i2].ir.dim
+        row = row.plus(Work(2 * table.numel() * spec.channels, products * spec.channels))
+    weighted = 2 * sum(path.out.dim for path in spec.paths) - spec.rows
+    return _of_rows(spec, row.plus(Work(0, weighted * spec.channels)))
+
+
+def _through_table(table: Table) -> Work:
+    begun: set[str] = set()
+    additions = products = 0
+    for block in table.blocks:
+        own: set[str] = set()
+        for target, _, _ in steps(block, "z"):
+            names = begun if target.startswith("d") else own
+            additions += target in names
+            products += 1
+            names.add(target)
+    return Work(0, (additions + products) * table.channels)
+
+
+@cost.register
+def _(executor: GeneratedPair) -> Cost:
+    return _of_rows(executor.spec, _through_table(executor.table))
+
+
+@cost.register
+def _(executor: FactorisedPair) -> Cost:
+    spec, channels = executor.spec, executor.spec.channels
+    if executor.code is not None:
+        parts = executor.code.couplings.sizes["w"]
+        made = (3 * executor.rank - 1) * parts * channels if executor.weights == "degrees" else 0
+        return _of_rows(spec, _through_table(executor.code.couplings).plus(Work(0, made)))
+    work = algebra_work(executor.algebra, channels)
+    scaled, reached = spec.irreps_in2.dim, len(executor.of_out) * channels
+    if executor.weights == "degrees":
+        scaled += spec.irreps_in1.dim + reached
+    each = work.left.plus(work.right, work.multiply, work.back, Work(0, scaled))
+    return _of_rows(spec, each.times(executor.rank).plus(Work(0, (executor.rank - 1) * reached)))
+
+
+@cost.register
+def _(executor: JoinedPair) -> Cost:
+    found = [cost(part) for part in executor.executors]
+    row = Work(0, (len(found) - 1) * executor.spec.rows * executor.spec.channels)
+    return _of_rows(executor.spec, row.plus(*(part.edge for part in found if part is not None)))
 
 
 # Algebras: for a number of columns, that is channels times copies

@@ -29,7 +29,7 @@ def equivariance_error(executor: Any, spec: TensorProductSpec | ManyBodySpec, dt
     direction, it is that. Only the executor computes in ``dtype``; rotations and differences are float64.
 
     Args:
-        executor: A convolution or a many-body product in ``dtype``.
+        executor: A convolution, a pair product or a many-body product in ``dtype``.
         spec: Specification of the product.
         dtype: Its precision.
     """
@@ -46,22 +46,27 @@ def equivariance_error(executor: Any, spec: TensorProductSpec | ManyBodySpec, dt
         filters, weights = o3.Irreps([]), weights[: spec.species]
         groups = SpeciesGroups(each % len(weights))
     else:
-        irreps, out = spec.irreps_in1, [(count, ir) for ir, count in executor.copies.items()]
+        copies = spec.copies if spec.pair else executor.copies
+        irreps, out = spec.irreps_in1, [(count, ir) for ir, count in copies.items()]
         filters = spec.irreps_in2
-    x, y = random(SAMPLES, irreps.dim // spec.channels, spec.channels), random(SAMPLES, filters.dim)
-    if isinstance(spec, TensorProductSpec) and why_no_direction(spec) is None:
+    pair = isinstance(spec, TensorProductSpec) and spec.pair
+    x = random(SAMPLES, irreps.dim // spec.channels, spec.channels)
+    y = random(SAMPLES, filters.dim // spec.channels, spec.channels) if pair else random(SAMPLES, filters.dim, 1)
+    if isinstance(spec, TensorProductSpec) and not pair and why_no_direction(spec) is None:
         direction = torch.nn.functional.normalize(random(SAMPLES, 3), dim=1).numpy()
         values = harmonics_at(direction, filters.lmax)
-        y = torch.cat([values[:, ir.l**2 : (ir.l + 1) ** 2] for _, ir in filters], dim=1)
+        y = torch.cat([values[:, ir.l**2 : (ir.l + 1) ** 2] for _, ir in filters], dim=1).unsqueeze(2)
 
     def product(x: Tensor, y: Tensor) -> Tensor:
         if isinstance(spec, ManyBodySpec):
             return executor(x.to(dtype), weights, groups).double()
-        return executor(x.to(dtype), y.to(dtype), weights, torch.stack([each, each])).double()
+        if pair:
+            return executor(x.to(dtype), y.to(dtype), weights).double()
+        return executor(x.to(dtype), y.squeeze(2).to(dtype), weights, torch.stack([each, each])).double()
 
     with torch.no_grad():
         expected = turn(product(x, y), out)
-        turned = turn(x, [(1, ir) for _, ir in irreps]), turn(y.unsqueeze(2), [(1, ir) for _, ir in filters]).squeeze(2)
+        turned = turn(x, [(1, ir) for _, ir in irreps]), turn(y, [(1, ir) for _, ir in filters])
         error = product(*turned) - expected
     return float((error.flatten(1).norm(dim=1) / expected.flatten(1).norm(dim=1)).mean())
 

@@ -59,7 +59,7 @@ class Explanation(Printable):
     expressivity: int
     """Dimension of the family of maps it reaches; see :func:`equinet.ops.explain`."""
     weights: int
-    """Weights per edge and channel, or per species and channel."""
+    """Weights per edge and channel, per species and channel, or of a pair product per channel."""
     weights_dimension: int
     """How many of these are independent: the dimension of what they reach with no linear maps around."""
     cost: Cost | None
@@ -68,6 +68,8 @@ class Explanation(Printable):
     """By dtype; empty if there is nothing to measure."""
     tensor_error: float | None
     """Of a CP decomposition its relative error; None for the others."""
+    pair: bool = False
+    """Whether both inputs have channels; its rows are then what edges are elsewhere."""
 
     @property
     def full(self) -> int:
@@ -96,7 +98,7 @@ class Explanation(Printable):
         return [facts, "", Text(title, "strong"), self._table_of_outputs()]
 
     def _facts(self) -> list[tuple[str, str]]:
-        per = "species" if self.many_body else "edge"
+        per = "channel" if self.pair else "species and channel" if self.many_body else "edge and channel"
         facts = [("method", self.method), ("computed by", self.executor or "nothing"), ("of", self.spec)]
         if self.refusal:
             facts.append(("refused", self.refusal))
@@ -107,10 +109,12 @@ class Explanation(Printable):
             facts.append(("paths", f"{self.reached} of {self.full}" + ("" if self.reached else ": it reaches nothing")))
             told = f"{self.expressivity}, with equivariant linear maps before and after (Clebsch-Gordan: {self.full})"
             facts.append(("expressivity", told))
-        facts.append(("weights", f"{self.weights} per {per} and channel, {self.weights_dimension} of them independent"))
+        facts.append(("weights", f"{self.weights} per {per}, {self.weights_dimension} of them independent"))
         if self.cost is not None:
             told = f"{kilo(self.cost.flops_per_node)} kFLOP and {kilo(self.cost.bytes_per_node)} kB per node"
-            if not self.many_body:
+            if self.pair:
+                told = f"{kilo(self.cost.flops_per_edge)} kFLOP and {kilo(self.cost.bytes_per_edge)} kB per row"
+            elif not self.many_body:
                 told = (
                     f"{kilo(self.cost.flops_per_edge)} kFLOP and {kilo(self.cost.bytes_per_edge)} kB per edge, " + told
                 )
@@ -164,9 +168,11 @@ class Comparison(Printable):
 
     def blocks(self) -> list[Block]:
         """One row a method, then the legend and the reasons of refusals."""
-        many_body = self.explanations[0].many_body
+        many_body, pair = self.explanations[0].many_body, self.explanations[0].pair
         titles = ["expr.", "weights", "kFLOP\n/ node", "kB\n/ node", "error"]
-        if not many_body:
+        if pair:
+            titles = ["paths", *titles[:2], "kFLOP\n/ row", "kB\n/ row", "error"]
+        elif not many_body:
             titles = ["paths", *titles[:2], "kFLOP\n/ edge", "kFLOP\n/ node", "kB\n/ edge", "error"]
         columns = [Column("method", fold=True), *(Column(title, number=True) for title in titles), Column("ok")]
         rows = [(found.method, *self._cells(found), "no" if found.refusal else "yes") for found in self.explanations]
@@ -174,7 +180,8 @@ class Comparison(Printable):
         for found in self.explanations:
             if found.refusal:
                 refusals.setdefault(found.refusal, []).append(found.method)
-        lines = [LEGEND_MANY_BODY if many_body else LEGEND, *self.notes]
+        legend = LEGEND.replace("per edge and channel", "per channel") if pair else LEGEND
+        lines = [LEGEND_MANY_BODY if many_body else legend, *self.notes]
         lines += [f"refused, {' and '.join(methods)}: {why}" for why, methods in refusals.items()]
         return [Text(self.explanations[0].spec, "strong"), Table("", columns, rows), *lines]
 
@@ -186,6 +193,9 @@ class Comparison(Printable):
             numbers = [f"{found.expressivity}/{found.full}", str(found.weights)]
             return numbers + ([kilo(cost.flops_per_node), kilo(cost.bytes_per_node)] if cost else ["-"] * 2) + told
         numbers = [f"{found.reached}/{found.full}", str(found.expressivity), str(found.weights)]
+        if found.pair:
+            costs = [kilo(cost.flops_per_edge), kilo(cost.bytes_per_edge)] if cost else ["-"] * 2
+            return numbers + costs + told
         flops = [kilo(cost.flops_per_edge), kilo(cost.flops_per_node), kilo(cost.bytes_per_edge)] if cost else ["-"] * 3
         return numbers + flops + told
 

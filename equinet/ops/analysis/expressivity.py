@@ -18,6 +18,7 @@ from equinet.ops.coupling.counts import count_covariants, count_terms
 from equinet.ops.coupling.polynomials import covariants, monomials
 from equinet.ops.coupling.quadrature import smallest_rule
 from equinet.ops.factorised.convolution import FactorisedConvolution, JoinedConvolution
+from equinet.ops.factorised.pair import FactorisedPair, JoinedPair
 from equinet.ops.layout import is_true, with_channels
 from equinet.ops.methods.bracket import Bracket
 from equinet.ops.methods.clebsch_gordan import ClebschGordan
@@ -25,8 +26,9 @@ from equinet.ops.methods.cp import CPDecomposed
 from equinet.ops.methods.gaunt import GauntFourier, GauntGrid
 from equinet.ops.methods.matrix import MatrixProduct
 from equinet.ops.methods.registry import method_from_config, method_to_config, methods_of_others, needed_arguments
+from equinet.ops.methods.roles import executor_of, refusal
 from equinet.ops.methods.so2 import SO2
-from equinet.ops.protocols import Convolution, Method
+from equinet.ops.protocols import Convolution, Method, Pair
 from equinet.ops.spec import ManyBodySpec, TensorProductSpec, highest_degree
 from equinet.ops.species import SpeciesGroups
 
@@ -81,12 +83,12 @@ def explain(spec: TensorProductSpec | ManyBodySpec, method: Method | str | Mappi
     """
     method = method_from_config(method)
     executor: Any = None
-    refusal = method.supports(spec)
+    why_not = refusal(method, spec)
     try:
-        executor = method.convolution(spec) if isinstance(spec, TensorProductSpec) else method.many_body(spec)
+        executor = executor_of(method, spec)
         executor = executor.double() if getattr(executor, "copies", True) else None  # no copies: it reaches no output
     except ValueError as error:
-        refusal = refusal or str(error)
+        why_not = why_not or str(error)
     errors: dict[str, float] = {}
     approximation = None
     if isinstance(spec, ManyBodySpec):
@@ -102,7 +104,8 @@ def explain(spec: TensorProductSpec | ManyBodySpec, method: Method | str | Mappi
         method=label(method),
         spec=str(spec),
         many_body=isinstance(spec, ManyBodySpec),
-        refusal=refusal,
+        pair=isinstance(spec, TensorProductSpec) and bool(spec.pair),
+        refusal=why_not,
         executor=None if executor is None else type(executor).__name__,
         parts=parts,
         expressivity=expressivity,
@@ -165,7 +168,29 @@ def label(method: Method) -> str:
 # Products of two inputs
 
 
-def _paths_reached(spec: TensorProductSpec, executor: Convolution | None) -> tuple[tuple[Part, ...], int, int]:
+class _OfPair:
+    """A pair product as a convolution whose slots are its outputs, one copy of each."""
+
+    def __init__(self, executor: Any) -> None:
+        self.executor: Pair = executor.double()
+        self.spec, self.weight_numel, self.copies = executor.spec, executor.weight_numel, executor.spec.copies
+        slots = [[float(path.out == out) for path in self.spec.paths] for out in self.copies]
+        self.slots = torch.tensor(slots, dtype=torch.float64).unsqueeze(2)
+
+    def path_weights(self, weight: Tensor) -> Float[Tensor, "edges slots paths channels"]:
+        return self.slots * self.executor.path_weights(weight).unsqueeze(1)
+
+    def strengths(self) -> Float[Tensor, " paths"]:
+        """Root of the mean square of each path's weight, for independent weights by which the result has unit variance."""
+        found: Any = self.executor
+        parts = found.executors if isinstance(found, JoinedPair) else [found]
+        if not isinstance(parts[0], FactorisedPair):
+            jacobian = _jacobian_of_weights(self, _points(self.weight_numel))  # type: ignore[arg-type]
+            return (jacobian.square().sum(1) * found.initial_scale[:, None] ** 2).sum(0).sqrt()
+        return torch.stack([part.strengths() * part.rank**0.5 for part in parts]).square().sum(0).sqrt()
+
+
+def _paths_reached(spec: TensorProductSpec, executor: Any) -> tuple[tuple[Part, ...], int, int]:
     """Paths, the dimension with linear maps around, and without."""
     strengths = torch.zeros(len(spec.paths)) if executor is None else _strengths(executor)
     parts = []
@@ -184,8 +209,10 @@ def _paths_reached(spec: TensorProductSpec, executor: Convolution | None) -> tup
     return tuple(parts), _rank(with_maps), alone
 
 
-def _leaves(executor: Convolution) -> list[Convolution]:
+def _leaves(executor: Any) -> list[Any]:
     """The executors that are no mere composition, in float64; of a reference form those of which it is the twin."""
+    if executor.spec.pair:
+        return [_OfPair(getattr(executor, "like", None) or executor)]
     found: Any = getattr(executor.path_weights, "__self__", executor)
     if not isinstance(found, JoinedConvolution):
         return [found.double()]
@@ -193,11 +220,11 @@ def _leaves(executor: Convolution) -> list[Convolution]:
     return [leaf for part in parts for leaf in _leaves(part)]
 
 
-def _strengths(executor: Convolution) -> Float[Tensor, " paths"]:
+def _strengths(executor: Any) -> Float[Tensor, " paths"]:
     """Strength of each path in the leaf that has most of it."""
     found = []
     for leaf in _leaves(executor):
-        if isinstance(leaf, FactorisedConvolution):
+        if isinstance(leaf, (FactorisedConvolution, _OfPair)):
             found.append(leaf.strengths())
         else:  # linear in independent weights of unit variance: the root of the mean square
             found.append(_jacobian_of_weights(leaf, _points(leaf.weight_numel)).square().sum((0, 1)).sqrt())

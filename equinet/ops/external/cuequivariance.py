@@ -1,6 +1,6 @@
 """Products by NVIDIA's cuequivariance: its CUDA kernels where tensors are on a GPU, its torch form where they are on the CPU.
 
-Both products are handed over as polynomials with our order of weights and rows, so that weights are the same numbers with every
+All products are handed over as polynomials with our order of weights and rows, so that weights are the same numbers with every
 backend and nothing is permuted. Their kernels (method ``uniform_1d``) gather, multiply and sum in one pass, in which an edge's
 harmonics are shared by all channels, and their derivatives are polynomials by the same kernels, to any order.
 
@@ -26,6 +26,8 @@ from equinet.ops.coupling.clebsch_gordan import clebsch_gordan
 from equinet.ops.coupling.polynomials import Covariants
 from equinet.ops.edges import Edges
 from equinet.ops.kernels.node.reference import PolynomialTables
+from equinet.ops.kernels.pair.reference import ExactPair
+from equinet.ops.kernels.pair.table import name_of, table_of
 from equinet.ops.spec import ManyBodySpec, TensorProductSpec
 from equinet.ops.species import SpeciesGroups
 
@@ -101,6 +103,48 @@ class CuEquivarianceConvolution(LibraryConvolution):
         return rows.unflatten(1, (self.spec.rows, self.spec.channels))
 
 
+class CuEquivariancePair(ExactPair):
+    """The pair product, weights of each row or the same for all.
+
+    Raises:
+        ValueError: As :class:`CuEquivarianceConvolution`.
+    """
+
+    package, devices = CuEquivarianceConvolution.package, CuEquivarianceConvolution.devices
+
+    def __init__(self, spec: TensorProductSpec) -> None:
+        super().__init__(spec)
+        load(LIBRARY, "cuequivariance")
+
+    @property
+    def kernel(self) -> str:
+        """Library that computes, on any device that it runs on."""
+        return kernel_of(self.package, self.devices)
+
+    def polynomial(self) -> Any:
+        """Weights and both inputs to rows: one term for every coupling that is not zero."""
+        cue, spec, channels = load("cuequivariance", "cuequivariance"), self.spec, self.spec.channels
+        counts = len(spec.paths), spec.irreps_in1.dim // channels, spec.irreps_in2.dim // channels, spec.rows
+        product = cue.SegmentedTensorProduct([(_segments(count, channels), "u") for count in counts])
+        for block in table_of(name_of(spec)).blocks:
+            for i, j, k, t in block.entries:
+                product.add_path(block.weight, i, j, k, c=t)
+        return cue.SegmentedPolynomial.eval_last_operand(product)
+
+    def forward(
+        self,
+        x: Float[Tensor, "rows dim1 channels"],
+        y: Float[Tensor, "rows dim2 channels"],
+        weight: Float[Tensor, "*rows_or_none weights channels"],
+    ) -> Float[Tensor, "rows out channels"]:
+        require_device(x, self.package, self.devices)
+        if len(x) == 0:  # what the kernels of others make of nothing is not known; zeros with derivatives are
+            return (x[:, :1] * y[:, :1] * weight[..., :1, :]).expand(-1, self.spec.rows, -1)
+        weight = weight.unsqueeze(0) if weight.dim() == 2 else weight
+        (rows,) = evaluator(self, x)([_flat(weight), _flat(x), _flat(y)])
+        return rows.unflatten(1, (self.spec.rows, self.spec.channels))
+
+
 class CuEquivarianceManyBody(PolynomialTables):
     """The many-body product, weights of each node's species gathered in the same pass.
 
@@ -167,7 +211,7 @@ def _flat(values: Float[Tensor, "batch rows channels"]) -> Float[Tensor, "batch 
     return values.flatten(1).contiguous()
 
 
-def evaluator(executor: CuEquivarianceConvolution | CuEquivarianceManyBody, like: Tensor) -> Any:
+def evaluator(executor: CuEquivarianceConvolution | CuEquivariancePair | CuEquivarianceManyBody, like: Tensor) -> Any:
     """The library's module for tensors of this device and precision, made once for all executors of one spec.
 
     It is no part of the executor, as it would lose digits when that goes to float32 and back.

@@ -1,4 +1,4 @@
-"""Both roles of every factorised product: the edge convolution and the many-body product, over any :mod:`algebra`."""
+"""The edge convolution of every factorised product, over any :mod:`algebra`."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from equinet.ops.kernels.edge.reference import slot_rows
 from equinet.ops.spec import TensorProductSpec
 
 from .algebra import Algebra
+from .generated import look_again
 from .generated_convolution import CouplingCode
 
 RadialWeights = Literal["shared", "filter", "degrees"]
@@ -86,7 +87,7 @@ class FactorisedConvolution(WithKernels, ConstantModule):
         self.code = CouplingCode(algebra, spec, self.copies, copies, weights) if generate else None
         if self.code is not None:
             # What a model's file may change: the factors of a CP decomposition.
-            self.register_load_state_dict_post_hook(_look_again)
+            self.register_load_state_dict_post_hook(look_again)
 
     def forward(
         self,
@@ -141,25 +142,7 @@ class FactorisedConvolution(WithKernels, ConstantModule):
 
     def strengths(self) -> Float[Tensor, " paths"]:
         """Strength of every path in the algebra's tensor; the squares of those into one output add to one."""
-        spec, tensor = self.spec, self.algebra.dense()
-        starts = [
-            [part.start for part in o3.Irreps([(1, ir) for ir in irreps]).slices()]
-            for irreps in ([ir for _, ir in spec.irreps_in1], [ir for _, ir in spec.irreps_in2], list(self.copies))
-        ]
-        found = []
-        for path in spec.paths:
-            if path.out not in self.copies:
-                found.append(tensor.new_zeros(()))
-                continue
-            l1, l2 = spec.irreps_in1[path.i1].ir.l, spec.irreps_in2[path.i2].ir.l
-            coupling = clebsch_gordan(l1, l2, path.out.l).to(tensor)
-            block = tensor
-            for axis, start in enumerate(
-                (starts[0][path.i1], starts[1][path.i2], starts[2][list(self.copies).index(path.out)])
-            ):
-                block = block.narrow(axis, start, coupling.shape[axis])
-            found.append((block * coupling).sum() / math.sqrt(path.out.dim))
-        return torch.stack(found)
+        return strengths_of(self.spec, self.algebra, list(self.copies))
 
     def path_weights(self, weight: Tensor) -> Float[Tensor, "edges slots paths channels"]:
         strengths = self.strengths().to(weight)
@@ -181,10 +164,25 @@ class FactorisedConvolution(WithKernels, ConstantModule):
         return f"{self.spec}; {self.weights} weights{copies}; {self.kernel}"
 
 
-def _look_again(module: FactorisedConvolution, _: object) -> None:
-    """Read the constants of a module again when they came from a file."""
-    assert module.code is not None
-    module.code.read(module.algebra)
+def strengths_of(spec: TensorProductSpec, algebra: Algebra, outputs: list[o3.Irrep]) -> Float[Tensor, " paths"]:
+    """Strength of every path of ``spec`` in the tensor of an algebra to one copy of each of the ``outputs``."""
+    tensor = algebra.dense()
+    starts = [
+        [part.start for part in o3.Irreps([(1, ir) for ir in irreps]).slices()]
+        for irreps in ([ir for _, ir in spec.irreps_in1], [ir for _, ir in spec.irreps_in2], outputs)
+    ]
+    found = []
+    for path in spec.paths:
+        if path.out not in outputs:
+            found.append(tensor.new_zeros(()))
+            continue
+        l1, l2 = spec.irreps_in1[path.i1].ir.l, spec.irreps_in2[path.i2].ir.l
+        coupling = clebsch_gordan(l1, l2, path.out.l).to(tensor)
+        block = tensor
+        for axis, start in enumerate((starts[0][path.i1], starts[1][path.i2], starts[2][outputs.index(path.out)])):
+            block = block.narrow(axis, start, coupling.shape[axis])
+        found.append((block * coupling).sum() / math.sqrt(path.out.dim))
+    return torch.stack(found)
 
 
 class JoinedConvolution(nn.Module):

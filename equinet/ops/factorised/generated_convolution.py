@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
-from typing import Any
 
 from e3nn import o3
 from jaxtyping import Float
@@ -20,11 +18,12 @@ from equinet.ops.kernels.edge.reference import slot_rows
 from equinet.ops.spec import TensorProductSpec
 
 from .algebra import Algebra
+from .generated import TensorCode
 
 MANY_ENTRIES = 20_000
 
 
-class CouplingCode:
+class CouplingCode(TensorCode):
     r"""Generated code for a factorised product by the non-zero entries of its tensor, without the way to the algebra and back.
 
     .. math:: z^{r}_k = \sum_{l_2} b^{r}_{l_2} \sum_i T^{l_2}_{ik} \, x_i, \qquad T^{l_2}_{ik} = \sum_{j \in l_2} t_{ijk} \, y_j
@@ -40,44 +39,17 @@ class CouplingCode:
         copies: Copies of the product, each with weights of its own.
         weights: Sharing of weights, see :class:`.convolution.FactorisedConvolution`.
 
-    Attributes:
-        couplings: The couplings that the code runs through.
-
     Raises:
         ValueError: If the constants of ``algebra`` are trained, which code does not see.
     """
 
     couplings: Couplings
-    _product: str | None
 
     def __init__(
         self, algebra: Algebra, spec: TensorProductSpec, outputs: Mapping[o3.Irrep, int], copies: int, weights: str
     ) -> None:
-        if any(True for _ in algebra.parameters()):
-            raise ValueError('`backend` "generated" has no form for factors that are trained; take "auto" or "torch"')
         self._spec, self._outputs, self._copies, self._weights = spec, outputs, copies, weights
-        # What a model's file may change: the factors of a CP decomposition.
-        self._names = list(algebra.state_dict())
-        self.read(algebra)
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
-        if self._product is not None:  # which another process has not heard of
-            remember(self.couplings)
-
-    def read(self, algebra: Algebra) -> None:
-        """Take the couplings from the algebra as it is now."""
-        self._seen = [(each, each._version) for each in self._constants(algebra)]
-        tensor = copy.deepcopy(algebra).double().cpu().dense()
-        self.couplings = self._couplings_of(tensor)
-        # Factors that a file is still to bring are no numbers yet.
-        self._product = remember(self.couplings) if tensor.isfinite().all() else None
-
-    def is_ready(self, algebra: Algebra) -> bool:
-        """Read the algebra again if its constants changed; False while a file is still to bring them."""
-        if self._names and self._changed(algebra):
-            self.read(algebra)
-        return self._product is not None
+        super().__init__(algebra)
 
     def __call__(
         self,
@@ -87,17 +59,10 @@ class CouplingCode:
         edges: Edges,
     ) -> Float[Tensor, "nodes out channels"]:
         """Sum of the products on every receiver; ``weight`` has one row for each copy and part of the tensor."""
-        return forward(node_feats, edge_attrs, weight, edges.index, *edges.incoming, edges.mirrored, self._product)
+        return forward(node_feats, edge_attrs, weight, edges.index, *edges.incoming, edges.mirrored, self.product)
 
-    def _constants(self, algebra: Algebra) -> list[Tensor]:
-        return [algebra.get_buffer(name) for name in self._names]
-
-    def _changed(self, algebra: Algebra) -> bool:
-        """True if constants differ from those that were read; stand-ins while torch traces do not count."""
-        return any(
-            type(each) is Tensor and (each is not before or each._version != version)
-            for each, (before, version) in zip(self._constants(algebra), self._seen)
-        )
+    def _remember(self) -> str:
+        return remember(self.couplings)
 
     def _couplings_of(self, tensor: Float[Tensor, "dim1 dim2 dim_out"]) -> Couplings:
         spec, everything = self._spec, slice(None)

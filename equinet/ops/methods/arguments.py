@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from equinet.ops.spec import TensorProductSpec
 from equinet.quotes import quoted
 
 
@@ -23,3 +24,14 @@ def require_one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
     """
     if value not in allowed:
         raise ValueError(f"`{name}` must be one of {', '.join(allowed)}, got {quoted(value)}")
+
+
+def require_role(spec: TensorProductSpec, *, pair: bool) -> None:
+    """Refuse a spec of the other role of a product of two inputs.
+
+    Raises:
+        ValueError: If ``spec`` is a pair product and a convolution is to be made of it, or the reverse; names the right call.
+    """
+    if spec.pair != pair:
+        kind, call = ("a pair product", "pair") if spec.pair else ("one with paths kept apart", "convolution")
+        raise ValueError(f"{spec} is {kind}: its executor is made by `{call}` of a method, or by `tensor_product`")

@@ -16,9 +16,15 @@ from equinet.ops.kernels.edge.executor import GeneratedConvolution, why_not_gene
 from equinet.ops.kernels.edge.reference import EdgeMatrixConvolution, ReferenceConvolution
 from equinet.ops.kernels.node.executor import GeneratedManyBody
 from equinet.ops.kernels.node.reference import HornerManyBody, ReferenceManyBody
+from equinet.ops.kernels.pair.executor import GeneratedPair
+from equinet.ops.kernels.pair.executor import why_not_generated as why_no_pair_generated
+from equinet.ops.kernels.pair.reference import BatchedPair, ReferencePair
+from equinet.ops.kernels.pair.table import name_of, table_of
 from equinet.ops.progress import building
-from equinet.ops.protocols import Convolution, ManyBody
+from equinet.ops.protocols import Convolution, ManyBody, Pair
 from equinet.ops.spec import ManyBodySpec, TensorProductSpec
+
+from .arguments import require_role
 
 # What a backend cannot do without; each says why it is not there.
 _NEEDS: dict[str, Any] = {
@@ -42,8 +48,8 @@ class ClebschGordan:
             batched matrix products, any device. ``"reference"``: the formulas term by term, the oracle of tests. ``"auto"``:
             ``"generated"`` where there is a kernel and code can be made within about ten seconds (up to degree 4 on all sides), else
             ``"torch"``; ``repr`` of an executor says which, and why. ``"cuequivariance"``: NVIDIA's library, its kernels on a GPU
-            and its torch form on the CPU. ``"openequivariance"``: the convolution by that library, on a GPU only; its many-body
-            product is not a finished one, so that is the one of ``"auto"``. ``"auto"`` takes neither. All are one function with
+            and its torch form on the CPU. ``"openequivariance"``: the convolution by that library, on a GPU only; it has no
+            pair product and no finished many-body product, so those are the ones of ``"auto"``. ``"auto"`` takes neither. All are one function with
             the same weights. Not saved with a model.
 
     Raises:
@@ -76,6 +82,7 @@ class ClebschGordan:
 
     @made_on_cpu
     def convolution(self, spec: TensorProductSpec) -> Convolution:
+        require_role(spec, pair=False)
         self._require(spec)
         if self.backend == "reference":
             return ReferenceConvolution(spec)
@@ -88,6 +95,21 @@ class ClebschGordan:
         if self.backend == "auto" and (reason := why_not_generated(spec)):
             return EdgeMatrixConvolution(spec, KernelChoice("auto", cpu=reason, cuda=reason))
         return GeneratedConvolution(spec, self.backend)
+
+    @made_on_cpu
+    def pair(self, spec: TensorProductSpec) -> Pair:
+        """The executor for a pair product, with a weight for each path."""
+        require_role(spec, pair=True)
+        self._require(spec)
+        if self.backend == "reference":
+            return ReferencePair(spec)
+        if self.backend == "cuequivariance":
+            return cuequivariance.CuEquivariancePair(spec)
+        if self.backend == "torch":
+            return BatchedPair(spec)
+        if self.backend != "generated" and (reason := why_no_pair_generated(table_of(name_of(spec)))):
+            return BatchedPair(spec, KernelChoice("auto", cpu=reason, cuda=reason))
+        return GeneratedPair(spec, "generated" if self.backend == "generated" else "auto")
 
     @made_on_cpu
     def many_body(self, spec: ManyBodySpec) -> ManyBody:

@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
+import torch
 from e3nn import o3
 
 from equinet.ops.coupling.pairings import Pairing, first_unreached, output_scales, reached_outputs
 from equinet.ops.devices import made_on_cpu
-from equinet.ops.factorised import generated_convolution, generated_powers
+from equinet.ops.factorised import generated_convolution, generated_powers, pair
 from equinet.ops.factorised.algebra import Algebra
 from equinet.ops.factorised.chains import Chain, DenseChain
 from equinet.ops.factorised.convolution import FactorisedConvolution, JoinedConvolution, RadialWeights
+from equinet.ops.factorised.pair import FactorisedPair, JoinedPair
 from equinet.ops.factorised.powers import JoinedManyBody, PowerManyBody
 from equinet.ops.kernels.choice import KernelChoice, unavailable
 from equinet.ops.kernels.edge.reference import ReferenceConvolution
+from equinet.ops.kernels.pair.reference import ReferencePair
 from equinet.ops.layout import one_of_each
 from equinet.ops.progress import building
-from equinet.ops.protocols import Convolution, ManyBody
+from equinet.ops.protocols import Convolution, ManyBody, Pair
 from equinet.ops.spec import ManyBodySpec, TensorProductSpec, highest_degree
 
-from .arguments import require_one_of, require_whole
+from .arguments import require_one_of, require_role, require_whole
 from .clebsch_gordan import ClebschGordan
 
 Backend = Literal["auto", "generated", "torch", "reference"]
@@ -73,9 +78,11 @@ class FactorisedMethod(ABC):
     """Base of the methods that multiply in an algebra.
 
     Args:
-        copies: R, the number of products with weights of their own (the rank of the family of path weights), up to 64.
-        weights: Radial weights of a copy in the convolution: ``"filter"`` one per degree of the harmonics, ``"degrees"`` one per
-            irrep of both inputs and the output, ``"shared"`` one for all paths.
+        copies: R, the number of products with weights of their own (the rank of the family of path weights), up to 64. A pair product
+            sums its copies, so that there is one unless ``weights`` is ``"degrees"``.
+        weights: Weights of a copy in the convolution, where they are radial, and in the pair product: ``"filter"`` one per irrep of the
+            second input, the degrees of the harmonics, ``"degrees"`` one per irrep of both inputs and the output, ``"shared"`` one for
+            all paths.
         backend: ``"generated"``: convolutions by the entries of their tensor, in machine code for this processor and in kernels on
             CUDA; many-body products as polynomials of the features, likewise, but on CUDA those that multiply value by value (points
             of the sphere, terms with fixed factors) at their values, in one kernel. What has no such form (CP on a processor, very
@@ -112,6 +119,8 @@ class FactorisedMethod(ABC):
         """None if this method can compute ``spec``, else the reason why not, in words."""
         highest = highest_degree(spec)
         if isinstance(spec, TensorProductSpec):
+            if spec.pair and (reason := self._why_no_copies()):
+                return reason
             path = first_unreached(spec, *(product.pairing(highest) for product in self.products()))
             return None if path is None else self.why_not(path)
         executor = self._of_torch().power(spec)
@@ -138,6 +147,7 @@ class FactorisedMethod(ABC):
         Raises:
             ValueError: If ``backend`` is ``"generated"`` and this product has no generated code; says why.
         """
+        require_role(spec, pair=False)
         if self.is_path_by_path(spec):
             return ClebschGordan(self.backend).convolution(spec)
         parts = [part for product in self.products() if (part := self._convolution(product, spec)) is not None]
@@ -170,6 +180,51 @@ class FactorisedMethod(ABC):
             copies=self.copies,
             kernels=KernelChoice(self.backend, cpu=reason, cuda=reason, product=f"the convolution {spec}"),
             generate=self.backend == "generated" or (self.backend == "auto" and reason is None),
+        )
+
+    @made_on_cpu
+    def pair(self, spec: TensorProductSpec) -> Pair:
+        """The executor for a pair product.
+
+        Raises:
+            ValueError: If copies would be no more than one, no output is reached, or ``backend`` is ``"generated"`` and this product has no
+                generated code; says why.
+        """
+        require_role(spec, pair=True)
+        reached = {product: reached_outputs(spec, product.pairing(highest_degree(spec))) for product in self.products()}
+        count = Counter(out for outputs in reached.values() for _, out in outputs)
+        if self._why_no_copies() or not count:
+            raise ValueError(f"{self} cannot do {spec}: {self.supports(spec)}")
+        parts = [self._pair(product, spec, outputs, count) for product, outputs in reached.items() if len(outputs)]
+        executor = parts[0] if len(parts) == 1 else JoinedPair(spec, parts)
+        return ReferencePair(spec, like=executor) if self.backend == "reference" else executor
+
+    def _pair(
+        self, product: Product, spec: TensorProductSpec, outputs: o3.Irreps, count: Mapping[o3.Irrep, int]
+    ) -> FactorisedPair:
+        """The part of one product; ``count``: products that reach an output, which share its variance."""
+        algebra = product.algebra(one_of_each(spec.irreps_in1), one_of_each(spec.irreps_in2), outputs)
+        sums = [self.copies * count[out] for _, out in outputs for _ in range(out.dim)]
+        scales = output_scales(spec, product.pairing(highest_degree(spec)))
+        algebra.scale_out(scales / torch.tensor(sums, dtype=torch.float64).sqrt())
+        reason = pair.why_not_generated(algebra, spec, outputs, self.weights) if self.backend == "auto" else None
+        return FactorisedPair(
+            spec,
+            algebra,
+            outputs,
+            weights=self.weights,
+            copies=self.copies,
+            kernels=KernelChoice(self.backend, cpu=reason, cuda=reason, product=f"the pair product {spec}"),
+            generate=self.backend == "generated" or (self.backend == "auto" and reason is None),
+        )
+
+    def _why_no_copies(self) -> str | None:
+        """Reason why there are no pair products of so many copies; None if there are."""
+        if self.copies == 1 or self.weights == "degrees":
+            return None
+        return (
+            f'a pair product is summed over its copies, so that {self.copies} of them with weights "{self.weights}" are no more than '
+            'one; take `copies=1`, or `weights="degrees"`'
         )
 
     @made_on_cpu

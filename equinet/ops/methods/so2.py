@@ -19,8 +19,10 @@ from equinet.ops.devices import made_on_cpu
 from equinet.ops.edges import Edges, as_edges, sum_on_nodes
 from equinet.ops.kernels.choice import WithKernels
 from equinet.ops.kernels.edge.reference import ReferenceConvolution
-from equinet.ops.protocols import Convolution, ManyBody
+from equinet.ops.protocols import Convolution, ManyBody, Pair
 from equinet.ops.spec import ManyBodySpec, TensorProductSpec
+
+from .arguments import require_role
 
 
 def supports(spec: TensorProductSpec) -> str | None:
@@ -288,6 +290,8 @@ class SO2:
     def supports(self, spec: TensorProductSpec | ManyBodySpec) -> str | None:
         if isinstance(spec, ManyBodySpec):
             return "a frame needs a direction, and features multiplied with themselves have none"
+        if spec.pair:
+            return "a frame needs a direction, and a second input with channels has as many directions as channels"
         return supports(spec)
 
     def reached(self, spec: ManyBodySpec) -> set[o3.Irrep]:
@@ -295,8 +299,17 @@ class SO2:
 
     @made_on_cpu
     def convolution(self, spec: TensorProductSpec) -> Convolution:
+        require_role(spec, pair=False)
         executor = SO2Convolution(spec)
         return ReferenceConvolution(spec, like=executor) if self.backend == "reference" else executor
+
+    def pair(self, spec: TensorProductSpec) -> Pair:
+        """Refuse a pair product, whose second input has no one direction.
+
+        Raises:
+            ValueError: Always; says why.
+        """
+        raise ValueError(str(self.supports(spec)))
 
     def many_body(self, spec: ManyBodySpec) -> ManyBody:
         raise ValueError(str(self.supports(spec)))

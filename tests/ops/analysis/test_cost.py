@@ -36,6 +36,8 @@ class Elementwise(TorchDispatchMode):
         out, aten, name = func(*args, **(kwargs or {})), torch.ops.aten, func.overloadpacket
         if name in (aten.mul, aten.add, aten.sub, aten.rsub, aten.div, aten.neg):
             self.flops += out.numel()
+        elif name == aten.addcmul:
+            self.flops += 2 * out.numel()
         elif name == aten.sum:
             self.flops += args[0].numel() - out.numel()
         elif name == aten.index_add:
@@ -92,6 +94,32 @@ def test_a_convolution_costs_what_torch_counts_for_one_more_edge_and_one_more_no
     found, base = cost(executor), work(5, 7)
     assert difference(work(5, 8), base) == pytest.approx(tuple(found.edge), rel=1e-12)
     assert difference(work(6, 7), base) == pytest.approx(tuple(found.node), rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        ClebschGordan("torch"),
+        GauntGrid(backend="torch"),
+        GauntGrid(backend="torch", copies=2, weights="degrees", bracket=True),
+        GauntFourier(backend="torch", weights="shared"),
+        MatrixProduct(backend="torch", weights="degrees"),
+    ],
+)
+def test_a_pair_product_costs_what_torch_counts_for_one_more_row(method) -> None:
+    spec = TensorProductSpec("4x0e+4x1o+4x1e", "4x0e+4x1o", "0e+1o+1e+2e")
+    if method.supports(spec):
+        spec = TensorProductSpec("4x0e+4x1o+4x2e", "4x0e+4x1o", "0e+1o+2e")
+    executor = method.pair(spec)
+
+    def work(rows: int) -> tuple[float, float]:
+        x, y = (torch.randn(rows, irreps.dim // 4, 4) for irreps in (spec.irreps_in1, spec.irreps_in2))
+        return counted(lambda: executor(x, y, torch.randn(executor.weight_numel, 4)))
+
+    found = cost(executor)
+    assert difference(work(6), work(5)) == pytest.approx(tuple(found.edge), rel=1e-12)
+    assert found.flops_per_node == 0
+    assert found.bytes_per_edge == 4 * (spec.irreps_in1.dim + spec.irreps_in2.dim + 4 * spec.rows)
 
 
 @pytest.mark.parametrize("method", [method for method in METHODS if not isinstance(method, SO2)])

@@ -160,4 +160,7 @@ def remember(couplings: Couplings) -> str:
 @made_on_cpu
 def couplings_of(product: str) -> Couplings:
     """Couplings by the name that operators take."""
-    return _remembered.get(product) or Couplings.of_paths(TensorProductSpec(*product.split(" x ")))
+    if product in _remembered:
+        return _remembered[product]
+    irreps1, irreps2, outputs = product.split(" x ")
+    return Couplings.of_paths(TensorProductSpec(irreps1, irreps2, outputs))

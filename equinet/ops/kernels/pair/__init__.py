@@ -1,0 +1,1 @@
+"""Pair product: two inputs with channels, coupled channel by channel and summed over paths."""
