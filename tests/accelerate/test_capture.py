@@ -277,6 +277,8 @@ class Elsewhere:
             return self.mode.from_tensor(tensor).detach().to(self.device)
 
     def potential(self, potential: Potential) -> Potential:
+        for module in potential.modules():
+            _ = getattr(module, "torch_form", None)  # made when it is first asked for, as in the steps before a capture
         moved = copy.deepcopy(potential)
         for module in moved.modules():
             for name, weight in module._parameters.items():

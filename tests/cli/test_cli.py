@@ -62,6 +62,10 @@ OPTIONS = {
         "--json",
         "--csv",
         "--parity",
+        "--units",
+        "--stress-sign",
+        "--weight-key",
+        "--virial-key",
         "--energy-key",
         "--forces-key",
         "--stress-key",
@@ -284,7 +288,7 @@ def test_square_brackets_in_a_message_are_shown(project, tmp_path):
     """Rich would take them for markup and swallow them."""
     setting = "data.train=[red]frames.xyz"
     message = fails("train", project / "tiny.toml", "--out", tmp_path / "out", "--set", setting)
-    assert "there is no file" in message
+    assert "no file fits the pattern" in message
     assert "/[red]frames.xyz" in message
 
 

@@ -54,7 +54,7 @@ def test_the_report_names_labels_and_unused_keys(tmp_path: Path, frames: list[At
     first, second = written(tmp_path / "a.xyz", frames), written(tmp_path / "b.xyz", frames[:1])
     code, text = call("report", first, second, "--json", tmp_path / "out.json")
     assert code == 0
-    assert "1 frames of b.xyz are in a.xyz, too" in text
+    assert "1 frame of b.xyz is in a.xyz, too" in text
     said = json.loads((tmp_path / "out.json").read_text())
     assert [part["labels"] for part in said["parts"]] == [{"energy": 8, "forces": 8}, {"energy": 1, "forces": 1}]
     assert [key["name"] for key in said["unused"]] == ["head"]

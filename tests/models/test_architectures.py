@@ -95,9 +95,9 @@ def test_a_method_that_no_file_could_name_is_refused() -> None:
     ("field", "bad"),
     [
         ("channels", 0),
-        ("max_l", 4),
+        ("max_l", 7),
         ("sh_degree", -1),
-        ("correlation", 5),
+        ("correlation", 8),
         ("layers", 0),
         ("cutoff", 0.0),
         ("convolution", "fft"),

@@ -78,7 +78,7 @@ def test_a_molecules_stress_label_does_not_hide_the_stress_error_of_the_others(m
     mol.calc = SinglePointCalculator(mol, energy=1.0, forces=np.ones((2, 3)), stress=np.zeros(6))
     path = write("mixed.xyz", [*copper[:3], mol])
     try:
-        found = evaluate_file(r.out / "model.eqn", path)[1]
+        found = evaluate_file(r.out / "model.eqn", path).errors
     except ValueError:
         return
     assert math.isfinite(found.mae["stress"])

@@ -59,13 +59,25 @@ def _many(key: UnusedKey) -> str:
 
 def _repeats(report: DataReport) -> list[Block]:
     lines: list[Block] = [
-        Text(f"duplicates  {count} frames of {_short(part)} repeat earlier ones of it", "warning")
+        Text(
+            f"duplicates  {_frames(count)} of {_short(part)} repeat{'s' if count == 1 else ''} earlier ones of it",
+            "warning",
+        )
         for part, count in report.duplicates.items()
     ]
     for pair, count in report.shared.items():
         first, second = pair.split(", ", 1)
-        lines.append(Text(f"duplicates  {count} frames of {_short(second)} are in {_short(first)}, too", "warning"))
+        lines.append(
+            Text(
+                f"duplicates  {_frames(count)} of {_short(second)} {'is' if count == 1 else 'are'} in {_short(first)}, too",
+                "warning",
+            )
+        )
     return lines
+
+
+def _frames(count: int) -> str:
+    return "1 frame" if count == 1 else f"{count} frames"
 
 
 def _short(name: str) -> str:

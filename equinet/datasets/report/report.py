@@ -216,7 +216,8 @@ def _format(name: str) -> str:
 
 
 def _unused(survey: Survey, keys: LabelKeys) -> tuple[UnusedKey, ...]:
-    used = UNSEEN | {keys.weight} | {keys.of(name) for name in PROPERTIES}
+    used = UNSEEN | {keys.weight, keys.virial, keys.config_type}
+    used |= {key for name in PROPERTIES for key in (keys.of(name), keys.weight_of(name), f"{name}_weight")}
     counts: Counter[tuple[str, str]] = Counter()
     values: dict[str, dict[str, None]] = {}
     for atoms in survey.frames:

@@ -261,9 +261,9 @@ def test_the_matrix_pairing_is_the_product_of_matrices(degree: int) -> None:
 def test_a_dense_tensor_holds_the_couplings_that_parity_allows() -> None:
     tensor = dense_tensor(o3.Irreps("3x1o"), o3.Irreps("1o+1e"), o3.Irreps("0e+0o+1e"), lambda *degrees: 2.0)
     assert tensor.shape == (3, 6, 5)
-    torch.testing.assert_close(tensor[:, :3, :1], 2 * wigner(1, 1, 0), rtol=0, atol=0)
-    torch.testing.assert_close(tensor[:, 3:, 1:2], 2 * wigner(1, 1, 0), rtol=0, atol=0)
-    torch.testing.assert_close(tensor[:, :3, 2:], 2 * wigner(1, 1, 1), rtol=0, atol=0)
+    torch.testing.assert_close(tensor[:, :3, :1], 2 * wigner(1, 1, 0), rtol=0, atol=1e-15)
+    torch.testing.assert_close(tensor[:, 3:, 1:2], 2 * wigner(1, 1, 0), rtol=0, atol=1e-15)
+    torch.testing.assert_close(tensor[:, :3, 2:], 2 * wigner(1, 1, 1), rtol=0, atol=1e-15)
     assert tensor[:, :3, 1].norm() == tensor[:, 3:, 0].norm() == tensor[:, 3:, 2:].norm() == 0
 
 

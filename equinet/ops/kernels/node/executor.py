@@ -36,7 +36,7 @@ class GeneratedManyBody(PolynomialTables):
             float32 and float64, and on CUDA with more coefficients. ``"generated"``: a call there raises.
 
     Raises:
-        ValueError: Valueerror in a call, if ``backend`` is ``"generated"`` and there is no kernel for the device, precision or size.
+        ValueError: In a call, if ``backend`` is ``"generated"`` and there is no kernel for the device, precision or size.
     """
 
     coefficients: Tensor

@@ -144,7 +144,7 @@ def test_a_report_is_read_at_80_columns_on_one_screen(metal: list[Atoms], tmp_pa
 def test_a_training_shows_a_handful_of_lines(metal: list[Atoms]) -> None:
     frames = [*metal, with_labels(metal[0], Labels({"energy": 1.0}))]
     text = as_text(brief(report({"train": frames})), 100)
-    assert "1 frames of train repeat earlier ones" in text
+    assert "1 frame of train repeats earlier ones" in text
     assert len(text.splitlines()) < 6
     with pytest.raises(ValueError, match="there are no frames"):
         report({"train": []})
