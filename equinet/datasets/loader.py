@@ -138,7 +138,12 @@ def label_counts(graphs: Sequence[AtomicGraph]) -> dict[str, int]:
     known = getattr(graphs, "label_counts", None)
     if known is not None:
         return dict(known)
-    return {name: sum(bool(graph[name].isfinite().any()) for graph in graphs if name in graph) for name in PROPERTIES}
+    return {name: sum(has_label(graph, name) for graph in graphs) for name in PROPERTIES}
+
+
+def has_label(graph: AtomicGraph, name: str) -> bool:
+    """True if a structure has a label, of which all numbers are there or none."""
+    return name in graph and not np.isnan(graph[name].numpy().flat[0])
 
 
 def edges_of(graphs: Sequence[AtomicGraph]) -> NDArray[np.int64]:

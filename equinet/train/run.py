@@ -14,8 +14,9 @@ import torch
 from equinet.checkpoint import save_potential
 from equinet.datasets import GraphLoader, Statistics
 from equinet.datasets.composition import undetermined
-from equinet.datasets.loader import label_counts
+from equinet.datasets.loader import has_label, label_counts
 from equinet.datasets.properties import PROPERTIES
+from equinet.datasets.store import StoredGraphs
 from equinet.graph import AtomicGraph
 from equinet.graph.elements import SYMBOLS
 from equinet.models import count_weights
@@ -31,7 +32,6 @@ from .assemble import EVALUATION_BATCH, Parts, assemble
 from .config import RunConfig
 from .finetune import FAR, mean_gap
 from .loop import Reporter, Silent, fit
-from .loss import label_weight
 from .metrics import Errors, Predictions, errors, predict
 from .report.plots import plot_history, plot_parity
 from .report.record import append_json, write_json, write_json_lines
@@ -303,18 +303,23 @@ def _label_lines(parts: Parts) -> list[Block]:
             f"{name} {count}" if count in (0, len(graphs)) else f"{name} {count} of {len(graphs)}"
             for name, count in label_counts(graphs).items()
         )
-        weightless = sum(not bool(graph.weight > 0) for graph in graphs)
-        left_out = f"; {weightless} of weight 0, left out" if weightless else ""
-        lines.append(f"labels      {part}: {counts}{left_out}{_weights(graphs)}")
+        lines.append(f"labels      {part}: {counts}{_weights(graphs)}")
     return lines
 
 
 def _weights(graphs: Sequence[AtomicGraph]) -> str:
-    """Range of the weights of labels that count, if they are not all 1."""
+    """Number of frames of weight 0, and the range of the weights of labels that count, if they are not all 1."""
+    if isinstance(graphs, StoredGraphs):
+        return ""  # every graph would have to be made
+    weightless = sum(not float(graph.weight) > 0 for graph in graphs)
     weights = {
-        float(label_weight(graph, name)) for graph in graphs for name in PROPERTIES if graph[name].isfinite().any()
+        float(graph.weight) * float(graph[f"{name}_weight"])
+        for graph in graphs
+        for name in PROPERTIES
+        if has_label(graph, name)
     }
-    return f"; weights {min(weights):g} to {max(weights):g}" if weights - {1.0} else ""
+    left_out = f"; {weightless} of weight 0, left out" if weightless else ""
+    return left_out + (f"; weights {min(weights):g} to {max(weights):g}" if weights - {1.0} else "")
 
 
 def _forces(statistics: Statistics) -> str:
