@@ -10,6 +10,7 @@ from typing import Any
 import ase.db
 import numpy as np
 from ase import Atoms
+from ase.db.row import AtomsRow
 
 from equinet.datasets.keys import LabelKeys
 from equinet.datasets.properties import is_label
@@ -22,6 +23,8 @@ from .streams import name_inside, unpacked
 
 AT_ONCE = 1000  # rows in memory
 MAGIC = (0xBEEFC0DE).to_bytes(4, "little")  # behind the head of the first page of an LMDB file
+# Names in `data` of the arrays, and of the results that ASE does not know, in rows that equinet wrote.
+ARRAYS, OTHER_RESULTS = "equinet_arrays", "equinet_results"
 UNIT_OF, UNIT_OF_LENGTH = "_property_unit_dict", "_distance_unit"  # in the metadata of SchNetPack
 
 
@@ -32,18 +35,17 @@ def read_database(path: Path, keys: LabelKeys) -> Iterator[tuple[Atoms, LabelKey
         ValueError: If a library is missing, the file cannot be read, or labels in ``data`` have no units; names the file, the row, and the remedy.
     """
     is_lmdb = not name_inside(path).lower().endswith(".db")
-    if is_lmdb and (missing := [name for name in ("ase_db_backends", "lmdb") if find_spec(name) is None]):
-        raise ValueError(f"{path} needs {' and '.join(missing)}, which is not installed: {how_to_install('data')}")
+    if is_lmdb and find_spec("lmdb") is None:
+        raise ValueError(f"{path} needs lmdb, which is not installed: {how_to_install('data')}")
     try:
         with unpacked(path) as plain:
             if is_lmdb:
                 _require_lmdb(plain, path)
-                database = ase.db.connect(str(plain), type="aselmdb", readonly=True, use_lock_file=False)
-                rows = database.select()
+                rows, metadata = _rows_of_store(plain)
             else:
                 database = ase.db.connect(str(plain), type="db", use_lock_file=False)
-                rows = _in_parts(database)
-            yield from _frames(rows, path, dict(database.metadata), keys)
+                rows, metadata = _in_parts(database), dict(database.metadata)
+            yield from _frames(rows, path, metadata, keys)
     except (ValueError, GeneratorExit):
         raise
     except Exception as error:  # SQLite, LMDB and ASE raise errors of their own
@@ -56,6 +58,19 @@ def _require_lmdb(plain: Path, path: Path) -> None:
     with plain.open("rb") as file:
         if file.read(20)[16:] != MAGIC:
             raise ValueError(f"{path} is no LMDB file; was it cut short or renamed? Fetch it again")
+
+
+def _rows_of_store(path: Path) -> tuple[Iterator[Any], dict[str, Any]]:
+    """Rows of an LMDB database, and its metadata."""
+    from equinet.datasets.store.database import METADATA, Database  # which converts what is read here
+    from equinet.datasets.store.frames import ids_of
+    from equinet.datasets.store.rows import decoded
+
+    database = Database(path)
+    contents = ((int(n), database.get(str(n).encode())) for n in ids_of(database))
+    rows = (AtomsRow(decoded(content) | {"id": n}) for n, content in contents if content is not None)
+    stored = database.get(METADATA)
+    return rows, decoded(stored) if stored else {}
 
 
 def _in_parts(database: Any) -> Iterator[Any]:
@@ -75,6 +90,7 @@ def _frames(
         atoms = row.toatoms()
         atoms.info |= row.key_value_pairs
         data = dict(row.data)
+        of_atoms, of_calculators = data.pop(ARRAYS, ()), data.pop(OTHER_RESULTS, ())
         results = dict(atoms.calc.results) if atoms.calc is not None else {}
         labels = {
             name for name in data if is_label(name) or name in (keys.of("energy"), keys.of("forces"), keys.of("stress"))
@@ -93,10 +109,10 @@ def _frames(
                     raise ValueError(
                         f"{path}, row {row.id}: `{name}` differs between the calculator and `data` of the row; remove one of them"
                     )
-            elif name in RESULTS:
+            elif name in RESULTS or name in of_calculators:
                 results[name] = array
-            elif isinstance(array, np.ndarray) and array.ndim and len(array) == len(atoms):
-                atoms.arrays[name] = array
+            elif name in of_atoms or (isinstance(array, np.ndarray) and array.ndim and len(array) == len(atoms)):
+                atoms.arrays[name] = np.asarray(array)
             else:
                 atoms.info[name] = array
         attach(atoms, results)

@@ -15,8 +15,8 @@ from equinet.datasets.read import iter_frames
 from equinet.datasets.read.streams import PACKED
 from equinet.datasets.writing import constraints_without_form, write_frames
 
-from .database import SUFFIX
-from .frames import StoredFrames, is_store
+from .database import SUFFIX, Database
+from .frames import ids_of, is_store, stores_of
 from .others import write_database, write_trajectory
 from .writer import write_store
 
@@ -60,10 +60,10 @@ def convert(
     if out.exists():
         raise FileExistsError(f"{out} is there already; remove it or choose another name")
     names = [inputs] if isinstance(inputs, (str, os.PathLike)) else list(inputs)
-    total = len(StoredFrames(names, keys)) if is_store(names) else None
+    total = sum(len(ids_of(Database(path))) for path in stores_of(names)) if is_store(names) else None
 
     def frames() -> Iterator[Atoms]:
-        for done, atoms in enumerate(_read(names, keys), start=1):
+        for done, atoms in enumerate(iter_frames(names, keys), start=1):
             if write is write_frames and (lost := constraints_without_form(atoms)):
                 raise ValueError(
                     f"{source(atoms)}: has constraints ({', '.join(lost)}), which extended XYZ cannot hold; write a *{SUFFIX} instead"
@@ -106,8 +106,3 @@ def under_own_names(atoms: Atoms, keys: LabelKeys) -> Atoms:
     if atoms.info.get("weight") == 1:
         del atoms.info["weight"]
     return atoms
-
-
-def _read(names: Sequence[str | os.PathLike[str]], keys: LabelKeys) -> Iterator[Atoms]:
-    for name in names:
-        yield from StoredFrames(name, keys) if is_store(name) else iter_frames(name, keys)

@@ -73,7 +73,9 @@ class StoredFrames(Sequence[Atoms]):
     ) -> None:
         self.keys = keys
         self.files = [Database(path) for path in stores_of(paths)]
-        self.ids = [_ids(file) for file in self.files]
+        for file in self.files:
+            _require_own_units(file)
+        self.ids = [ids_of(file) for file in self.files]
         self.ends = np.cumsum([len(ids) for ids in self.ids])
 
     def __len__(self) -> int:
@@ -113,21 +115,33 @@ class StoredFrames(Sequence[Atoms]):
         return (self[n] for n in range(len(self)))
 
 
-def _ids(file: Database) -> range | NDArray[np.int64]:
-    """Numbers of the rows that are there."""
+def ids_of(file: Database) -> range | NDArray[np.int64]:
+    """Numbers of the rows that are there.
+
+    Raises:
+        ValueError: If there are none, or the file is no database.
+    """
     try:
-        found = [decoded(content) if (content := file.get(key)) else None for key in (NEXT, DELETED, METADATA)]
-        last, deleted, metadata = int(found[0] or 1), found[1] or [], found[2] or {}
+        found = [decoded(content) if (content := file.get(key)) else None for key in (NEXT, DELETED)]
+        last, deleted = int(found[0] or 1), found[1] or []
     except (ValueError, TypeError) as error:
         raise ValueError(
             f"{file.path} is no database of ASE: its list of rows {error}; make or fetch it again"
         ) from error
-    if UNITS_OF_SCHNETPACK in metadata:
-        raise ValueError(
-            f"{file.path} has units of its own ({UNITS_OF_SCHNETPACK}); bring it into eV and Å first: equinet data convert {file.path} "
-            f"NEW{SUFFIX}"
-        )
     ids = range(1, last) if not deleted else np.setdiff1d(np.arange(1, last), np.array(deleted, dtype=np.int64))
     if len(ids) == 0:
         raise ValueError(f"{file.path} holds no frames")
     return ids
+
+
+def _require_own_units(file: Database) -> None:
+    stored = file.get(METADATA)
+    try:
+        has_others = stored is not None and UNITS_OF_SCHNETPACK in (decoded(stored) or {})
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{file.path} is no database of ASE: its metadata {error}; make or fetch it again") from error
+    if has_others:
+        raise ValueError(
+            f"{file.path} has units of its own ({UNITS_OF_SCHNETPACK}); bring it into eV and Å first: equinet data convert {file.path} "
+            f"NEW{SUFFIX}"
+        )

@@ -166,7 +166,7 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path, name: str, content:
         read_frames(tmp_path / name)
 
 
-@pytest.mark.parametrize("name", ["ase_db_backends", "lmdb", "h5py"])
+@pytest.mark.parametrize("name", ["lmdb", "h5py"])
 def test_a_missing_library_is_named_with_how_to_install_it(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

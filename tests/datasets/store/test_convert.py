@@ -9,6 +9,7 @@ from pathlib import Path
 
 import ase.db
 import ase.io
+import ase.units
 import numpy as np
 import pytest
 from ase import Atoms
@@ -163,3 +164,15 @@ def test_ase_reads_the_text_that_we_write(tmp_path: Path) -> None:
     assert (read.cell[:] == atoms.cell[:]).all()
     np.testing.assert_array_equal(read.get_stress(), atoms.calc.results["stress"])
     np.testing.assert_array_equal(read.get_forces(apply_constraint=False), atoms.calc.results["forces"])
+
+
+def test_a_store_with_units_of_its_own_is_refused_for_streaming_and_converted(tmp_path: Path) -> None:
+    atoms = random_frames(1)[0]
+    energy, atoms.calc = atoms.calc.results["energy"], None
+    with ase.db.connect(tmp_path / "other.aselmdb", type="aselmdb", use_lock_file=False) as database:
+        database.metadata = {"_property_unit_dict": {"energy": "Hartree"}, "_distance_unit": "Ang"}
+        database.write(atoms, data={"energy": np.array([energy / ase.units.Hartree])})
+    with pytest.raises(ValueError, match=r"has units of its own .*equinet data convert"):
+        StoredFrames(tmp_path / "other.aselmdb")
+    assert convert(tmp_path / "other.aselmdb", tmp_path / "new.aselmdb") == 1
+    assert StoredFrames(tmp_path / "new.aselmdb")[0].calc.results["energy"] == pytest.approx(energy, rel=1e-12)
