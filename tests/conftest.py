@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
+import tempfile
 
 import shape_checks
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ["EQUINET_CACHE"] = "off"  # no test depends on what others made, or on another day
+if "PYTEST_XDIST_WORKER" not in os.environ:  # one cache for all processes of this run, and none of another day
+    os.environ["EQUINET_CACHE"] = tempfile.mkdtemp(prefix="equinet-tests-")
+    atexit.register(shutil.rmtree, os.environ["EQUINET_CACHE"], ignore_errors=True)
 if not os.path.exists(
     "/dev/nvidiactl"
 ):  # kernels for GPUs are tested by Triton's interpreter, which it decides when imported
