@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from equinet.quotes import shortened
 from equinet.tables import Block, Column, Table, Text
 
-from .report import DataReport, PartReport, Range, UnusedKey
+from .report import MOST_VALUES, DataReport, PartReport, Range, UnusedKey
 
 MOST_ROWS = 8  # of a table; what is left out is counted below it
 
@@ -54,7 +54,7 @@ def _inventory(part: PartReport) -> str:
 def _many(key: UnusedKey) -> str:
     if key.per == "atom":
         return " (per atom)"
-    return f" ({key.distinct} values)" if key.distinct > 1 else ""
+    return f" ({key.distinct}{' or more' if key.distinct == MOST_VALUES else ''} values)" if key.distinct > 1 else ""
 
 
 def _repeats(report: DataReport) -> list[Block]:
