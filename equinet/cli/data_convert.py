@@ -38,8 +38,7 @@ def convert(
 
     Labels are checked, and written as energy (eV), forces (eV/Å) and stress (eV/Å³). Nothing is overwritten.
     """
-    from equinet.datasets import LabelKeys
-    from equinet.datasets.store import convert
+    from equinet.datasets import LabelKeys, convert
 
     keys = LabelKeys(energy=energy_key, forces=forces_key, stress=stress_key, weight=weight_key)
     with progress(console, "frames") as move:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from equinet.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from .conversion import convert
     from .frames import Labels, find_labels, labelled, source, with_labels
     from .isolated import is_isolated_atom, split_isolated
     from .keys import LabelKeys
@@ -28,6 +29,7 @@ __all__ = [
     "Property",
     "Statistics",
     "Units",
+    "convert",
     "find_labels",
     "is_isolated_atom",
     "iter_frames",
@@ -51,6 +53,7 @@ __all__ = [
 # So that the table of properties can be imported without ASE and torch.
 _HOMES = {
     "properties": ("Property", "register_property"),
+    "conversion": ("convert",),
     "frames": ("Labels", "find_labels", "labelled", "source", "with_labels"),
     "isolated": ("is_isolated_atom", "split_isolated"),
     "keys": ("LabelKeys",),

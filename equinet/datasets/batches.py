@@ -1,4 +1,4 @@
-"""Which graphs make a batch: so many, or as many as have so many edges, in an order that only seed and epoch decide."""
+"""Composition of batches: a fixed number of graphs or of edges, in an order that only seed and epoch decide."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Batches(Sequence[list[int]]):
 
 
 class BySize:
-    """Batches of so many graphs.
+    """Batches of a fixed number of graphs.
 
     Args:
         size: Number of graphs in all.

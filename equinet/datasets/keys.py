@@ -1,4 +1,4 @@
-"""How the labels in a file are to be understood: names, units, signs and weights."""
+"""Names, units, signs and weights of the labels in a file."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ not what was asked for is made anew. Results never depend on the cache; without 
 
 The folder is that of the environment variable ``EQUINET_CACHE`` (``off`` for none), else ``equinet`` in ``XDG_CACHE_HOME``, else
 ``~/.cache/equinet``. It holds up to :data:`MOST_BYTES`; what was used longest ago goes first. As machine code is run from it, it must
-belong to the user and be writable by nobody else.
+belong to the user and not be writable by others.
 """
 
 from __future__ import annotations

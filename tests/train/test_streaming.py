@@ -15,8 +15,9 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from equinet.datasets import GraphLoader
+from equinet.datasets.conversion import convert
 from equinet.datasets.frames import labelled
-from equinet.datasets.store import StoredFrames, StoredGraphs, convert, survey, write_store
+from equinet.datasets.store import StoredFrames, StoredGraphs, survey, write_store
 from equinet.graph import AtomicGraph
 from equinet.train import RunConfig, assemble, fit, parse_config, run
 from equinet.train.prepare import prepare

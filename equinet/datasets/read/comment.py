@@ -40,7 +40,7 @@ CLOSED: Periodic = (True, True, True)
 
 @dataclass(frozen=True)
 class Keys:
-    """Where in a comment the keys are that make the structure, and all others."""
+    """Positions in a comment of the keys that make the structure, and of all others."""
 
     lattice: int | None
     properties: int | None

@@ -62,7 +62,7 @@ def _require_lmdb(plain: Path, path: Path) -> None:
 
 def _rows_of_store(path: Path) -> tuple[Iterator[Any], dict[str, Any]]:
     """Rows of an LMDB database, and its metadata."""
-    from equinet.datasets.store.database import METADATA, Database  # which converts what is read here
+    from equinet.datasets.store.database import METADATA, Database  # whose neighbours, graphs, take long to import
     from equinet.datasets.store.frames import ids_of
     from equinet.datasets.store.rows import decoded
 

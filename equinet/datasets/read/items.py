@@ -116,7 +116,7 @@ def _word(text: str, at: int, until: str = "") -> tuple[str, int]:
 
 
 def _enclosed(text: str, at: int) -> tuple[str, int]:
-    """What stands between quotes or brackets; of nested brackets with the outer ones."""
+    """Text between quotes or brackets; of nested brackets with the outer ones."""
     begin, opening = at, text[at]
     closing, depth, nested = CLOSING[opening], 1, False
     letters: list[str] = []

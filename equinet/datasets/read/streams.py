@@ -108,7 +108,7 @@ class Window:
         return False
 
     def whole_lines(self) -> int:
-        """Where the last whole line in memory ends; ``at`` if there is none."""
+        """End of the last whole line in memory; ``at`` if there is none."""
         return max(self.data.rfind(b"\n", self.at) + 1, self.at)
 
     def next_line(self, frame: int | None = None) -> bytes | None:

@@ -44,7 +44,7 @@ def iter_xyz(path: str | os.PathLike[str], *, native: bool = True) -> Iterator[F
 
 
 def _first_comment(window: Window) -> bytes:
-    """What is probably the comment of the first frame; nothing is taken."""
+    """Probable comment of the first frame; nothing is taken from the stream."""
     lines = window.data[window.at :].lstrip().split(b"\n", 2)
     return lines[1].removesuffix(b"\r") if len(lines) > 2 else b""
 

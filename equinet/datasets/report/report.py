@@ -28,7 +28,7 @@ UNSEEN = {SOURCE, "weight", "config_type", "numbers", "positions", "initial_magm
 
 @dataclass(frozen=True)
 class PartReport:
-    """What one file or part holds.
+    """Contents of one file or part.
 
     Attributes:
         name: File or part.

@@ -36,7 +36,7 @@ KINDS = ("config_type", "head", "group", "dimer", "tag")
 
 @dataclass(frozen=True, eq=False)
 class Survey:
-    """What one pass over all frames finds, frames one after the other; labels that are missing are NaN.
+    """Results of one pass over all frames, frames one after the other; labels that are missing are NaN.
 
     Attributes:
         frames: The frames.
@@ -264,7 +264,7 @@ def _nearby(atoms: Atoms, radius: float) -> tuple[Ints, Ints, Floats]:
 def _nearest(
     count: int, first: int, i: Ints, j: Ints, vectors: Floats, lengths: Floats, ratios: Floats
 ) -> dict[str, Any]:
-    """Of each of ``count`` atoms the neighbour with the smallest ratio; atoms are numbered from ``first`` on among all."""
+    """Neighbour with the smallest ratio of each of ``count`` atoms; atoms are numbered from ``first`` on among all."""
     found: dict[str, Any] = {
         "nearest": np.full(count, np.inf),
         "ratio": np.full(count, np.inf),

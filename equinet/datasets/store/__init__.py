@@ -1,6 +1,5 @@
 """Stores of frames larger than memory: ``.aselmdb`` files, written, read at random, and streamed as graphs."""
 
-from .convert import convert, format_of
 from .frames import StoredFrames, is_store, stores_of
 from .graphs import StoredGraphs
 from .surveys import Survey, survey
@@ -10,8 +9,6 @@ __all__ = [
     "StoredFrames",
     "StoredGraphs",
     "Survey",
-    "convert",
-    "format_of",
     "is_store",
     "stores_of",
     "survey",

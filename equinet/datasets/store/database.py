@@ -29,7 +29,7 @@ _files: WeakValueDictionary[tuple[int, int], _File] = WeakValueDictionary()
 _reads = 0
 
 
-def library() -> Any:
+def lmdb_module() -> Any:
     """The module lmdb.
 
     Raises:
@@ -73,7 +73,7 @@ class Database:
         try:
             with handle.begin() as transaction:
                 return transaction.get(key)
-        except library().Error as error:
+        except lmdb_module().Error as error:
             raise ValueError(f"{self.path} is damaged: {error}; make or fetch it again") from error
 
     def __getstate__(self) -> Path:
@@ -114,9 +114,9 @@ def _file_of(path: Path) -> _File:
 
 
 def _opened(path: Path) -> Any:
-    lmdb = library()
+    lmdb = lmdb_module()
     try:
-        # Rows are read in random order, and to read ahead would fill the memory with what nobody asked for.
+        # Rows are read in random order, and to read ahead would fill the memory with rows that are not asked for.
         handle = lmdb.open(str(path), subdir=False, readonly=True, lock=False, readahead=False, meminit=False)
     except lmdb.InvalidError as error:
         raise ValueError(f"{path} is no store of frames ({error}); make it with `equinet data convert`") from error
@@ -145,7 +145,7 @@ class Writer:
 
     def __init__(self, path: Path, at_once: int = 1000) -> None:
         self.at_once, self._count = at_once, 0
-        lmdb = library()
+        lmdb = lmdb_module()
         with _as_os_error():
             self._handle = lmdb.open(
                 str(path), subdir=False, lock=False, map_size=LARGEST, meminit=False, sync=False, map_async=True
@@ -174,7 +174,7 @@ class Writer:
 
 @contextmanager
 def _as_os_error() -> Iterator[None]:
-    lmdb = library()
+    lmdb = lmdb_module()
     try:
         yield
     except lmdb.Error as error:

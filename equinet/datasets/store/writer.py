@@ -10,7 +10,7 @@ from ase import Atoms
 
 from equinet.runs.files import explaining, whole_file
 
-from .database import METADATA, NEXT, SUFFIX, Writer, library
+from .database import METADATA, NEXT, SUFFIX, Writer, lmdb_module
 from .rows import encoded, row_of
 
 UNITS = {"energy": "eV", "length": "Ang", "forces": "eV/Ang", "stress": "eV/Ang^3"}
@@ -30,7 +30,7 @@ def write_store(path: str | os.PathLike[str], frames: Iterable[Atoms]) -> int:
         FileExistsError: If the file is there already.
         OSError, ValueError: If it cannot be written, a frame cannot be stored, or lmdb is not installed.
     """
-    library()
+    lmdb_module()
     path, count = Path(path), 0
     if path.suffix.lower() != SUFFIX:
         raise ValueError(f"{path} must end in {SUFFIX}, by which ASE and others know it")

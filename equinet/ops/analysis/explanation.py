@@ -69,7 +69,7 @@ class Explanation(Printable):
     tensor_error: float | None
     """Of a CP decomposition its relative error; None for the others."""
     pair: bool = False
-    """Whether both inputs have channels; its rows are then what edges are elsewhere."""
+    """True if both inputs have channels; its rows are then what edges are elsewhere."""
 
     @property
     def full(self) -> int:

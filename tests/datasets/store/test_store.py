@@ -178,7 +178,7 @@ def test_a_name_for_two_things_is_refused(tmp_path: Path) -> None:
 
 
 def damaged(path: Path, key: bytes, value: bytes | None) -> None:
-    lmdb = database.library()
+    lmdb = database.lmdb_module()
     with (
         lmdb.open(str(path), subdir=False, lock=False, map_size=2**24) as handle,
         handle.begin(write=True) as transaction,

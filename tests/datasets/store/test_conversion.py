@@ -16,8 +16,9 @@ from ase import Atoms
 from ase.constraints import FixBondLength
 
 from equinet.datasets import LabelKeys, read_frames
+from equinet.datasets.conversion import convert, format_of
 from equinet.datasets.frames import labelled
-from equinet.datasets.store import StoredFrames, convert, format_of, write_store
+from equinet.datasets.store import StoredFrames, write_store
 from equinet.datasets.store.rows import atoms_of
 from equinet.datasets.writing import frame_text, write_frames
 

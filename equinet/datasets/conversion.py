@@ -8,17 +8,16 @@ from pathlib import Path
 
 from ase import Atoms
 
-from equinet.datasets.frames import source
-from equinet.datasets.keys import OWN_NAMES, LabelKeys
-from equinet.datasets.properties import PROPERTIES
-from equinet.datasets.read import iter_frames
-from equinet.datasets.read.streams import PACKED
-from equinet.datasets.writing import constraints_without_form, write_frames
-
-from .database import SUFFIX, Database
-from .frames import ids_of, is_store, stores_of
-from .others import write_database, write_trajectory
-from .writer import write_store
+from .frames import source
+from .keys import OWN_NAMES, LabelKeys
+from .properties import PROPERTIES
+from .read import iter_frames
+from .read.streams import PACKED
+from .store.database import SUFFIX, Database
+from .store.frames import ids_of, is_store, stores_of
+from .store.others import write_database, write_trajectory
+from .store.writer import write_store
+from .writing import constraints_without_form, write_frames
 
 Write = Callable[[str | os.PathLike[str], Iterable[Atoms]], int]
 FORMATS: dict[str, tuple[str, Write]] = {
