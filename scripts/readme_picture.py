@@ -24,8 +24,9 @@ def main(demo: Path) -> None:
     """
     figure = Figure(figsize=(8.4, 3.3), layout="constrained")
     left, right = figure.subplots(1, 2)
-    predictions, found = evaluate_file(demo / "model.eqn", SAMPLE["test"], device="cpu")
-    label, model = (values.numpy() for values in predictions.pairs["forces"])
+    evaluation = evaluate_file(demo / "model.eqn", SAMPLE["test"], device="cpu")
+    found = evaluation.errors
+    label, model = (values.numpy() for values in evaluation.predictions.pairs["forces"])
     span = 1.05 * float(np.abs(label).max())
     left.plot([-span, span], [-span, span], color="black", lw=0.8, zorder=0)
     left.plot(label, model, ".", ms=3, alpha=0.4, color=BLUE, rasterized=True)

@@ -65,7 +65,7 @@ class _Mapped(Dataset, Generic[Item, Result]):
     def __getitem__(self, n: int) -> Result | _Failure:
         try:
             return self.function(self.items[n])
-        except Exception as error:
+        except Exception as error:  # of whatever kind, it is raised where the result is awaited
             return _Failure(error)
 
 

@@ -26,8 +26,6 @@ from .breakdown import Extreme, by_key, extremes, missing_labels, usual_keys
 from .metrics import Errors, Predictions, errors, predict
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from ase import Atoms
 
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
@@ -54,10 +52,6 @@ class Evaluation:
     isolated: Errors | None
     missing: Mapping[str, int]
     published: DataFile | None
-
-    def __iter__(self) -> Iterator[Any]:
-        """``predictions, errors``, so that ``predictions, errors = evaluate_file(...)``."""
-        return iter((self.predictions, self.errors))
 
     def as_json(self) -> dict[str, Any]:
         """Everything but the predictions: the keys of :meth:`Errors.as_json`, and counts, groups and largest errors."""

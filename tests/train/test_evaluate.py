@@ -151,11 +151,6 @@ def test_isolated_atoms_are_told_apart_unless_there_is_nothing_else(model, files
     assert (alone.errors.frames, alone.isolated) == (3, None)
 
 
-def test_an_evaluation_unpacks_as_before(found):
-    predictions, errors = found
-    assert (predictions, errors) == (found.predictions, found.errors)
-
-
 def test_the_numbers_of_a_file_of_values_are_those_of_the_evaluation(found, tmp_path):
     write_csv(tmp_path / "errors.csv", found.as_rows())
     rows = list(csv.DictReader((tmp_path / "errors.csv").read_text().splitlines()))

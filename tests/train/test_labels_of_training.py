@@ -309,7 +309,7 @@ def test_evaluate_offers_other_names_as_flags_and_counts_frames_of_weight_zero(w
     model, frames = water_model / "out" / "model.eqn", waters(3)
     frames[0].info["weight"] = 0
     told: list[str] = []
-    predictions, _ = evaluate_file(model, write("some.xyz", frames), device="cpu", tell=told.append)
+    predictions = evaluate_file(model, write("some.xyz", frames), device="cpu", tell=told.append).predictions
     assert told == ["1 of 3 frames have weight 0 and count in no error"]
     assert predictions.pairs["energy"][0].isnan().tolist() == [True, False, False]
     with pytest.raises(

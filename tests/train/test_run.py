@@ -104,7 +104,7 @@ def test_the_metrics_are_the_history(finished):
 def test_errors_agree_with_an_evaluation_of_the_saved_model(finished, files, part):
     written = json.loads((finished.out / "errors.json").read_text())
     assert set(written) == {"train", "valid", "test"}
-    _, found = evaluate_file(finished.out / "model.eqn", files[part])
+    found = evaluate_file(finished.out / "model.eqn", files[part]).errors
     assert numbers(found.as_json()) == pytest.approx(numbers(written[part]), rel=1e-6)
     assert finished.errors[part].as_json() == written[part]
     assert written[part]["stress_mae_mev_per_ang3"] is None
@@ -285,7 +285,7 @@ def test_labels_may_have_other_names(make_config, write, sample, tmp_path):
     assert prepare(renamed).digest == prepare(make_config()).digest
     run(renamed, tmp_path / "out")
     keys = LabelKeys(energy="dft_energy", forces="dft_forces")
-    _, found = evaluate_file(tmp_path / "out" / "model.eqn", tmp_path / "valid.xyz", keys)
+    found = evaluate_file(tmp_path / "out" / "model.eqn", tmp_path / "valid.xyz", keys).errors
     written = json.loads((tmp_path / "out" / "errors.json").read_text())["valid"]
     assert numbers(found.as_json()) == pytest.approx(numbers(written))
 
@@ -328,7 +328,7 @@ def test_errors_of_stress_are_written(strained):
     for part in ("train", "valid"):
         assert written[part]["stress_mae_mev_per_ang3"] > 0
         assert written[part]["stress_rmse_mev_per_ang3"] >= written[part]["stress_mae_mev_per_ang3"]
-    _, found = evaluate_file(result.out / "model.eqn", frames)
+    found = evaluate_file(result.out / "model.eqn", frames).errors
     assert found.frames == 10
     assert found.as_json() == pytest.approx(written["train"], rel=1e-5)
 

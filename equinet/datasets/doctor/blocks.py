@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from equinet.tables import Block, Text
+from equinet.tables import Block, Text, Tone
 
 from .base import Finding
 
@@ -33,10 +33,10 @@ def blocks(findings: Sequence[Finding], frames: int, accept: Sequence[str] = ())
 def lines_of(finding: Finding, *, accepted: bool = False) -> list[Block]:
     """Return the lines of one finding: number, what it looks like, remedy, frames."""
     word = "accepted" if accepted else {"refuse": "wrong", "warn": "perhaps"}[finding.severity]
-    tone = "bad" if word == "wrong" else "warning"
+    tone: Tone = "bad" if word == "wrong" else "warning"
     more = finding.count - len(finding.frames)
     lines: list[Block] = [
-        (Text(f"{word}: {finding.name}", tone)),  # type: ignore[arg-type]
+        Text(f"{word}: {finding.name}", tone),
         f"  {finding.number}; {finding.looks_like}.",
         f"  {finding.remedy}.",
     ]

@@ -75,7 +75,7 @@ def _design(survey: Survey, frame: int, kinds: int) -> tuple[Floats, Floats, Flo
     atoms, size = survey.frames[frame], kinds * FUNCTIONS
     i, j, vectors = pairs_within(atoms, REACH)
     lengths = np.maximum(np.linalg.norm(vectors, axis=1), 1e-3)
-    values, slopes = _basis(lengths)
+    values, gradients = _basis(lengths)
     first, second = (np.searchsorted(survey.elements, atoms.numbers[each]) for each in (i, j))
     low, high = np.minimum(first, second), np.maximum(first, second)
     kind = high * (high + 1) // 2 + low if kinds > 1 else np.zeros(len(i), dtype=np.int64)
@@ -84,7 +84,7 @@ def _design(survey: Survey, frame: int, kinds: int) -> tuple[Floats, Floats, Flo
     for each in np.unique(kind):
         of = np.flatnonzero(kind == each)
         columns = slice(each * FUNCTIONS, (each + 1) * FUNCTIONS)
-        pull = slopes[of][:, None, :] * units[of][:, :, None]
+        pull = gradients[of][:, None, :] * units[of][:, :, None]
         acting = np.zeros((len(atoms), 3, FUNCTIONS))
         np.add.at(acting, i[of], pull)
         np.add.at(acting, j[of], -pull)

@@ -109,12 +109,11 @@ def _columns(keys: tuple[str, ...], text: str) -> Columns:
 @lru_cache(64)
 def _periodic(text: str) -> Periodic:
     words = [word for word in SEPARATORS.split(text) if word]
-    truths = [LOGICALS.get(word) for word in words]
-    if len(truths) == 1:
-        truths *= 3
-    if len(truths) != 3 or None in truths:
+    truths = [LOGICALS[word] for word in words if word in LOGICALS]
+    if len(words) not in (1, 3) or len(truths) != len(words):
         raise ValueError(f'`pbc` must be three of T and F, as in pbc="T T F", got {quoted(text)}')
-    return tuple(truths)  # type: ignore[return-value]
+    first, second, third = truths if len(truths) == 3 else 3 * truths
+    return first, second, third
 
 
 @lru_cache(64)

@@ -47,10 +47,6 @@ def brief(report: DataReport) -> list[Block]:
     return lines
 
 
-def _inventory(part: PartReport) -> str:
-    return ", ".join(f"{name} {count} of {part.frames}" for name, count in part.labels.items()) or "none"
-
-
 def _many(key: UnusedKey) -> str:
     if key.per == "atom":
         return " (per atom)"

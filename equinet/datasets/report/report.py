@@ -48,7 +48,7 @@ class PartReport:
     smallest: int
     largest: int
     elements: tuple[str, ...]
-    periodic: tuple[int, int, int, int]
+    periodic: tuple[int, ...]
     labels: Mapping[str, int]
 
 
@@ -198,7 +198,7 @@ def _part(survey: Survey, number: int) -> PartReport:
         smallest=int(survey.sizes[own].min(initial=0 if not len(own) else 10**9)),
         largest=int(survey.sizes[own].max(initial=0)),
         elements=tuple(chemical_symbols[z] for z in np.unique(survey.numbers[atoms])),
-        periodic=tuple(int((directions == k).sum()) for k in range(4)),  # type: ignore[arg-type]
+        periodic=tuple(int((directions == k).sum()) for k in range(4)),
         labels={name: labels[name] for name in PROPERTIES if labels[name]},
     )
 

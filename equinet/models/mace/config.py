@@ -29,7 +29,7 @@ class MACEConfig(ModelConfig):
     sh_degree: Whole = Field(3, ge=0, le=6)
     """Highest degree of the spherical harmonics of an edge."""
     correlation: Whole = Field(3, ge=1, le=7)
-    """How many neighbour densities are multiplied (nu); the body order is nu + 1. Exact couplings refuse what has too many terms; "gaunt_grid" and its like do not."""
+    """Number of neighbour densities that are multiplied (nu); the body order is nu + 1. Exact couplings refuse what has too many terms; "gaunt_grid" and its like do not."""
     layers: Whole = Field(2, ge=1, le=32)
     """Rounds of message passing; the model sees `layers` times the cutoff."""
     convolution: TensorProduct = Field("cg", validate_default=True)
