@@ -11,13 +11,13 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from equinet.quotes import shortened
 
 from .places import Place
 
-PACKED: dict[str, Callable[..., IO[bytes]]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}  # type: ignore[dict-item]
+PACKED: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 CHUNK = 1 << 18  # bytes; stays in the cache of a processor
 LONGEST_LINE = 1 << 24  # bytes; a comment with a matrix of 1000 x 1000 numbers
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"

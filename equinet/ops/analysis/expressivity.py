@@ -185,6 +185,7 @@ class _OfPair:
         found: Any = self.executor
         parts = found.executors if isinstance(found, JoinedPair) else [found]
         if not isinstance(parts[0], FactorisedPair):
+            # It asks for `path_weights` alone, which this has as a convolution does.
             jacobian = _jacobian_of_weights(self, _points(self.weight_numel))  # type: ignore[arg-type]
             return (jacobian.square().sum(1) * found.initial_scale[:, None] ** 2).sum(0).sqrt()
         return torch.stack([part.strengths() * part.rank**0.5 for part in parts]).square().sum(0).sqrt()
